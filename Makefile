@@ -1,0 +1,41 @@
+# The environment; VENV=path uses another one.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+DEMO ?= demo
+
+.PHONY: help setup demo test check bench clean
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+setup: $(VENV)/.setup  ## install the package with the tested versions; needs no compiler
+
+$(VENV)/.setup: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# torch-scatter compiles against the installed torch: an isolated build or a cached wheel would be for another one.
+$(VENV)/.setup-dev: $(VENV)/.setup
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --no-cache-dir --no-binary torch-scatter torch-scatter
+	touch $@
+
+demo: $(VENV)/.setup  ## simulate a screen, train ABRA and ERM on it, print their table
+	$(BIN)/python examples/quickstart.py $(DEMO)
+
+test: $(VENV)/.setup-dev  ## every test, the slow ones too
+	$(BIN)/python -m pytest --runslow --doctest-modules abra_wilds tests
+
+check: $(VENV)/.setup-dev  ## lint, types and the quick tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.setup  ## time, FLOPs and memory of every method, against ERM
+	$(BIN)/python examples/bench_step.py --json bench.json
+
+clean:  ## remove what the commands above made, but not the environment
+	rm -rf $(DEMO) bench.json .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,250 @@
+"""`examples/run_expt.py`: WILDS' flags, ours, and one sentence for whatever cannot be run."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of
+from abra_wilds.methods import METHODS
+from abra_wilds.options import Flag, default_of
+from abra_wilds.presets import PRESETS, resolve
+from abra_wilds.types import Diverged, InputError
+
+NO_UNLABELED = "no method here trains on unlabeled images"
+# WILDS' flags without a meaning here, so that a command carried over says why it stops.
+WITHOUT_MEANING = {
+    **dict.fromkeys(
+        (
+            "unlabeled_split",
+            "unlabeled_version",
+            "use_unlabeled_y",
+            "unlabeled_loader_kwargs",
+            "unlabeled_n_groups_per_batch",
+            "unlabeled_batch_size",
+            "teacher_model_path",
+            "noisystudent_add_dropout",
+            "noisystudent_dropout_rate",
+            "self_training_lambda",
+            "self_training_threshold",
+            "pseudolabel_T2",
+            "soft_pseudolabels",
+            "process_pseudolabels_function",
+            "afn_penalty_weight",
+            "safn_delta_r",
+            "hafn_r",
+            "use_hafn",
+        ),
+        NO_UNLABELED,
+    ),
+    "dataset_kwargs": "rxrx1 takes no further arguments",
+    "download": "WILDS' own download no longer answers; the README says how to get the data",
+    "additional_train_transform": "WILDS' rxrx1 transform ignores it; --transform names our augmentations",
+    "randaugment_n": "WILDS' rxrx1 transform ignores it",
+    "resize_scale": "images are resized by --target_resolution",
+    "max_token_length": "the inputs are images",
+    "loss_function": "the loss belongs to the algorithm",
+    "loss_kwargs": "the loss belongs to the algorithm",
+    "algo_log_metric": "accuracy is always logged",
+    "process_outputs_function": "predictions are class ids",
+    "scheduler_metric_split": "schedules are functions of the step",
+    "scheduler_metric_name": "schedules are functions of the step",
+    "use_wandb": "curves are written by --tracker",
+    "wandb_api_key_path": "curves are written by --tracker",
+    "wandb_kwargs": "curves are written by --tracker",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing usage, so that every refusal is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's complaint."""
+        raise InputError(message)
+
+
+def parse_bool(text: str) -> bool:
+    """True or False, as WILDS writes them."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def parse_pair(text: str) -> tuple[str, Any]:
+    """key=value, with numbers and booleans read as such."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
+    return key, yaml.safe_load(value) if value else ""
+
+
+def add_flag(parser: argparse.ArgumentParser, name: str, flag: Flag, default: Any) -> None:
+    """The flag of one field; absent flags leave no trace, so that presets can fill in."""
+    parse: Callable[[str], Any] = {bool: parse_bool, dict: parse_pair}.get(flag.kind, flag.kind)
+    kwargs: dict[str, Any] = {"type": parse, "default": argparse.SUPPRESS}
+    if flag.kind is bool:
+        kwargs |= {"nargs": "?", "const": True}
+    elif flag.many or flag.kind is dict:
+        kwargs["nargs"] = "+" if flag.many else "*"
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    text = flag.help + (f" [{', '.join(map(str, flag.choices))}]" if flag.choices else "")
+    kwargs["help"] = f"{text} (default: {shown})".replace("%", "%%")
+    kwargs["metavar"] = flag.kind.__name__.upper() if flag.kind is not dict else "KEY=VALUE"
+    short = ["-d"] if name == "dataset" else []
+    parser.add_argument(*short, f"--{name}", **kwargs)
+
+
+def make_parser() -> Parser:
+    """Every flag of every section and method."""
+    parser = Parser(
+        prog="run_expt.py",
+        allow_abbrev=False,
+        description="Train and evaluate one algorithm on RxRx1-WILDS; flags carry WILDS' names and meanings.",
+    )
+    parser.add_argument("--algorithm", required=True, metavar="NAME", help=f"[{', '.join(METHODS)}]")
+    parser.add_argument("--preset", metavar="NAME", help=f"numbers to start from [{', '.join(PRESETS)}]; the method's own")
+    parser.add_argument("--config", metavar="FILE.yaml", help="flags without dashes and their values; flags win over it")
+    parser.add_argument(
+        "--model_kwargs",
+        nargs="*",
+        type=parse_pair,
+        default=argparse.SUPPRESS,
+        metavar="KEY=VALUE",
+        help="WILDS' way to write --pretrained: pretrained=False",
+    )
+    groups = {name: parser.add_argument_group(name) for name in SECTIONS}
+    for name, section in SECTIONS.items():
+        for f in fields(section):
+            add_flag(groups[name], flag_name(f), flag_of(f), default_of(f))
+    for method in METHODS.values():
+        if fields(method.Config):
+            group = parser.add_argument_group(method.name)
+            for f in fields(method.Config):
+                add_flag(group, flag_name(f, method.name), flag_of(f), default_of(f))
+    return parser
+
+
+def parse(argv: Sequence[str]) -> RunConfig:
+    """The configuration a command line asks for.
+
+    Raises:
+        InputError: for whatever in it cannot be used.
+    """
+    parser = make_parser()
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        refuse(unknown[0], parser)
+    flags = vars(found)
+    algorithm, preset, path = flags.pop("algorithm"), flags.pop("preset"), flags.pop("config")
+    model_kwargs = dict(flags.pop("model_kwargs", []))
+    flags = {name: dict(v) if _is_dict(name) else v for name, v in flags.items()}
+    if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():
+        raise InputError(f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}")
+    flags |= model_kwargs
+    return resolve(algorithm, flags, read_file(Path(path)) if path else None, preset)
+
+
+def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
+    """Raise for an argument that is no flag of ours.
+
+    Raises:
+        InputError: saying why a flag of WILDS means nothing here, or which flag is near.
+    """
+    name = argument.lstrip("-").partition("=")[0]
+    if name in WITHOUT_MEANING:
+        raise InputError(f"--{name} has no meaning here: {WITHOUT_MEANING[name]}; leave it out")
+    known = [s for action in parser._actions for s in action.option_strings]
+    near = difflib.get_close_matches(argument, known, n=1)
+    raise InputError(f"unknown argument {argument!r}; {f'did you mean {near[0]}?' if near else '--help lists the flags'}")
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings of a --config file, with the types their flags ask for.
+
+    Raises:
+        InputError: if it is no flat mapping of flags to values.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as fault:
+        raise InputError(f"--config {path} cannot be read ({fault.strerror}); give a YAML file") from None
+    except yaml.YAMLError as fault:
+        raise InputError(f"--config {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
+    if not isinstance(content, Mapping):
+        raise InputError(f"--config {path} holds no settings; write one `name: value` a line")
+    kinds = flags_by_name()
+    return {str(k): typed(str(k), v, kinds[str(k)]) if str(k) in kinds else v for k, v in content.items()}
+
+
+def flags_by_name() -> dict[str, Flag]:
+    """Every flag's description."""
+    named = {flag_name(f): flag_of(f) for section in SECTIONS.values() for f in fields(section)}
+    return named | {flag_name(f, m.name): flag_of(f) for m in METHODS.values() for f in fields(m.Config)}
+
+
+def typed(name: str, value: Any, flag: Flag) -> Any:
+    """A value of a config file in its flag's type.
+
+    Raises:
+        InputError: if it is of another type.
+    """
+    if value is None:
+        return None
+    if flag.many:
+        return tuple(typed(name, v, Flag(flag.help, flag.kind)) for v in (value if isinstance(value, list) else [value]))
+    if flag.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    if flag.kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, flag.kind) or (flag.kind is int and isinstance(value, bool)):
+        raise InputError(f"{name} in the config file must be {flag.kind.__name__}; got {value!r}")
+    return value
+
+
+def _is_dict(name: str) -> bool:
+    flag = flags_by_name().get(name)
+    return flag is not None and flag.kind is dict
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1."""
+    try:
+        return body()
+    except InputError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except Diverged as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on after the last complete epoch", file=sys.stderr)
+        return 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+
+    def body() -> int:
+        config = parse(sys.argv[1:] if argv is None else argv)
+        from abra_wilds.engine.dry_run import dry_run
+        from abra_wilds.engine.fit import evaluate_saved, fit
+
+        if config.train.dry_run:
+            print(dry_run(config))
+        elif config.eval.eval_only:
+            evaluate_saved(config)
+        else:
+            fit(config)
+        return 0
+
+    return guarded(body)

@@ -1,0 +1,256 @@
+"""From rows on disk to `Batch`: the same batches whatever the number of worker processes.
+
+Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from abra_wilds.data.samplers import (
+    BalancedSampler,
+    BatchSampler,
+    GroupedSampler,
+    GroupSampler,
+    PlateSampler,
+    SequentialSampler,
+    ShuffledSampler,
+)
+from abra_wilds.data.wilds_data import image_path, read_image
+from abra_wilds.types import Batch, InputError, Target
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an image, as a value: an exception in a worker would arrive inside a traceback."""
+
+    message: str
+
+
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]
+
+
+class Rows(Dataset[tuple[int, Tensor | Fault]]):
+    """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
+
+    Attributes:
+        shape: (C, H, W) of the split's first image; every other image must have it.
+        y: (n,) int64 class ids.
+        g: (n,) int64 bio-batch ids.
+        metadata: (n, F) int64.
+
+    Raises:
+        InputError: if the split's first image cannot be read.
+    """
+
+    def __init__(self, subset: WILDSSubset, grouper: CombinatorialGrouper):
+        self.dataset = subset.dataset
+        self.indices = np.asarray(subset.indices)
+        self.y = torch.as_tensor(subset.y_array).long()
+        self.metadata = subset.metadata_array.long()
+        self.g = grouper.metadata_to_group(subset.metadata_array)
+        self.shape = tuple(read_image(self.dataset, int(self.indices[0])).shape)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> tuple[int, Tensor | Fault]:
+        row = int(self.indices[position])
+        try:
+            x = read_image(self.dataset, row)
+        except InputError as fault:
+            return position, Fault(str(fault))
+        if tuple(x.shape) != self.shape:
+            first = image_path(self.dataset, int(self.indices[0]))
+            return position, Fault(
+                f"{image_path(self.dataset, row)} has shape {tuple(x.shape)} and {first} has {self.shape} "
+                "(channels, height, width); all images of a data set must be alike, so restore or convert it"
+            )
+        return position, x
+
+    def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
+        """The columns of a Batch, or the first fault among its rows."""
+        images = []
+        for _, x in items:
+            if isinstance(x, Fault):
+                return x
+            images.append(x)
+        rows = torch.tensor([position for position, _ in items])
+        g = self.g[rows]
+        return torch.stack(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g)
+
+
+class Loader:
+    """The batches of one epoch of a split, as `Batch`es on the host.
+
+    Attributes:
+        rows: the images behind it.
+        sampler: decides which rows make a batch.
+        grouper: names the bio-batches.
+
+    Args:
+        subset: a WILDS subset.
+        grouper: defines the bio-batches.
+        sampler: which rows make a batch.
+        num_workers: processes that read images; 0 reads in this one.
+        pin_memory: page-locked batches, for a copy to a GPU that does not wait.
+    """
+
+    def __init__(
+        self,
+        subset: WILDSSubset,
+        grouper: CombinatorialGrouper,
+        sampler: BatchSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self.rows = Rows(subset, grouper)
+        self.sampler = sampler
+        self.grouper = grouper
+        self._kwargs: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._loader = self._reader()
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of images of one epoch, repeats included."""
+        return self.sampler.images_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for columns in self._loader:
+            if isinstance(columns, Fault):
+                # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
+                self._loader = self._reader()
+                raise InputError(columns.message)
+            x, y, g, metadata, rows, groups = columns
+            yield Batch(x, Target(y), g, metadata, rows, tuple(groups))
+
+    def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
+        """Torch's loader, which gives each worker one thread.
+
+        Its generator is its own: the seed of its workers would otherwise come from the global one, and a run
+        depend on how often it evaluated.
+        """
+        return DataLoader(
+            self.rows,
+            batch_sampler=self.sampler,
+            collate_fn=self.rows.collate,
+            persistent_workers=self._kwargs["num_workers"] > 0,
+            generator=torch.Generator().manual_seed(0),
+            **self._kwargs,
+        )
+
+
+def make_train_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    *,
+    train_loader: str,
+    batch_size: int,
+    n_groups_per_batch: int = 1,
+    uniform_over_groups: bool | None = None,
+    distinct_groups: bool = True,
+    remainder: str = "even",
+    seed: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """The training loader of a name.
+
+    Args:
+        subset, grouper: the training split and its bio-batches.
+        train_loader: "plate" (each image once, each batch one bio-batch), or WILDS' "group" and "standard".
+        batch_size: rows of a batch; for "plate" the largest number.
+        n_groups_per_batch: bio-batches of a batch ("group").
+        uniform_over_groups: draw bio-batches alike; None is WILDS' default, true for "group", else false.
+        distinct_groups: whether the bio-batches of a batch must differ ("group").
+        remainder: "even" or "drop" ("plate").
+        seed: of the order; the epoch is added by `set_epoch`.
+        num_workers, pin_memory: as in `Loader`.
+
+    Raises:
+        InputError: for an unknown loader or batches that cannot be made.
+    """
+    group_of = grouper.metadata_to_group(subset.metadata_array).numpy()
+    sampler: BatchSampler
+    if train_loader == "plate":
+        sampler = PlateSampler(group_of, batch_size, seed, remainder, name_of=grouper.group_str)
+    elif train_loader == "group":
+        uniform = uniform_over_groups is not False
+        sampler = GroupSampler(group_of, batch_size, n_groups_per_batch, seed, uniform, distinct_groups)
+    elif train_loader == "standard" and uniform_over_groups:
+        sampler = BalancedSampler(group_of, batch_size, seed)
+    elif train_loader == "standard":
+        sampler = ShuffledSampler(len(subset), batch_size, seed)
+    else:
+        raise InputError(f"unknown train_loader {train_loader!r}; choose plate, group or standard")
+    return Loader(subset, grouper, sampler, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def make_eval_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    *,
+    eval_loader: str,
+    batch_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """The evaluation loader of a name: every image once.
+
+    Args:
+        subset: the split.
+        grouper: defines the bio-batches.
+        eval_loader: "standard" is dataset order; "group" gives batches of one bio-batch each.
+        batch_size: largest number of rows of a batch.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
+
+    Raises:
+        InputError: for an unknown loader.
+    """
+    sampler: BatchSampler
+    if eval_loader == "standard":
+        sampler = SequentialSampler(len(subset), batch_size)
+    elif eval_loader == "group":
+        sampler = GroupedSampler(grouper.metadata_to_group(subset.metadata_array).numpy(), batch_size)
+    else:
+        raise InputError(f"unknown eval_loader {eval_loader!r}; choose standard or group")
+    return Loader(subset, grouper, sampler, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def coverage(loader: Loader) -> float:
+    """Share of the split's images that the sampler's current epoch touches, in [0, 1], without reading any.
+
+    Exact where every epoch touches as many images; of a random loader it is one draw, close to its
+    expectation for a large split.
+    """
+    return len(set(chain.from_iterable(loader.sampler))) / len(loader.rows)
+
+
+def groups_of(g: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
+
+    >>> groups_of(torch.tensor([7, 3, 7]))
+    (tensor([0, 2]), tensor([1]))
+    """
+    return tuple(torch.nonzero(g == group).flatten() for group in dict.fromkeys(g.tolist()))

@@ -1,0 +1,147 @@
+"""metadata.csv of RxRx1-WILDS: one row an image, and every way it can be wrong, each in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from abra_wilds.types import InputError
+
+INTEGERS = ("plate", "site", "sirna_id")
+TEXTS = ("cell_type", "experiment", "well", "dataset")
+SPLITS = ("train", "val", "test")
+
+
+def read_metadata(path: Path) -> pd.DataFrame:
+    """The checked rows of a metadata.csv, in file order.
+
+    Returns:
+        A frame with the columns WILDS reads: plate and site (from 1), sirna_id (0..O-1), and cell_type,
+        experiment, well and dataset ("train", "val" or "test") as text.
+
+    Raises:
+        InputError: for missing columns, values of the wrong kind, labels with gaps, unknown splits or twice
+            the same image.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).columns.tolist()
+        _check_columns(header, path)
+        rows = pd.read_csv(path, usecols=[*INTEGERS, *TEXTS])
+    except InputError:
+        raise
+    except (ValueError, OSError) as fault:
+        raise InputError(
+            f"{path} cannot be read as a csv table ({_first_line(fault)}); restore the file"
+        ) from fault
+    if rows.empty:
+        raise InputError(f"{path} has a header and no rows; restore the file")
+    for column in TEXTS:
+        _check_text(rows[column], path)
+    _check_splits(rows["dataset"], path)
+    for column in INTEGERS:
+        _check_integers(rows[column], path)
+    _check_labels(rows["sirna_id"].to_numpy(), path)
+    _check_unique(rows, path)
+    return rows
+
+
+def check_discarded(rows: pd.DataFrame, path: Path) -> None:
+    """Refuse "mixed-to-test" where it cannot be made.
+
+    For each test experiment, WILDS discards one training experiment of its cell line, from 01 on.
+
+    Raises:
+        InputError: if a training experiment that WILDS would discard does not exist.
+    """
+    by_split = {
+        split: rows.loc[rows["dataset"] == split, "experiment"].unique() for split in ("train", "test")
+    }
+    lines = [str(experiment).split("-")[0] for experiment in by_split["test"]]
+    wanted = [f"{line}-{k:02}" for line in dict.fromkeys(lines) for k in range(1, lines.count(line) + 1)]
+    absent = sorted(set(wanted) - set(by_split["train"]))
+    if absent:
+        raise InputError(
+            f"split_scheme 'mixed-to-test' discards the training experiments {_some(wanted)}, and {path} "
+            f"has no {_some(absent)}; use --split_scheme official"
+        )
+
+
+def _check_columns(header: list[str], path: Path) -> None:
+    missing = [column for column in (*TEXTS, *INTEGERS) if column not in header]
+    if not missing:
+        return
+    near = {column: difflib.get_close_matches(column, header, n=1) for column in missing}
+    named = [f"{column} (nearest is {found[0]})" if found else column for column, found in near.items()]
+    raise InputError(
+        f"{path} lacks the columns {', '.join(named)}; it must have {', '.join((*TEXTS, *INTEGERS))}"
+    )
+
+
+def _check_text(values: pd.Series[Any], path: Path) -> None:
+    wrong = ~values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
+    if wrong.any():
+        raise InputError(f"column {values.name} of {path} must be text; {_first(values, wrong)}")
+
+
+def _check_splits(values: pd.Series[Any], path: Path) -> None:
+    wrong = ~values.isin(SPLITS).to_numpy()
+    if wrong.any():
+        allowed = ", ".join(SPLITS)
+        raise InputError(f"column dataset of {path} must be one of {allowed}; {_first(values, wrong)}")
+
+
+def _check_integers(values: pd.Series[Any], path: Path) -> None:
+    """Labels count from 0, plates and sites from 1 as in their file names."""
+    lowest = 0 if values.name == "sirna_id" else 1
+    if values.dtype.kind == "i":
+        wrong = values.to_numpy() < lowest
+    else:
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+        wrong = ~(np.isfinite(numbers) & (numbers >= lowest)) | (numbers % 1 != 0)
+        wrong = (
+            wrong if wrong.any() else np.ones(len(values), dtype=bool)
+        )  # 1.0 in every row is no integer either
+    if wrong.any():
+        raise InputError(
+            f"column {values.name} of {path} must be an integer of at least {lowest}; {_first(values, wrong)}"
+        )
+
+
+def _check_labels(labels: np.ndarray[Any, Any], path: Path) -> None:
+    present = np.unique(labels)
+    absent = np.setdiff1d(np.arange(present[-1] + 1), present)
+    if len(absent):
+        raise InputError(
+            f"sirna_id in {path} must run from 0 to {present[-1]} without gaps, and no row has "
+            f"{_some(absent)}; restore the rows or number the classes anew"
+        )
+    if len(present) == 1:
+        raise InputError(f"every row of {path} has sirna_id {present[0]}; at least two classes are needed")
+
+
+def _check_unique(rows: pd.DataFrame, path: Path) -> None:
+    again = rows.duplicated(["experiment", "plate", "well", "site"]).to_numpy()
+    if again.any():
+        row = rows.iloc[int(again.argmax())]
+        name = f"{row['experiment']}, plate {row['plate']}, well {row['well']}, site {row['site']}"
+        raise InputError(f"{path} lists the image of {name} more than once; keep one row an image")
+
+
+def _first(values: pd.Series[Any], wrong: np.ndarray[Any, Any]) -> str:
+    k = int(wrong.argmax())
+    got = "nothing" if pd.isna(values.iloc[k]) else repr(str(values.iloc[k]))
+    return f"line {k + 2} has {got}, and {int(wrong.sum()):,} of {len(values):,} rows are wrong; correct them"
+
+
+def _some(values: Iterable[Any], most: int = 10) -> str:
+    named = [str(value) for value in values]
+    return ", ".join(named[:most]) + (f" and {len(named) - most:,} more" if len(named) > most else "")
+
+
+def _first_line(fault: Exception) -> str:
+    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__

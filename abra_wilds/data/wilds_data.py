@@ -1,0 +1,213 @@
+"""WILDS' own data sets behind checks: what WILDS would meet with a bare assert is a sentence here.
+
+Letters: n rows of a data set, F metadata fields.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from abra_wilds.compat import import_wilds
+from abra_wilds.data.metadata import check_discarded, read_metadata
+from abra_wilds.types import DataInfo, InputError
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
+
+NAMES = ("rxrx1",)
+SPLIT_SCHEMES = ("official", "mixed-to-test")
+
+
+def load_dataset(
+    name: str, root_dir: str | Path, version: str | None = None, split_scheme: str = "official"
+) -> WILDSDataset:
+    """A WILDS data set, checked before WILDS sees it.
+
+    Args:
+        name: "rxrx1".
+        root_dir: the folder that holds `rxrx1_v1.0`; nothing is created or downloaded.
+        version: WILDS' version string, None for the newest.
+        split_scheme: "official", or "mixed-to-test".
+
+    Raises:
+        InputError: one sentence that says what came, what is allowed and what to do.
+    """
+    if name not in NAMES:
+        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
+    if split_scheme not in SPLIT_SCHEMES:
+        raise InputError(f"unknown split_scheme {split_scheme!r}; choose one of {', '.join(SPLIT_SCHEMES)}")
+    import_wilds()
+    from wilds.datasets.rxrx1_dataset import RxRx1Dataset
+
+    versions = sorted(RxRx1Dataset._versions_dict)
+    version = versions[-1] if version is None else version
+    if version not in versions:
+        raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
+    folder = _checked_folder(Path(root_dir) / f"{name}_v{version}", version)
+    rows = read_metadata(folder / "metadata.csv")
+    if split_scheme == "mixed-to-test":
+        check_discarded(rows, folder / "metadata.csv")
+    return RxRx1Dataset(version=version, root_dir=str(root_dir), download=False, split_scheme=split_scheme)
+
+
+def is_simulated(dataset: WILDSDataset) -> bool:
+    """Whether the images were made by our simulator, which leaves SIMULATED.json beside them."""
+    return (Path(dataset.data_dir) / "SIMULATED.json").is_file()
+
+
+def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0, seed: int = 0) -> WILDSSubset:
+    """A split, or a random share of it in dataset order, with WILDS' meaning of --frac but its own generator.
+
+    Args:
+        dataset: from `load_dataset`.
+        split: a key of `dataset.split_dict`.
+        frac: share of the split's rows to keep, in (0, 1].
+        seed: of the choice.
+
+    Raises:
+        InputError: for an unknown split, a share outside (0, 1], or nothing left.
+    """
+    if split not in dataset.split_dict:
+        raise InputError(f"unknown split {split!r}; choose one of {', '.join(dataset.split_dict)}")
+    if not 0 < frac <= 1:
+        raise InputError(f"frac is the share of a split to keep and must lie in (0, 1]; got {frac}")
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+    rows = np.flatnonzero(dataset.split_array == dataset.split_dict[split])
+    if frac < 1:
+        kept = int(np.round(len(rows) * frac))
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:kept])
+    if not len(rows):
+        raise InputError(
+            f"split {split!r} has no image with frac={frac}; choose another split or raise --frac"
+        )
+    return WILDSSubset(dataset, rows, transform=None)
+
+
+def make_grouper(dataset: WILDSDataset, fields: Sequence[str]) -> CombinatorialGrouper:
+    """WILDS' grouper over metadata fields; which combination of them is one bio-batch.
+
+    Fields are put into the data set's order: WILDS numbers groups in that order but names them in the order
+    given.
+
+    Args:
+        dataset: the whole data set, not a subset.
+        fields: such as ("experiment", "plate").
+
+    Raises:
+        InputError: for no field or an unknown one.
+    """
+    known = list(dataset.metadata_fields)
+    unknown = [field for field in fields if field not in known]
+    if unknown or not fields:
+        raise InputError(f"groupby_fields got {list(fields)}; give one or more of {', '.join(known)}")
+    from wilds.common.grouper import CombinatorialGrouper
+
+    with warnings.catch_warnings():
+        # Plates count from 1, so the groups of plate 0 are empty, as in every published WILDS run.
+        warnings.filterwarnings("ignore", message="Minimum metadata value")
+        return CombinatorialGrouper(dataset, sorted(set(fields), key=known.index))
+
+
+def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: CombinatorialGrouper) -> DataInfo:
+    """What a method may know of the data; reads one training image for its channels."""
+    present = torch.unique(grouper.metadata_to_group(train_subset.metadata_array))
+    return DataInfo(
+        n_classes=int(dataset.n_classes),
+        in_channels=len(read_image(dataset, int(train_subset.indices[0]))),
+        n_groups=int(grouper.n_groups),
+        train_groups=tuple(present.tolist()),
+    )
+
+
+def image_path(dataset: WILDSDataset, row: int) -> Path:
+    """Where the image of a row of the data set lies."""
+    return Path(dataset.data_dir) / str(dataset._input_array[row])
+
+
+def read_image(dataset: WILDSDataset, row: int) -> Tensor:
+    """The image of a row of the data set, (C, H, W) uint8.
+
+    Raises:
+        InputError: if it is missing, damaged, or not 8 bits a channel; the sentence holds the path.
+    """
+    # WILDS' own example script turns this on, and a cut-off file then loads with its lower rows zero.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = dataset.get_input(row)
+        x = image if isinstance(image, Tensor) else _decoded(image)
+    # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
+    # own.
+    except Exception as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise InputError(
+            f"{image_path(dataset, row)} cannot be read ({reason}); restore this image"
+        ) from fault
+    if x.dtype != torch.uint8 or x.dim() != 3:
+        raise InputError(
+            f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
+            "8 bits a channel; convert it to an 8-bit grey or RGB PNG"
+        )
+    return x
+
+
+def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
+    """Refuse to go on unless the image of every wanted row exists, by listing each folder once.
+
+    Args:
+        dataset: from `load_dataset`.
+        rows: rows of the whole data set, such as `subset.indices`.
+
+    Raises:
+        InputError: with how many are missing and the first of them.
+    """
+    listed: dict[str, frozenset[str]] = {}
+    missing = []
+    n = 0
+    for path in (str(image_path(dataset, row)) for row in rows):
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+        n += 1
+        if name not in listed[folder]:
+            missing.append(path)
+    if missing:
+        raise InputError(
+            f"{len(missing):,} of {n:,} images are missing, the first is {missing[0]}; restore them"
+        )
+
+
+def _decoded(image: Image.Image) -> Tensor:
+    with image:
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or RGB")
+        x = np.array(image)
+    x = x[:, :, None] if x.ndim == 2 else x
+    return torch.from_numpy(x).permute(2, 0, 1).contiguous()
+
+
+def _checked_folder(folder: Path, version: str) -> Path:
+    """The data set's folder, once it holds what WILDS asks for before it would start a download."""
+    make = (
+        f"make a simulated one with 'abra-wilds simulate {folder.parent}', or get the data as the README says"
+    )
+    if not folder.is_dir():
+        raise InputError(f"there is no data set in {folder}; {make}")
+    if not (folder / "metadata.csv").is_file():
+        raise InputError(f"{folder} holds no metadata.csv; {make}")
+    release = folder / f"RELEASE_v{version}.txt"
+    if not release.is_file():
+        raise InputError(
+            f"{folder} holds no {release.name}, by which WILDS knows a complete data set; {make}"
+        )
+    return folder

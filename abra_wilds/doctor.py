@@ -1,0 +1,130 @@
+"""`abra-wilds doctor`: what is installed, what computes, what is missing and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from abra_wilds.types import InputError
+
+REQUIRED = (
+    "torch",
+    "torchvision",
+    "wilds",
+    "pandas",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "tqdm",
+    "matplotlib",
+    "jinja2",
+    "PyYAML",
+    "safetensors",
+)
+OPTIONAL = {"torch-scatter": "a stand-in computes the same group means", "tensorboard": "needed by --tracker tensorboard"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        what: was looked at.
+        state: what was found.
+        mend: what to do about it; None where nothing needs to be done.
+    """
+
+    what: str
+    state: str
+    mend: str | None = None
+
+
+def run() -> int:
+    """Print every finding; 0 if nothing keeps the package from working, else 1."""
+    findings = [f for check in CHECKS for f in check()]
+    width = max(len(f.what) for f in findings)
+    for f in findings:
+        mark = "ok  " if f.mend is None else "MEND"
+        print(f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.mend}" if f.mend else ""))
+    broken = sum(f.mend is not None for f in findings)
+    print("nothing to mend" if not broken else f"{broken} to mend")
+    return 1 if broken else 0
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter."""
+    old = sys.version_info < (3, 10)
+    yield Finding("python", platform.python_version(), "use Python 3.10 or newer" if old else None)
+
+
+def check_packages() -> Iterator[Finding]:
+    """Versions of what is required and of what is optional."""
+    for name in REQUIRED:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", f"pip install {name}" + (" 'pandas<3'" if name == "pandas" else ""))
+            continue
+        mend = "pip install 'pandas>=2,<3': WILDS' RxRx1 writes into arrays that pandas 3 made read-only"
+        yield Finding(name, found, mend if name == "pandas" and int(found.split(".")[0]) >= 3 else None)
+    for name, without in OPTIONAL.items():
+        try:
+            yield Finding(name, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, f"not installed; optional: {without}")
+
+
+def check_imports() -> Iterator[Finding]:
+    """Whether torchvision and WILDS load, and which scatter WILDS' evaluators will use."""
+    try:
+        from abra_wilds.compat import import_wilds, scatter_backend
+
+        import_wilds()
+        yield Finding("import wilds", "works")
+        yield Finding("scatter", scatter_backend())
+    except (ImportError, OSError, RuntimeError, InputError) as fault:
+        yield Finding("import wilds", str(fault).splitlines()[0], "install the versions of constraints.txt together")
+
+
+def check_devices() -> Iterator[Finding]:
+    """What computes."""
+    yield Finding("cores", str(os.cpu_count()))
+    try:
+        import torch
+    except ImportError:
+        return
+    built = torch.version.cuda
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(i).total_memory / 2**30
+            yield Finding(f"cuda:{i}", f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB")
+    elif built and shutil.which("nvidia-smi"):
+        yield Finding("cuda", f"torch is built for CUDA {built} but sees no device", "update the NVIDIA driver")
+    else:
+        yield Finding("cuda", "none; everything runs on the CPU, slowly")
+
+
+def check_data() -> Iterator[Finding]:
+    """Whether RxRx1-WILDS lies where the command will look for it."""
+    root = Path(os.environ.get("WILDS_DATA", "data"))
+    where = root / "rxrx1_v1.0"
+    if (where / "metadata.csv").is_file():
+        kind = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
+        yield Finding("rxrx1", f"found in {where}{kind}")
+    else:
+        yield Finding("rxrx1", f"not in {where}; README, 'Getting the data', or: abra-wilds simulate {root}")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_python,
+    check_packages,
+    check_imports,
+    check_devices,
+    check_data,
+)

@@ -1,0 +1,114 @@
+"""Checkpoints: WILDS' keys (algorithm, epoch, best_val_metric), and in the last one what resuming needs.
+
+Random states are not among it: every epoch seeds them from (seed, epoch), so an epoch can be run again from its start.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abra_wilds.files import whole
+from abra_wilds.methods.base import Method
+from abra_wilds.types import InputError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: the last epoch that is complete, counted from 0; -1 before the first.
+        best_val_metric: of the best epoch so far, or None.
+        best_epoch: that epoch, or -1.
+        seconds: spent so far.
+    """
+
+    epoch: int = -1
+    best_val_metric: float | None = None
+    best_epoch: int = -1
+    seconds: float = 0.0
+
+
+def save_checkpoint(
+    path: Path, method: Method, progress: Progress, optimizer: torch.optim.Optimizer | None = None
+) -> None:
+    """Write a checkpoint, whole or not at all; with an optimiser it can be resumed from."""
+    state: dict[str, Any] = {
+        "algorithm": method.state_dict(),
+        "epoch": progress.epoch,
+        "best_val_metric": progress.best_val_metric,
+        "best_epoch": progress.best_epoch,
+        "seconds": progress.seconds,
+    }
+    if optimizer is not None:
+        state["optimizer"] = optimizer.state_dict()
+    with whole(path) as temporary:
+        torch.save(state, temporary)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content on the host; loading it runs no code.
+
+    Raises:
+        InputError: if there is none, or it is no checkpoint.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}; train first, or give the path of one")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise InputError(f"{path} is not a checkpoint that can be loaded ({reason}); restore it") from None
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not a checkpoint; give the path of one")
+    return state
+
+
+def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer | None = None) -> Progress:
+    """Take over a checkpoint's weights, all of them, and its optimiser's state where one is given.
+
+    Raises:
+        InputError: if it does not fit the method.
+    """
+    state = read_checkpoint(path)
+    needed = {"algorithm", "epoch", "best_val_metric"} | ({"optimizer"} if optimizer is not None else set())
+    if not needed <= set(state):
+        raise InputError(f"{path} lacks {', '.join(sorted(needed - set(state)))}; give a checkpoint of this command")
+    try:
+        method.load_state_dict(state["algorithm"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as fault:
+        raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
+    best = state["best_val_metric"]
+    return Progress(int(state["epoch"]), best, int(state.get("best_epoch", -1)), float(state.get("seconds", 0.0)))
+
+
+def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:
+    """Start from the backbone, and unless featurizer_only the classifier, of another run's checkpoint.
+
+    Raises:
+        InputError: if the file lacks a weight of those, or has one of another shape.
+    """
+    state = read_checkpoint(path)
+    weights: Mapping[str, torch.Tensor] = state.get("algorithm", state)
+    wanted = [k for k in method.state_dict() if k.startswith("net.") or (k.startswith("head.") and not featurizer_only)]
+    missing = [k for k in wanted if k not in weights]
+    if missing:
+        raise InputError(f"{path} lacks {len(missing)} weights of this model, the first is {missing[0]}; use its --model")
+    try:
+        method.load_state_dict({k: weights[k] for k in wanted}, strict=False)
+    except RuntimeError as fault:
+        hint = "" if featurizer_only else "; --load_featurizer_only leaves the classifier out"
+        raise InputError(f"{path} does not fit this model: {_brief(fault)}{hint}") from None
+
+
+def _brief(fault: Exception) -> str:
+    lines = str(fault).splitlines()
+    return lines[1 if len(lines) > 1 else 0].strip()

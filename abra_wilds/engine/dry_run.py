@@ -1,0 +1,114 @@
+"""What a run would do and need, without doing it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abra_wilds.config import RunConfig
+from abra_wilds.data.loaders import coverage
+from abra_wilds.data.transforms import CROP, CROP_TO
+from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.methods.base import Method
+from abra_wilds.types import Batch, DataInfo, StepContext, Target
+
+MIB = 2**20
+MOMENTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
+
+
+def dry_run(config: RunConfig) -> str:
+    """The resolved settings with their origins, coverage, steps, and estimates of disk and memory.
+
+    Raises:
+        InputError: as training would.
+    """
+    setup = prepare(config)
+    loader = setup.train_loader
+    steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
+    with torch.device("meta"):
+        method = build_method(config, setup.info, load=False)
+    weights = 4 * sum(p.numel() for p in method.parameters()) + sum(b.numel() * b.element_size() for b in method.buffers())
+    moments = weights * MOMENTS[config.optim.optimizer]
+    activations = activation_bytes(method, setup.info, config.data.batch_size, *image_size(config, setup))
+    values = config.values()
+    width = max(map(len, values))
+    lines = [
+        f"{config.algorithm} on {config.data.dataset}, preset {config.preset}; digest {config.digest()[:12]}",
+        *(f"  {name:{width}}  {shown(v)}  ({config.origin.get(name, 'flag')})" for name, v in values.items()),
+        f"bio-batch: one {config.data.bio_batch}; {len(setup.info.train_groups)} in training",
+        *(f"images in {name}: {len(subset):,}" for name, subset in setup.subsets.items()),
+        f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "
+        f"{100 * coverage(loader):.1f} % of the training images touched",
+        f"the run: {steps * config.optim.n_epochs:,} steps",
+        *disk_lines(config, setup, weights, moments),
+        f"memory on {setup.device}, estimated: {(2 * weights + moments + activations) / MIB:,.0f} MiB (weights "
+        f"{weights / MIB:,.0f}, gradients {weights / MIB:,.0f}, optimiser {moments / MIB:,.0f}, kept for the backward "
+        f"pass {activations / MIB:,.0f})",
+    ]
+    return "\n".join(lines)
+
+
+def shown(value: Any) -> str:
+    """A setting as one would write it behind its flag."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def disk_lines(config: RunConfig, setup: Setup, weights: int, moments: int) -> list[str]:
+    """What checkpoints and predictions need, and what is free where they go."""
+    t = config.train
+    extra = 0 if t.save_step is None else config.optim.n_epochs // t.save_step
+    models = t.save_best * weights + t.save_last * (weights + moments) + extra * weights
+    labels = t.save_best + t.save_last + extra
+    predictions = 5 * labels * sum(len(s) for name, s in setup.subsets.items() if name != "train") * t.save_pred
+    folder = Path(t.log_dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return [f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB are free"]
+
+
+def image_size(config: RunConfig, setup: Setup) -> tuple[int, int]:
+    """(H, W) of training images as the network sees them."""
+    if config.data.size is not None:
+        return config.data.size
+    _, H, W = setup.train_loader.rows.shape
+    return (CROP_TO, CROP_TO) if config.data.transform == "paper" and H > CROP else (H, W)
+
+
+def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int) -> int:
+    """Bytes that autograd keeps for the backward pass of one batch, counted on tensors without storage.
+
+    Args:
+        method: on the meta device.
+        info: of the data.
+        n: images of the batch.
+        H: height of an image.
+        W: width of an image.
+    """
+    kept: dict[int, tuple[int, Tensor]] = {}
+    parameters = {id(p) for p in method.parameters()}
+
+    def count(t: Tensor) -> Tensor:
+        if id(t) not in parameters:
+            kept[id(t)] = (t.numel() * t.element_size(), t)  # the tensor itself keeps its id from being used again
+        return t
+
+    method.train()
+    method.context = StepContext(lr=1e-3, log=False)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+        out = method(meta_batch(info, n, H, W))
+    found = sum(size for size, _ in kept.values())
+    del out
+    return found
+
+
+def meta_batch(info: DataInfo, n: int, H: int, W: int) -> Batch:
+    """A batch of one bio-batch on the meta device: shapes without content."""
+    ids = torch.zeros(n, dtype=torch.int64, device="meta")
+    x = torch.empty(n, info.in_channels, H, W, device="meta")
+    return Batch(x, Target(ids), ids, ids[:, None], ids, (ids,))
+

@@ -1,0 +1,129 @@
+"""The folder of a run: WILDS' file names, and what may stand in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config import RunConfig, jsonable
+from abra_wilds.files import write_text
+from abra_wilds.provenance import commit, versions
+from abra_wilds.records import RESULTS
+from abra_wilds.types import InputError
+
+CONFIG = "config.json"
+TRACKER = "tensorboard"
+OURS = re.compile(
+    rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of a run's files.
+
+    Attributes:
+        path: the folder.
+        dataset: name of the data set.
+        seed: of the run.
+    """
+
+    path: Path
+    dataset: str
+    seed: int
+
+    def predictions(self, split: str, epoch: str | int) -> Path:
+        """Predictions of a split by the "best", "last" or numbered epoch."""
+        return self.path / f"{self.dataset}_split:{split}_seed:{self.seed}_epoch:{epoch}_pred.csv"
+
+    def model(self, epoch: str | int) -> Path:
+        """Checkpoint of the "best", "last" or numbered epoch."""
+        return self.path / f"{self.dataset}_seed:{self.seed}_epoch:{epoch}_model.pth"
+
+
+def open_folder(config: RunConfig) -> RunFolder:
+    """The run's folder, made, found writable, and free for this run.
+
+    Raises:
+        InputError: if it cannot be written, or holds something and neither --resume nor --overwrite was given.
+    """
+    t = config.train
+    path = Path(t.log_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as fault:
+        raise InputError(f"--log_dir {path} cannot be written ({fault.strerror}); give another folder") from None
+    inside = sorted(entry.name for entry in path.iterdir())
+    if inside and t.overwrite:
+        _empty(path, inside)
+    elif inside and not (t.resume or config.eval.eval_only):
+        raise InputError(
+            f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give another folder"
+        )
+    return RunFolder(path, config.data.dataset, t.seed)
+
+
+def _empty(path: Path, inside: list[str]) -> None:
+    foreign = [name for name in inside if not OURS.fullmatch(name)]
+    if foreign:
+        raise InputError(
+            f"--overwrite empties folders of runs only, and --log_dir {path} also holds {foreign[0]}; give another folder"
+        )
+    for name in inside:
+        entry = path / name
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def write_config(folder: RunFolder, config: RunConfig) -> None:
+    """config.json: every value, where it came from, and what code runs it."""
+    content = {
+        "command": sys.argv,
+        "preset": config.preset,
+        "values": jsonable(config.values()),
+        "origin": dict(config.origin),
+        "bio_batch": config.data.bio_batch,
+        "digest": config.digest(),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The content of config.json; empty where there is none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = folder.path / CONFIG
+    if not path.exists():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is not JSON; restore it, or start anew with --overwrite") from None
+    return content
+
+
+def check_same_run(folder: RunFolder, config: RunConfig) -> None:
+    """Raise if the folder holds a run that differs in anything that can change a number.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    saved = read_config(folder)
+    if not saved or saved.get("digest") == config.digest():
+        return
+    now, then = jsonable(config.values(local=False)), saved.get("values", {})
+    differing = [f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)]
+    raise InputError(
+        f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or give another --log_dir"
+    )

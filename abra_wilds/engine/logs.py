@@ -1,0 +1,146 @@
+"""What a run writes while it goes: log.txt, one csv per split, averages kept on the device."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from abra_wilds.files import whole
+from abra_wilds.functional.losses import cross_entropies
+from abra_wilds.types import Batch, Diverged, StepOutput, Target
+
+
+class TextLog:
+    """Lines for the terminal and for log.txt."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, text: str) -> None:
+        """Write a line to both; a progress bar stays below it."""
+        tqdm.write(text, file=sys.stdout)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+class CsvLog:
+    """A csv whose columns are those of its first row, as WILDS' BatchLogger writes it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row; the first one also writes the header."""
+        new = not self.path.exists()
+        columns = list(row) if new else self.columns()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def columns(self) -> list[str]:
+        """Column names of the file."""
+        with open(self.path, newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+
+    def keep_through(self, epoch: int) -> None:
+        """Drop the rows of later epochs: a resumed run writes them again."""
+        if not self.path.exists():
+            return
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
+        columns = self.columns()
+        with whole(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+class Meter:
+    """Image-weighted averages since the last reading, kept on the device so that a step never waits for it.
+
+    Group columns are named as WILDS names them: loss_group:3, acc_group:3, count_group:3.
+    """
+
+    def __init__(self, n_groups: int, device: torch.device, by_group: bool):
+        self.n_groups, self.device, self.by_group = n_groups, device, by_group
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.sums: dict[str, Tensor] = {}
+        self.weights: dict[str, int] = {}
+        self.groups = torch.zeros(3, self.n_groups, device=self.device)  # loss, correct, count
+
+    @torch.no_grad()
+    def update(self, out: StepOutput, batch: Batch) -> None:
+        """Add a step's loss, logs, cross-entropy and accuracy of its clean logits."""
+        self._add({"objective": out.loss.detach(), **out.logs}, len(batch))
+        self.add_predictions(out.logits, batch.target, batch.g)
+
+    @torch.no_grad()
+    def add_predictions(self, logits: Tensor, target: Target, g: Tensor) -> None:
+        """Add the cross-entropy and accuracy of logits (N, O)."""
+        losses = cross_entropies(logits.detach(), target)  # (N,)
+        right = (logits.argmax(1) == target.y).to(losses.dtype)  # (N,)
+        self._add({"loss_avg": losses.mean(), "acc_avg": right.mean()}, len(right))
+        if self.by_group:
+            self.groups.index_add_(1, g, torch.stack([losses, right, torch.ones_like(right)]).to(self.groups.dtype))
+
+    def _add(self, values: Mapping[str, Tensor], n: int) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + n * value
+            self.weights[name] = self.weights.get(name, 0) + n
+
+    def read(self) -> dict[str, float]:
+        """The averages by column name; the only place where the host waits. Empty groups have no loss or accuracy."""
+        row = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
+        row["count"] = self.weights.get("acc_avg", 0)
+        if self.by_group:
+            loss, right, count = self.groups.tolist()
+            for i, n in enumerate(count):
+                row[f"loss_group:{i}"] = loss[i] / n if n else float("nan")
+                row[f"acc_group:{i}"] = right[i] / n if n else float("nan")
+                row[f"count_group:{i}"] = n
+        return row
+
+
+class Guard:
+    """Remembers the losses since the last check, and stops the run at the first that is not finite."""
+
+    def __init__(self, group_name: Any):
+        self.group_name = group_name
+        self.steps: list[tuple[int, float, list[int], Tensor, dict[str, Tensor]]] = []
+
+    def note(self, step: int, lr: float, groups: list[int], out: StepOutput) -> None:
+        """Remember a step: its number, rate, bio-batches and losses, without reading them."""
+        losses = {k: v for k, v in out.logs.items() if k.startswith("L_")}
+        self.steps.append((step, lr, groups, out.loss.detach(), losses))
+
+    def check(self, kept: str) -> None:
+        """Raise at the first loss that is not finite; forget the others.
+
+        Args:
+            kept: what is left of the run, for the message.
+
+        Raises:
+            Diverged: with step, bio-batches, rate and losses.
+        """
+        steps, self.steps = self.steps, []
+        if not steps or bool(torch.isfinite(torch.stack([s[3] for s in steps])).all()):
+            return
+        step, lr, groups, loss, losses = next(s for s in steps if not bool(torch.isfinite(s[3])))
+        named = "; ".join(self.group_name(g) for g in groups[:3]) + (" and others" if len(groups) > 3 else "")
+        terms = "".join(f", {name} = {float(value):.4g}" for name, value in losses.items())
+        raise Diverged(
+            f"the loss became {float(loss)} at step {step} (learning rate {lr:.3g}, bio-batch {named}{terms}); "
+            f"{kept}; lower --lr or clip with --max_grad_norm"
+        )

@@ -1,0 +1,64 @@
+"""Optimisers by name, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from abra_wilds.config import OptimConfig
+from abra_wilds.types import InputError
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    "SGD": torch.optim.SGD,
+}
+
+
+def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The configured optimiser over the parameters that are trained.
+
+    Raises:
+        InputError: if it does not take the arguments.
+    """
+    trained: list[Any] = [p for p in parameters if p.requires_grad]
+    kwargs: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.optimizer_kwargs}
+    try:
+        return OPTIMIZERS[config.optimizer](trained, **kwargs)
+    except (TypeError, ValueError) as fault:
+        raise InputError(f"{config.optimizer} does not take --optimizer_kwargs {config.optimizer_kwargs}: {fault}") from None
+
+
+def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> float:
+    """Length of the warm-up in optimiser steps."""
+    return float(config.scheduler_kwargs.get("num_warmup_steps", config.warmup_epochs * steps_per_epoch))
+
+
+def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of an optimiser step, counted from 0 over the whole run.
+
+    Linear from `warmup_from` to `lr` during warm-up; then, with p the share of the rest that has passed, cosine
+    lr (1 + cos(pi p)) / 2, linear lr (1 - p), constant, or StepLR lr gamma^(epoch // step_size).
+    """
+    warm, total = warmup_steps(config, steps_per_epoch), config.n_epochs * steps_per_epoch
+    if step < warm:
+        return config.warmup_from + (config.lr - config.warmup_from) * step / warm
+    p = min(1.0, (step - warm) / max(1.0, total - warm))
+    if config.scheduler == "cosine_schedule_with_warmup":
+        return config.lr * 0.5 * (1 + math.cos(math.pi * p))
+    if config.scheduler == "linear_schedule_with_warmup":
+        return config.lr * (1 - p)
+    if config.scheduler == "constant_schedule_with_warmup":
+        return config.lr
+    epoch, every = step // steps_per_epoch, config.scheduler_kwargs.get("step_size", 1)
+    return float(config.lr * config.scheduler_kwargs.get("gamma", 0.1) ** (epoch // every))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,177 @@
+"""From a configuration to data, loaders and method; everything a user can get wrong is met here, before training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from abra_wilds.config import DataConfig, RunConfig
+from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
+from abra_wilds.data.wilds_data import check_images, data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.engine.checkpoint import load_weights
+from abra_wilds.engine.schedule import warmup_steps
+from abra_wilds.methods import get_method
+from abra_wilds.methods.base import Method
+from abra_wilds.nets.backbones import build_net
+from abra_wilds.types import DataInfo, InputError
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works on.
+
+    Attributes:
+        dataset: the whole WILDS data set.
+        grouper: maps metadata to bio-batch ids.
+        subsets: the splits that are used, "train" and "val" among them.
+        train_loader: batches for training.
+        eval_loaders: one for each split that is evaluated, "val" first.
+        info: what methods may know of the data.
+        device: where the method lives.
+    """
+
+    dataset: WILDSDataset
+    grouper: CombinatorialGrouper
+    subsets: Mapping[str, WILDSSubset]
+    train_loader: Loader
+    eval_loaders: Mapping[str, Loader]
+    info: DataInfo
+    device: torch.device
+
+    def steps_per_epoch(self, accumulation: int) -> int:
+        """Optimiser steps of one epoch; the last may hold fewer batches."""
+        return -(-len(self.train_loader) // accumulation)
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Load, split and check the data.
+
+    Raises:
+        InputError: one sentence for whatever cannot be used.
+    """
+    d = config.data
+    dataset = load_dataset(d.dataset, d.root_dir, d.version, d.split_scheme)
+    grouper = make_grouper(dataset, d.groupby_fields)
+    evaluated = splits_to_evaluate(config, list(dataset.split_dict))
+    subsets = {split: split_subset(dataset, split, d.frac, config.train.seed) for split in ("train", *evaluated)}
+    check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
+    check_val_metric(config.eval.val_metric, subsets["val"])
+    device = pick_device(config.train.device[0])
+    reading = reading_kwargs(d, device)
+    train_loader = make_train_loader(
+        subsets["train"],
+        grouper,
+        train_loader=d.train_loader,
+        batch_size=d.batch_size,
+        n_groups_per_batch=d.n_groups_per_batch,
+        uniform_over_groups=d.uniform_over_groups,
+        distinct_groups=d.distinct_groups,
+        remainder=d.plate_remainder,
+        seed=config.train.seed,
+        **reading,
+    )
+    eval_loaders = {
+        split: make_eval_loader(subsets[split], grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading)
+        for split in evaluated
+    }
+    if config.optim.gradient_accumulation_steps > len(train_loader):
+        raise InputError(
+            f"--gradient_accumulation_steps {config.optim.gradient_accumulation_steps} is more than the "
+            f"{len(train_loader)} batches of an epoch; lower it or --batch_size"
+        )
+    setup = Setup(
+        dataset, grouper, subsets, train_loader, eval_loaders, data_info(dataset, subsets["train"], grouper), device
+    )
+    check_warmup(config, setup)
+    return setup
+
+
+def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
+    """The splits that are evaluated, val first.
+
+    Raises:
+        InputError: if one does not exist.
+    """
+    asked = [s for s in known if s != "train"] if config.eval.evaluate_all_splits else list(config.eval.eval_splits)
+    for split in asked:
+        if split not in known or split == "train":
+            allowed = ", ".join(s for s in known if s != "train")
+            raise InputError(f"--eval_splits got {split!r}; choose among {allowed}")
+    return ["val", *(s for s in asked if s != "val")]
+
+
+def check_val_metric(name: str, subset: WILDSSubset) -> None:
+    """Raise unless WILDS' evaluation has an entry of this name.
+
+    Raises:
+        InputError: with the entries there are.
+    """
+    results, _ = subset.eval(subset.y_array, subset.y_array, subset.metadata_array)
+    if name not in results:
+        known = ", ".join(k for k in results if k.startswith("acc"))
+        raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
+
+
+def check_warmup(config: RunConfig, setup: Setup) -> None:
+    """Raise if warm-up would outlast the run.
+
+    Raises:
+        InputError: with both lengths.
+    """
+    steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
+    warm = warmup_steps(config.optim, steps) / steps
+    if warm > config.optim.n_epochs:
+        raise InputError(
+            f"the warm-up of {warm:g} epochs is longer than the run of {config.optim.n_epochs}; shorten it with "
+            "--warmup_epochs or raise --n_epochs"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The CUDA device of an index, or the CPU where there is none, as WILDS has it.
+
+    Raises:
+        InputError: for an index beyond the last device.
+    """
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if int(name) >= torch.cuda.device_count():
+        raise InputError(f"--device {name} does not exist; there are {torch.cuda.device_count()} CUDA devices, from 0")
+    return torch.device("cuda", int(name))
+
+
+def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
+    """Worker processes, no more than there are cores, and pinned memory where a GPU will copy from it."""
+    workers = min(int(d.loader_kwargs.get("num_workers", 4)), os.cpu_count() or 1)
+    return {"num_workers": workers, "pin_memory": bool(d.loader_kwargs.get("pin_memory", True)) and device.type == "cuda"}
+
+
+def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:
+    """The method on the host, with its first weights, which depend on the seed alone.
+
+    Args:
+        config: of the run.
+        info: of the data.
+        load: take pretrained weights where the configuration says so.
+
+    Raises:
+        InputError: if weights cannot be had or do not fit.
+    """
+    m = config.model
+    torch.manual_seed(config.train.seed)
+    pretrained = m.pretrained and load and m.pretrained_model_path is None
+    net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
+    method = get_method(config.algorithm)(net, info, config.method)
+    if m.pretrained_model_path is not None and load:
+        load_weights(Path(m.pretrained_model_path), method, m.load_featurizer_only)
+    return method

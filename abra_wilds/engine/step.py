@@ -1,0 +1,40 @@
+"""One optimisation step."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from abra_wilds.methods.base import Method
+from abra_wilds.types import Batch, StepOutput
+
+
+def step(
+    method: Method,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    share: float = 1.0,
+    take: bool = True,
+    max_norm: float | None = None,
+) -> StepOutput:
+    """Differentiate one batch's loss, and move theta. The only place that calls backward() on a training loss.
+
+    Args:
+        method: in training mode, its context set.
+        batch: augmented, on the method's device.
+        optimizer: over the method's parameters, gradients empty or accumulating.
+        share: weight of this batch in the step, 1 / (batches of the step): gradients of a step are averaged.
+        take: whether this batch ends the step.
+        max_norm: clip the gradient's norm to this.
+    """
+    out = method(batch)
+    if out.fresh_optimizer:
+        optimizer.state.clear()
+    (share * out.loss).backward()
+    if take:
+        if max_norm is not None:
+            clip_grad_norm_(method.parameters(), max_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        method.after_step()
+    return out

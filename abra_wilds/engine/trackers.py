@@ -1,0 +1,48 @@
+"""Curves for a viewer, beside the csv files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from abra_wilds.types import InputError
+
+
+class Tracker:
+    """Writes nothing: the csv files are enough."""
+
+    def write(self, split: str, values: Mapping[str, float], step: int) -> None:
+        """Note values of a split at an optimiser step."""
+
+    def close(self) -> None:
+        """Finish writing."""
+
+
+class TensorBoard(Tracker):
+    """Scalars for TensorBoard; columns of single groups are left to the csv files."""
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError("--tracker tensorboard needs the package tensorboard; pip install tensorboard") from None
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, split: str, values: Mapping[str, float], step: int) -> None:
+        """Add a scalar for each value that is no count and of no single group."""
+        for name, value in values.items():
+            if "group:" not in name and "count" not in name and name not in ("epoch", "batch"):
+                self.writer.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self.writer.close()
+
+
+def make_tracker(name: str, folder: Path) -> Tracker:
+    """The tracker of a name.
+
+    Raises:
+        InputError: if its package is missing.
+    """
+    return TensorBoard(folder) if name == "tensorboard" else Tracker()

@@ -1,0 +1,64 @@
+"""What every method declares and answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from abra_wilds.functional.precision import at_least_fp32, full_precision
+from abra_wilds.nets.staged import StagedNet
+from abra_wilds.types import Batch, BatchPlan, DataInfo, StepContext, StepOutput
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """A method without hyper-parameters of its own."""
+
+
+class Method(nn.Module):
+    """A way to train a classifier that should survive new bio-batches.
+
+    A subclass gives three declarations and `forward`; it knows nothing of optimisers, devices, loaders or logs.
+
+    Attributes:
+        name: as tables print it and as --algorithm takes it.
+        plan: the batches it wants.
+        preset: where its defaults come from, "paper" or "wilds" (see presets.py).
+        Config: frozen dataclass of its hyper-parameters; the fields become flags.
+        context: what the engine says about the current step.
+    """
+
+    name: ClassVar[str]
+    plan: ClassVar[BatchPlan] = BatchPlan()
+    preset: ClassVar[str] = "wilds"
+    Config: ClassVar[type] = NoConfig
+
+    def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):
+        super().__init__()
+        self.net = net
+        self.info = info
+        self.cfg = cfg
+        self.head = nn.Linear(net.d_feat, info.n_classes)
+        self.context: StepContext | None = None
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Everything that is differentiated."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """Average-pooled features, (N, D), float32 or better, of standardised images (N, C_in, H, W)."""
+        return at_least_fp32(self.net(x)).mean((2, 3))
+
+    def classify(self, f: Tensor) -> Tensor:
+        """Class logits, (N, O), of pooled features (N, D), in full precision."""
+        with full_precision(f.device.type):
+            return self.head(f)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Class logits, (N, O), of standardised images (N, C_in, H, W)."""
+        return self.classify(self.features(x))
+
+    def after_step(self) -> None:
+        """Called once after each optimiser step; most methods need nothing."""

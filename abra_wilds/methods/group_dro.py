@@ -1,0 +1,69 @@
+"""Group distributionally robust optimisation (Sagawa et al., ICLR 2020).
+
+Read for facts: p-lambda/wilds 4726775 (examples/algorithms/groupDRO.py). Difference: the domain weights are part of the
+state dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from abra_wilds.functional.losses import cross_entropies
+from abra_wilds.methods.base import Method
+from abra_wilds.nets.staged import StagedNet
+from abra_wilds.options import method_option, require
+from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
+
+
+@dataclass(frozen=True)
+class GroupDROConfig:
+    """Step size of the domain weights; the default is that of WILDS."""
+
+    step_size: float = method_option(0.01, "eta of the exponentiated gradient on the domain weights", name="group_dro_step_size")
+
+    def __post_init__(self) -> None:
+        require(self.step_size >= 0, "group_dro_step_size", "0 or more", self.step_size)
+
+
+def group_means(values: Tensor, g: Tensor, n_groups: int) -> Tensor:
+    """Mean of the values of each group, 0 where a group is absent.
+
+    Args:
+        values: (N,).
+        g: (N,) int64 group ids.
+        n_groups: length of the result.
+    """
+    counts = values.new_zeros(n_groups).index_add(0, g, torch.ones_like(values))
+    return values.new_zeros(n_groups).index_add(0, g, values) / counts.clamp(min=1)
+
+
+class GroupDRO(Method):
+    """Domain losses weighted by q, which moves towards the domains that are worst."""
+
+    name = "groupDRO"
+    plan = BatchPlan("standard", uniform_over_groups=True, needs_uniform=True)
+    Config = GroupDROConfig
+    q: Tensor
+
+    def __init__(self, net: StagedNet, info: DataInfo, cfg: GroupDROConfig):
+        super().__init__(net, info, cfg)
+        q = torch.zeros(info.n_groups)
+        q[list(info.train_groups)] = 1 / len(info.train_groups)
+        self.register_buffer("q", q)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """q-weighted sum of domain losses; in training q moves first, by the detached losses."""
+        logits = self.predict(batch.x)  # (N, O)
+        losses = group_means(cross_entropies(logits, batch.target), batch.g, self.info.n_groups)  # (G_all,)
+        if self.training:
+            self.reweight(losses.detach())
+        return StepOutput(losses @ self.q, logits, {"max_group_weight": self.q.max()})
+
+    @torch.no_grad()
+    def reweight(self, losses: Tensor) -> None:
+        """q_g <- q_g exp(eta l_g) / Z, with losses (G_all,)."""
+        q = self.q * (self.cfg.step_size * losses).exp()
+        self.q.copy_(q / q.sum())

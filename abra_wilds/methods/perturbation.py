@@ -1,0 +1,97 @@
+"""Learned Gaussian perturbation of channel statistics (ABRA, arXiv 2603.05622, Eqs. 7, 8 and 12)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from abra_wilds.functional.stats import restyle
+
+
+class StatPerturbation(nn.Module):
+    """Magnitudes K of the shifts of one representation's channel means and standard deviations.
+
+    The K are buffers: they ascend by their own rule, so no optimiser, weight decay or gradient reducer may see them,
+    yet they are saved with the state dict. Their sign carries no meaning, because the noise of Eq. 8 is symmetric.
+
+    Attributes:
+        K_mu: (C,) magnitudes of the shifts of the mean.
+        K_sigma: (C,) magnitudes of the shifts of the standard deviation.
+        sigma_ema: (C,) running mean of the channels' standard deviations, the unit of the bound.
+        seen: () int64, batches observed; at 0 the K have no value yet.
+    """
+
+    K_mu: Tensor
+    K_sigma: Tensor
+    sigma_ema: Tensor
+    seen: Tensor
+
+    def __init__(self, channels: int, start: float, relative: bool, bound: float, momentum: float = 0.1):
+        """Args: C; K's first value, in units of sigma if relative; the bound on |K| / sigma; the EMA's momentum."""
+        super().__init__()
+        self.start, self.relative, self.bound, self.momentum = start, relative, bound, momentum
+        for name in ("K_mu", "K_sigma", "sigma_ema"):
+            self.register_buffer(name, torch.zeros(channels))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, sigma: Tensor) -> None:
+        """Follow the batch's standard deviations (C,); the first ones give K its first value.
+
+        Written without a branch on `seen`, which would make the host wait for the device.
+        """
+        first = self.seen == 0
+        self.sigma_ema.copy_(torch.where(first, sigma, self.sigma_ema.lerp(sigma, self.momentum)))
+        start = self.start * sigma if self.relative else torch.full_like(sigma, self.start)
+        for K in (self.K_mu, self.K_sigma):
+            K.copy_(torch.where(first, start, K))
+        self.seen.add_(1)
+
+    def leaves(self) -> tuple[Tensor, Tensor]:
+        """Copies of K_mu and K_sigma to differentiate by, (C,) each."""
+        return self.K_mu.clone().requires_grad_(), self.K_sigma.clone().requires_grad_()
+
+    def shifts(self, noise: tuple[Tensor, Tensor], K: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Delta_mu and Delta_sigma of Eq. 8: noise times K, in the noise's shape, (C,) or (N, C)."""
+        K_mu, K_sigma = K or (self.K_mu, self.K_sigma)
+        return noise[0] * K_mu, noise[1] * K_sigma
+
+    def forward(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        sigma: Tensor,
+        noise: tuple[Tensor, Tensor],
+        K: tuple[Tensor, Tensor] | None = None,
+        clamp: bool = False,
+    ) -> Tensor:
+        """Eq. 7 with the shifts of Eq. 8.
+
+        Args:
+            x: (N, C) or (N, C, h, w).
+            mu: (C,) or (N, C).
+            sigma: like mu.
+            noise: standard normal draws for mean and deviation, (C,) or (N, C) each.
+            K: magnitudes to use instead of the buffers.
+            clamp: keep sigma + Delta_sigma at 0 or above.
+        """
+        d_mu, d_sigma = self.shifts(noise, K)
+        return restyle(x, mu, sigma, d_mu, torch.maximum(d_sigma, -sigma) if clamp else d_sigma)
+
+    @torch.no_grad()
+    def ascend(self, g_mu: Tensor, g_sigma: Tensor, step_size: float) -> None:
+        """K <- K + step_size * gradient (Eq. 12), kept within bound * sigma_ema."""
+        limit = self.bound * self.sigma_ema
+        for K, g in ((self.K_mu, g_mu), (self.K_sigma, g_sigma)):
+            K.copy_(torch.clamp(K + step_size * g, -limit, limit))
+
+    @torch.no_grad()
+    def summary(self, sigma: Tensor, noise: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """How large the K are and how often they reach their limits; all values () and detached."""
+        relative = torch.cat([self.K_mu, self.K_sigma]).abs() / torch.cat([self.sigma_ema, self.sigma_ema])
+        return {
+            "K_rel_mean": relative.mean(),
+            "K_rel_max": relative.max(),
+            "K_at_bound": (relative >= self.bound * (1 - 1e-6)).to(relative.dtype).mean(),
+            "flipped": (sigma + self.shifts(noise)[1] < 0).to(relative.dtype).mean(),
+        }

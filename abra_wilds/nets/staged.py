@@ -1,0 +1,70 @@
+"""A backbone as named stages that can be tapped, left early and entered late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+Taps = Mapping[str, Callable[[Tensor], Tensor]]
+NO_TAPS: Taps = MappingProxyType({})
+STAGES = ("stem", "res1", "res2", "res3", "res4")
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class StagedNet(nn.Module):
+    """stem -> res1 -> res2 -> res3 -> res4; no pooling, no head.
+
+    Attributes:
+        stages: the five stages by name.
+        channels: output channels of each stage.
+    """
+
+    def __init__(self, stages: Mapping[str, nn.Module], channels: Mapping[str, int]):
+        super().__init__()
+        if tuple(stages) != STAGES or tuple(channels) != STAGES:
+            raise ValueError(f"stages are {list(stages)}, but a StagedNet has {list(STAGES)} in this order")
+        self.stages = nn.ModuleDict(stages)
+        self.channels = dict(channels)
+
+    @property
+    def d_feat(self) -> int:
+        """Channels of the last stage."""
+        return self.channels[STAGES[-1]]
+
+    def forward(self, x: Tensor, taps: Taps = NO_TAPS, after: str | None = None, upto: str = STAGES[-1]) -> Tensor:
+        """Run the stages behind `after` (all, if None) up to and with `upto`, passing outputs through their taps.
+
+        Args:
+            x: (N, C_in, H, W), or the output of stage `after`.
+            taps: stage name -> function of that stage's output, of the same shape.
+            after: last stage that x has already been through.
+            upto: last stage to run.
+
+        Returns:
+            (N, C, h, w).
+        """
+        first = STAGES.index(after) + 1 if after else 0
+        for name in STAGES[first : STAGES.index(upto) + 1]:
+            x = self.stages[name](x)
+            if name in taps:
+                x = taps[name](x)
+        return x
+
+
+@contextmanager
+def bn_buffers_kept(net: nn.Module) -> Iterator[None]:
+    """Inside, train-mode batch norms normalise by their batch but leave running statistics and counters alone.
+
+    The buffers are not saved and copied back: that would bump their version under a backward pass that is still due.
+    """
+    tracking = [m for m in net.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    for m in tracking:
+        m.track_running_stats = False
+    try:
+        yield
+    finally:
+        for m in tracking:
+            m.track_running_stats = True

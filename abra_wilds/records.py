@@ -1,0 +1,113 @@
+"""Records of results: one JSON line each in results.jsonl, the only thing tables may read. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from abra_wilds.types import InputError
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One split, predicted by one checkpoint.
+
+    Attributes:
+        method: name in the table of methods.
+        dataset: name of the data set.
+        simulated: whether its images were made by the simulator.
+        backbone: name of the backbone.
+        split: such as "test".
+        seed: of the run.
+        checkpoint: "best", "last" or the epoch asked for.
+        epoch: the epoch the checkpoint was saved after, counted from 0.
+        tta: test-time adaptation, or None.
+        bn_stats: "running" or "precise" batch-norm statistics at evaluation.
+        bio_batch: what one bio-batch was in training: "plate", "experiment" or the fields that define it.
+        train_loader: how training batches were drawn.
+        preset: "paper" or "wilds".
+        acc: fraction of images that are right.
+        acc_by_cell: the same for each cell type.
+        n: number of images.
+        predictions: name of the predictions file, beside this one.
+        predictions_sha256: its checksum.
+        config_sha256: digest of the configuration.
+        commit: of the source, with "+changes" where it was modified, or "unknown".
+        versions: of what computed it.
+        wall_s: seconds spent training, evaluations included.
+    """
+
+    method: str
+    dataset: str
+    simulated: bool
+    backbone: str
+    split: str
+    seed: int
+    checkpoint: str
+    epoch: int
+    tta: str | None
+    bn_stats: str
+    bio_batch: str
+    train_loader: str
+    preset: str
+    acc: float
+    acc_by_cell: Mapping[str, float]
+    n: int
+    predictions: str
+    predictions_sha256: str
+    config_sha256: str
+    commit: str
+    versions: Mapping[str, str]
+    wall_s: float
+
+    def same_result(self, other: Record) -> bool:
+        """Whether the other says the same of the same predictions, whatever the clock said."""
+        return {**asdict(self), "wall_s": 0} == {**asdict(other), "wall_s": 0}
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a results.jsonl; none where the file does not exist.
+
+    Raises:
+        InputError: for a line that is no record.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            records.append(Record(**json.loads(line)))
+        except (ValueError, TypeError):
+            names = ", ".join(f.name for f in fields(Record))
+            raise InputError(f"line {number} of {path} is no record with {names}; restore the file") from None
+    return records
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append the records that the file does not hold yet."""
+    known = read_records(path)
+    new = [r for r in records if not any(r.same_result(k) for k in known)]
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(asdict(r)) + "\n" for r in new))
+
+
+def results_table(records: Sequence[Record]) -> str:
+    """Split x (average, each cell type) in percent, as text; simulated data is named as such."""
+    if not records:
+        return "no predictions were written, so there is no record to show\n"
+    cells = sorted({c for r in records for c in r.acc_by_cell})
+    rows = [["", "checkpoint", "split", "n", "average", *cells]]
+    for r in records:
+        by_cell = [f"{100 * r.acc_by_cell[c]:.1f}" if c in r.acc_by_cell else "-" for c in cells]
+        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *by_cell])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(v.ljust(w) if i < 3 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+    data = "simulated data" if records[0].simulated else records[0].dataset
+    return f"Accuracy in percent on {data}\n" + "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""Fixtures of the whole suite, and the `slow` marker."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COLUMNS = [
+    "site_id",
+    "well_id",
+    "cell_type",
+    "dataset",
+    "experiment",
+    "plate",
+    "well",
+    "site",
+    "well_type",
+    "sirna",
+    "sirna_id",
+]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds to minutes; runs with --runslow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--runslow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; give --runslow"))
+
+
+def write_tiny_wilds(root: Path) -> Path:
+    """A tiny RxRx1-WILDS: 4 lines, 4 experiments each, 4 plates, 8 wells, 2 sites, 32x32 RGB, 9 classes."""
+    rng = np.random.default_rng(0)
+    folder = root / "rxrx1_v1.0"
+    rows = []
+    for line in ("HEPG2", "HUVEC", "RPE", "U2OS"):
+        for k, split in enumerate(("train", "train", "val", "test"), start=1):
+            for plate in range(1, 5):
+                for w in range(8):
+                    # Eight of nine classes a plate, the last of them on each, as controls are in RxRx1.
+                    label = 8 if w == 0 else (w - 1 + 2 * plate) % 8
+                    rows += [_tiny_row(line, split, k, plate, f"B{w + 2:02}", site, label) for site in (1, 2)]
+    for row in rows:
+        path = folder / "images" / row[4] / f"Plate{row[5]}" / f"{row[6]}_s{row[7]}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    (folder / "RELEASE_v1.0.txt").touch()
+    return root
+
+
+def _tiny_row(line: str, split: str, k: int, plate: int, well: str, site: int, label: int) -> list[str]:
+    experiment = f"{line}-{k:02}"
+    well_id = f"{experiment}_{plate}_{well}"
+    kind = "negative_control" if label == 8 else "treatment"
+    named = (experiment, str(plate), well, str(site), kind, f"s{label}", str(label))
+    return [f"{well_id}_{site}", well_id, line, split, *named]
+
+
+@pytest.fixture(scope="session")
+def sim_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root_dir of a tiny RxRx1-WILDS; shared by the session, so never written to."""
+    return write_tiny_wilds(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,199 @@
+"""Staged networks: leaving early, entering late, taps, and batch-norm buffers; the backbones by name."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from abra_wilds.nets.backbones import build_net, torchvision_models
+from abra_wilds.nets.staged import STAGES, StagedNet, bn_buffers_kept
+from abra_wilds.types import InputError
+from tests.helpers import CHANNELS, make_batch, tiny_net, worst
+
+X = make_batch().x.float()
+
+
+def buffers(net):
+    return {name: b.clone() for name, b in net.named_buffers()}
+
+
+def bitwise(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_prefix_and_suffix_make_the_whole_bitwise(name):
+    net = tiny_net().eval()
+    part = net(X, upto=name)
+    assert part.shape[1] == CHANNELS[name] == net.channels[name]
+    assert torch.equal(net(part, after=name), net(X))
+    assert net.d_feat == 6
+
+
+def test_a_middle_piece_runs_the_stages_between_only():
+    net = tiny_net().eval()
+    part = net(X, upto="res1")
+    assert torch.equal(net(part, after="res1", upto="res3"), net.stages["res3"](net.stages["res2"](part)))
+    assert net(part, after="res1", upto="res1") is part
+
+
+def test_taps_see_and_replace_the_output_of_their_stage_in_order():
+    net, seen = tiny_net().eval(), []
+
+    def tap(name, factor):
+        def look(x):
+            seen.append((name, x))
+            return factor * x
+
+        return look
+
+    out = net(X, taps={"res3": tap("res3", 2), "stem": tap("stem", 3)})
+    assert [name for name, _ in seen] == ["stem", "res3"]
+    stem = net.stages["stem"](X)
+    assert torch.equal(seen[0][1], stem)
+    res3 = net(3 * stem, after="stem", upto="res3")
+    assert torch.equal(seen[1][1], res3)
+    assert torch.equal(out, net.stages["res4"](2 * res3))
+
+
+def test_taps_outside_the_piece_that_runs_stay_silent():
+    net = tiny_net().eval()
+
+    def never(x):
+        raise AssertionError
+
+    net(net(X, upto="res2", taps={"res3": never}), after="res2", taps={"stem": never, "res2": never})
+
+
+@pytest.mark.parametrize("names", [STAGES[::-1], STAGES[:4], (*STAGES[:4], "layer4")])
+def test_other_stages_are_refused(names):
+    stages, channels = {n: nn.Identity() for n in names}, dict.fromkeys(names, 3)
+    with pytest.raises(
+        ValueError, match=r"a StagedNet has \['stem', 'res1', 'res2', 'res3', 'res4'\] in this order"
+    ):
+        StagedNet(stages, channels)
+
+
+def test_an_unknown_stage_to_enter_or_leave_is_an_error():
+    for where in ({"after": "layer4"}, {"upto": "layer4"}):
+        with pytest.raises(ValueError):
+            tiny_net()(X, **where)
+
+
+def test_kept_batch_norms_normalise_by_the_batch_and_keep_buffers_and_counters_bitwise():
+    net, twin = (tiny_net().train() for _ in range(2))
+    before = buffers(net)
+    with bn_buffers_kept(net):
+        kept = net(X)
+    assert bitwise(before, buffers(net))
+    assert torch.equal(kept, twin(X))
+    assert not bitwise(before, buffers(twin))
+
+
+def test_tracking_is_back_behind_the_context_also_after_an_exception():
+    net, twin = (tiny_net().train() for _ in range(2))
+    with pytest.raises(KeyError), bn_buffers_kept(net):
+        net(X)
+        raise KeyError
+    assert all(m.track_running_stats for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+    net(X)
+    twin(X)
+    assert bitwise(buffers(net), buffers(twin))
+
+
+def test_contexts_nest_and_leave_batch_norms_that_never_tracked_alone():
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3, track_running_stats=False))
+    with bn_buffers_kept(net):
+        with bn_buffers_kept(net):
+            net(X)
+        net(X)
+        assert net[0].num_batches_tracked.item() == 0
+    assert [m.track_running_stats for m in net] == [True, False]
+
+
+def test_in_evaluation_kept_batch_norms_use_their_running_statistics():
+    net = tiny_net().train()
+    net(X)
+    net.eval()
+    with bn_buffers_kept(net):
+        kept = net(X)
+    assert torch.equal(kept, net(X))
+
+
+def test_a_backward_pass_that_is_due_survives_the_context():
+    net = tiny_net().train()
+    out = net(X)
+    with bn_buffers_kept(net):
+        other = net(X * 2)
+    (out.sum() + other.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("in_channels", [3, 6])
+@pytest.mark.parametrize(
+    "name, channels", [("resnet18", [64, 64, 128, 256, 512]), ("resnet50", [64, 256, 512, 1024, 2048])]
+)
+def test_resnets_have_their_documented_channels_and_a_32nd_of_the_resolution(name, channels, in_channels):
+    net = build_net(name, in_channels, pretrained=False).eval()
+    assert net.channels == dict(zip(STAGES, channels, strict=True))
+    x, after = torch.randn(1, in_channels, 64, 64), None
+    with torch.no_grad():
+        for stage, C, side in zip(STAGES, channels, (16, 16, 8, 4, 2), strict=True):
+            x, after = net(x, after=after, upto=stage), stage
+            assert x.shape == (1, C, side, side)
+    stem = net.stages["stem"][0]
+    assert (stem.in_channels, stem.kernel_size, stem.stride, stem.padding, stem.bias) == (
+        in_channels,
+        (7, 7),
+        (2, 2),
+        (3, 3),
+        None,
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnet_features_are_torchvisions_own_for_the_same_weights(name):
+    net = build_net(name, 3, pretrained=False)
+    whole = torchvision_models().get_model(name, weights=None)
+    parts = {"conv1": net.stages["stem"][0], "bn1": net.stages["stem"][1]}
+    parts |= {f"layer{k}": net.stages[f"res{k}"] for k in range(1, 5)}
+    for part, module in parts.items():
+        getattr(whole, part).load_state_dict(copy.deepcopy(module.state_dict()))
+    whole.fc = nn.Identity()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert worst(net.eval()(x).mean((2, 3)), whole.eval()(x)) < 1e-6
+        assert (net(x) >= 0).all()
+
+
+def test_a_new_stem_is_made_only_where_it_is_needed():
+    torch.manual_seed(0)
+    kept = build_net("resnet18", 3, pretrained=False)
+    torch.manual_seed(0)
+    replaced = build_net("resnet18", 3, pretrained=False, new_stem=True)
+    a, b = dict(kept.named_parameters()), dict(replaced.named_parameters())
+    assert [n for n in a if not torch.equal(a[n], b[n])] == ["stages.stem.0.weight"]
+
+
+def test_pretrained_weights_without_a_network_give_one_sentence_that_says_what_to_do(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path))
+    try:
+        with pytest.raises(InputError, match="ImageNet weights of resnet18 could not be loaded") as refusal:
+            build_net("resnet18", 3, pretrained=True)
+    finally:
+        torch.hub.set_dir(before)
+    assert "\n" not in str(refusal.value)
+    assert "--pretrained false" in str(refusal.value)
+
+
+def test_an_unknown_model_is_refused_with_the_known_names():
+    with pytest.raises(InputError, match="unknown model 'resnet19'; choose one of"):
+        build_net("resnet19", 3, pretrained=False)
