@@ -85,7 +85,7 @@ def parse_pair(text: str) -> tuple[str, Any]:
     return key, yaml.safe_load(value) if value else ""
 
 
-def add_flag(parser: argparse.ArgumentParser, name: str, flag: Flag, default: Any) -> None:
+def add_flag(parser: argparse._ActionsContainer, name: str, flag: Flag, default: Any) -> None:
     """The flag of one field; absent flags leave no trace, so that presets can fill in."""
     parse: Callable[[str], Any] = {bool: parse_bool, dict: parse_pair}.get(flag.kind, flag.kind)
     kwargs: dict[str, Any] = {"type": parse, "default": argparse.SUPPRESS}
@@ -109,8 +109,14 @@ def make_parser() -> Parser:
         description="Train and evaluate one algorithm on RxRx1-WILDS; flags carry WILDS' names and meanings.",
     )
     parser.add_argument("--algorithm", required=True, metavar="NAME", help=f"[{', '.join(METHODS)}]")
-    parser.add_argument("--preset", metavar="NAME", help=f"numbers to start from [{', '.join(PRESETS)}]; the method's own")
-    parser.add_argument("--config", metavar="FILE.yaml", help="flags without dashes and their values; flags win over it")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"numbers to start from [{', '.join(PRESETS)}]; unset: the method's own",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="flags without dashes and their values; flags win over it"
+    )
     parser.add_argument(
         "--model_kwargs",
         nargs="*",
@@ -146,7 +152,9 @@ def parse(argv: Sequence[str]) -> RunConfig:
     model_kwargs = dict(flags.pop("model_kwargs", []))
     flags = {name: dict(v) if _is_dict(name) else v for name, v in flags.items()}
     if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():
-        raise InputError(f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}")
+        raise InputError(
+            f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}"
+        )
     flags |= model_kwargs
     return resolve(algorithm, flags, read_file(Path(path)) if path else None, preset)
 
@@ -162,7 +170,9 @@ def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
         raise InputError(f"--{name} has no meaning here: {WITHOUT_MEANING[name]}; leave it out")
     known = [s for action in parser._actions for s in action.option_strings]
     near = difflib.get_close_matches(argument, known, n=1)
-    raise InputError(f"unknown argument {argument!r}; {f'did you mean {near[0]}?' if near else '--help lists the flags'}")
+    raise InputError(
+        f"unknown argument {argument!r}; {f'did you mean {near[0]}?' if near else '--help lists the flags'}"
+    )
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -198,7 +208,10 @@ def typed(name: str, value: Any, flag: Flag) -> Any:
     if value is None:
         return None
     if flag.many:
-        return tuple(typed(name, v, Flag(flag.help, flag.kind)) for v in (value if isinstance(value, list) else [value]))
+        return tuple(
+            typed(name, v, Flag(flag.help, flag.kind))
+            for v in (value if isinstance(value, list) else [value])
+        )
     if flag.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
@@ -237,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         config = parse(sys.argv[1:] if argv is None else argv)
         from abra_wilds.engine.dry_run import dry_run
-        from abra_wilds.engine.fit import evaluate_saved, fit
+        from abra_wilds.engine.fit import fit
+        from abra_wilds.engine.results import evaluate_saved
 
         if config.train.dry_run:
             print(dry_run(config))

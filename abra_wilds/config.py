@@ -1,6 +1,7 @@
 """The configuration of a run: frozen dataclasses whose fields are the command's flags, under WILDS' names.
 
-A field marked `local` says where or how a run happens and does not change its numbers; the digest leaves it out.
+A field marked `local` says where or how a run happens and does not change its numbers; the digest leaves it
+out.
 """
 
 from __future__ import annotations
@@ -45,9 +46,13 @@ class DataConfig:
     n_groups_per_batch: int = option(4, "bio-batches in a batch of the group loader")
     batch_size: int = option(72, "images per batch")
     plate_remainder: str = option(
-        "even", "plate loader: cut a bio-batch into near-equal batches, or drop its remainder", choices=("even", "drop")
+        "even",
+        "plate loader: cut a bio-batch into near-equal batches, or drop its remainder",
+        choices=("even", "drop"),
     )
-    eval_loader: str = option("standard", "order in which images are predicted", choices=("standard", "group"))
+    eval_loader: str = option(
+        "standard", "order in which images are predicted", choices=("standard", "group")
+    )
     loader_kwargs: dict[str, Any] = option(
         {"num_workers": 4, "pin_memory": True}, "num_workers=N pin_memory=True|False", local=True
     )
@@ -62,7 +67,9 @@ class DataConfig:
         require(0 <= self.cutmix_prob <= 1, "cutmix_prob", "a probability", self.cutmix_prob)
         require(self.batch_size >= 2, "batch_size", "2 or more", self.batch_size)
         require(self.n_groups_per_batch >= 1, "n_groups_per_batch", "1 or more", self.n_groups_per_batch)
-        require(len(self.groupby_fields) > 0, "groupby_fields", "at least one metadata field", self.groupby_fields)
+        require(
+            len(self.groupby_fields) > 0, "groupby_fields", "at least one metadata field", self.groupby_fields
+        )
         for key in self.loader_kwargs:
             require_choice("loader_kwargs", key, ("num_workers", "pin_memory"))
         workers = self.loader_kwargs.get("num_workers", 0)
@@ -115,11 +122,16 @@ class OptimConfig:
         require(self.n_epochs >= 1, "n_epochs", "1 or more", self.n_epochs)
         require(self.lr > 0 and math.isfinite(self.lr), "lr", "positive", self.lr)
         require(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
-        require(self.max_grad_norm is None or self.max_grad_norm > 0, "max_grad_norm", "positive", self.max_grad_norm)
+        require(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            "max_grad_norm",
+            "positive",
+            self.max_grad_norm,
+        )
         steps = self.gradient_accumulation_steps
         require(steps >= 1, "gradient_accumulation_steps", "1 or more", steps)
-        require(0 <= self.warmup_epochs, "warmup_epochs", "0 or more", self.warmup_epochs)
-        require(0 <= self.warmup_from, "warmup_from", "0 or more", self.warmup_from)
+        require(self.warmup_epochs >= 0, "warmup_epochs", "0 or more", self.warmup_epochs)
+        require(self.warmup_from >= 0, "warmup_from", "0 or more", self.warmup_from)
         allowed = ("step_size", "gamma") if self.scheduler == "StepLR" else ("num_warmup_steps",)
         for key in self.scheduler_kwargs:
             require_choice(f"scheduler_kwargs of {self.scheduler}", key, allowed)
@@ -134,10 +146,14 @@ class EvalConfig:
     evaluate_all_splits: bool = option(True, "evaluate every split after each epoch, not only val")
     eval_splits: tuple[str, ...] = option((), "splits to evaluate besides val", kind=str)
     bn_stats: str = option(
-        "running", "batch-norm statistics: running, or re-estimated on training images", choices=("running", "precise")
+        "running",
+        "batch-norm statistics: running, or re-estimated on training images",
+        choices=("running", "precise"),
     )
     eval_only: bool = option(False, "evaluate a saved model of --log_dir and stop", local=True)
-    eval_epoch: int | None = option(None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True)
+    eval_epoch: int | None = option(
+        None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -151,13 +167,17 @@ class TrainConfig:
     device: tuple[str, ...] = option(("0",), "index of the CUDA device, or cpu", local=True)
     log_dir: str = option("./logs", "folder for everything the run writes", local=True)
     log_every: int = option(50, "steps between two rows of train_algo.csv", local=True)
-    save_step: int | None = option(None, "also keep model and predictions every so many epochs", kind=int, local=True)
+    save_step: int | None = option(
+        None, "also keep model and predictions every so many epochs", kind=int, local=True
+    )
     save_best: bool = option(True, "keep the model of the best epoch", local=True)
     save_last: bool = option(True, "keep the model of the last epoch; --resume needs it", local=True)
     save_pred: bool = option(True, "write predictions", local=True)
     no_group_logging: bool = option(False, "leave the per-group columns out of *_algo.csv", local=True)
     progress_bar: bool | None = option(None, "show progress; unset: at a terminal", kind=bool, local=True)
-    tracker: str = option("none", "also write curves for a viewer", choices=("none", "tensorboard"), local=True)
+    tracker: str = option(
+        "none", "also write curves for a viewer", choices=("none", "tensorboard"), local=True
+    )
     resume: bool = option(False, "go on from the last epoch saved in --log_dir", local=True)
     overwrite: bool = option(False, "empty --log_dir of an earlier run first", local=True)
     dry_run: bool = option(False, "show what would be run, and stop", local=True)
@@ -249,4 +269,3 @@ def sections(method_config: type) -> Iterator[tuple[str, type]]:
     """Every section's name and dataclass, the method's last."""
     yield from SECTIONS.items()
     yield "method", method_config
-

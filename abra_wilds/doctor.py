@@ -27,7 +27,10 @@ REQUIRED = (
     "PyYAML",
     "safetensors",
 )
-OPTIONAL = {"torch-scatter": "a stand-in computes the same group means", "tensorboard": "needed by --tracker tensorboard"}
+OPTIONAL = {
+    "torch-scatter": "a stand-in computes the same group means",
+    "tensorboard": "needed by --tracker tensorboard",
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def run() -> int:
     width = max(len(f.what) for f in findings)
     for f in findings:
         mark = "ok  " if f.mend is None else "MEND"
-        print(f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.mend}" if f.mend else ""))
+        print(
+            f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.mend}" if f.mend else "")
+        )
     broken = sum(f.mend is not None for f in findings)
     print("nothing to mend" if not broken else f"{broken} to mend")
     return 1 if broken else 0
@@ -69,7 +74,9 @@ def check_packages() -> Iterator[Finding]:
         try:
             found = version(name)
         except PackageNotFoundError:
-            yield Finding(name, "not installed", f"pip install {name}" + (" 'pandas<3'" if name == "pandas" else ""))
+            yield Finding(
+                name, "not installed", f"pip install {name}" + (" 'pandas<3'" if name == "pandas" else "")
+            )
             continue
         mend = "pip install 'pandas>=2,<3': WILDS' RxRx1 writes into arrays that pandas 3 made read-only"
         yield Finding(name, found, mend if name == "pandas" and int(found.split(".")[0]) >= 3 else None)
@@ -89,7 +96,9 @@ def check_imports() -> Iterator[Finding]:
         yield Finding("import wilds", "works")
         yield Finding("scatter", scatter_backend())
     except (ImportError, OSError, RuntimeError, InputError) as fault:
-        yield Finding("import wilds", str(fault).splitlines()[0], "install the versions of constraints.txt together")
+        yield Finding(
+            "import wilds", str(fault).splitlines()[0], "install the versions of constraints.txt together"
+        )
 
 
 def check_devices() -> Iterator[Finding]:
@@ -105,7 +114,9 @@ def check_devices() -> Iterator[Finding]:
             memory = torch.cuda.get_device_properties(i).total_memory / 2**30
             yield Finding(f"cuda:{i}", f"{torch.cuda.get_device_name(i)}, {memory:.0f} GiB")
     elif built and shutil.which("nvidia-smi"):
-        yield Finding("cuda", f"torch is built for CUDA {built} but sees no device", "update the NVIDIA driver")
+        yield Finding(
+            "cuda", f"torch is built for CUDA {built} but sees no device", "update the NVIDIA driver"
+        )
     else:
         yield Finding("cuda", "none; everything runs on the CPU, slowly")
 

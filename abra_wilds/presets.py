@@ -103,7 +103,9 @@ def resolve(
         values = {}
         for f in fields(section):
             name = flag_name(f, algorithm)
-            source, layer = next(((s, la) for s, la in layers if name in la), ("default", {name: default_of(f)}))
+            source, layer = next(
+                ((s, la) for s, la in layers if name in la), ("default", {name: default_of(f)})
+            )
             value = layer[name]
             if flag_of(f).kind is dict:
                 value = {**default_of(f), **value}
@@ -138,7 +140,9 @@ def refuse_unknown(algorithm: str, given: Mapping[str, Any]) -> None:
     owners = {flag_name(f, m.name): m.name for m in METHODS.values() for f in fields(m.Config)}
     for name in given:
         if name not in known and name in owners:
-            raise InputError(f"--{name} belongs to {owners[name]} and would have no effect on {algorithm}; leave it out")
+            raise InputError(
+                f"--{name} belongs to {owners[name]} and would have no effect on {algorithm}; leave it out"
+            )
         if name not in known:
             raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
 
@@ -162,9 +166,13 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
     }
     for name, (is_idle, needs) in idle.items():
         if name in given and is_idle:
-            raise InputError(f"--{name} would have no effect here: it works with {needs}; leave it out or add that")
+            raise InputError(
+                f"--{name} would have no effect here: it works with {needs}; leave it out or add that"
+            )
     if "warmup_epochs" in given and "num_warmup_steps" in o.scheduler_kwargs:
-        raise InputError("--warmup_epochs and --scheduler_kwargs num_warmup_steps both set the warm-up; give one")
+        raise InputError(
+            "--warmup_epochs and --scheduler_kwargs num_warmup_steps both set the warm-up; give one"
+        )
 
 
 def refuse_unfit(config: RunConfig, method: type[Method]) -> None:

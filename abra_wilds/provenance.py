@@ -7,7 +7,17 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("abra-wilds", "torch", "torchvision", "wilds", "numpy", "pandas", "scikit-learn", "scipy", "torch-scatter")
+PACKAGES = (
+    "abra-wilds",
+    "torch",
+    "torchvision",
+    "wilds",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "torch-scatter",
+)
 
 
 def versions() -> dict[str, str]:

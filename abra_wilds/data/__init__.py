@@ -1,0 +1,1 @@
+"""From files to batches: WILDS data sets, samplers, loaders, augmentation, mixing, simulation."""

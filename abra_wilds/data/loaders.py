@@ -174,10 +174,11 @@ def make_train_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Loader:
-    """The training loader of a name.
+    """The training loader of a name; long for its list of arguments alone.
 
     Args:
-        subset, grouper: the training split and its bio-batches.
+        subset: the training split.
+        grouper: defines the bio-batches.
         train_loader: "plate" (each image once, each batch one bio-batch), or WILDS' "group" and "standard".
         batch_size: rows of a batch; for "plate" the largest number.
         n_groups_per_batch: bio-batches of a batch ("group").
@@ -185,7 +186,8 @@ def make_train_loader(
         distinct_groups: whether the bio-batches of a batch must differ ("group").
         remainder: "even" or "drop" ("plate").
         seed: of the order; the epoch is added by `set_epoch`.
-        num_workers, pin_memory: as in `Loader`.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
 
     Raises:
         InputError: for an unknown loader or batches that cannot be made.

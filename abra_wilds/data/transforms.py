@@ -22,8 +22,8 @@ def augment(
 ) -> Tensor:
     """Augment, resize and standardise a batch of images.
 
-    The draws are made on the generator's device and read on the host, which groups the images by what happens
-    to them. With a CPU generator nothing waits for the GPU, and both devices augment alike.
+    The draws are read on the host. With a CPU generator nothing waits for the GPU, and both devices augment
+    alike.
 
     Args:
         x: (N, C, H, W) uint8.
@@ -45,9 +45,7 @@ def augment(
         return standardise(resize(x, size))
     N, _, H, W = x.shape
     if H != W:
-        raise InputError(
-            f"transform {name!r} turns images and needs square ones, not {H}x{W}; crop them first"
-        )
+        raise InputError(f"transform {name!r} needs square images, not {H}x{W}; crop them")
     if generator is None:
         raise TypeError(f"transform {name!r} is random and needs a generator")
     if name == "rxrx1":

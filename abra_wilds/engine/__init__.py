@@ -1,0 +1,1 @@
+"""Training: one linear loop, one step, schedules, checkpoints and logs."""

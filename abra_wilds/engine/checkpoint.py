@@ -79,7 +79,9 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
     state = read_checkpoint(path)
     needed = {"algorithm", "epoch", "best_val_metric"} | ({"optimizer"} if optimizer is not None else set())
     if not needed <= set(state):
-        raise InputError(f"{path} lacks {', '.join(sorted(needed - set(state)))}; give a checkpoint of this command")
+        raise InputError(
+            f"{path} lacks {', '.join(sorted(needed - set(state)))}; give a checkpoint of this command"
+        )
     try:
         method.load_state_dict(state["algorithm"])
         if optimizer is not None:
@@ -87,7 +89,9 @@ def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer
     except (RuntimeError, ValueError) as fault:
         raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
     best = state["best_val_metric"]
-    return Progress(int(state["epoch"]), best, int(state.get("best_epoch", -1)), float(state.get("seconds", 0.0)))
+    return Progress(
+        int(state["epoch"]), best, int(state.get("best_epoch", -1)), float(state.get("seconds", 0.0))
+    )
 
 
 def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:
@@ -98,10 +102,16 @@ def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:
     """
     state = read_checkpoint(path)
     weights: Mapping[str, torch.Tensor] = state.get("algorithm", state)
-    wanted = [k for k in method.state_dict() if k.startswith("net.") or (k.startswith("head.") and not featurizer_only)]
+    wanted = [
+        k
+        for k in method.state_dict()
+        if k.startswith("net.") or (k.startswith("head.") and not featurizer_only)
+    ]
     missing = [k for k in wanted if k not in weights]
     if missing:
-        raise InputError(f"{path} lacks {len(missing)} weights of this model, the first is {missing[0]}; use its --model")
+        raise InputError(
+            f"{path} lacks {len(missing)} weights of this model, the first is {missing[0]}; use its --model"
+        )
     try:
         method.load_state_dict({k: weights[k] for k in wanted}, strict=False)
     except RuntimeError as fault:

@@ -31,7 +31,9 @@ def dry_run(config: RunConfig) -> str:
     steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
     with torch.device("meta"):
         method = build_method(config, setup.info, load=False)
-    weights = 4 * sum(p.numel() for p in method.parameters()) + sum(b.numel() * b.element_size() for b in method.buffers())
+    weights = 4 * sum(p.numel() for p in method.parameters()) + sum(
+        b.numel() * b.element_size() for b in method.buffers()
+    )
     moments = weights * MOMENTS[config.optim.optimizer]
     activations = activation_bytes(method, setup.info, config.data.batch_size, *image_size(config, setup))
     values = config.values()
@@ -63,12 +65,16 @@ def disk_lines(config: RunConfig, setup: Setup, weights: int, moments: int) -> l
     extra = 0 if t.save_step is None else config.optim.n_epochs // t.save_step
     models = t.save_best * weights + t.save_last * (weights + moments) + extra * weights
     labels = t.save_best + t.save_last + extra
-    predictions = 5 * labels * sum(len(s) for name, s in setup.subsets.items() if name != "train") * t.save_pred
+    predictions = (
+        5 * labels * sum(len(s) for name, s in setup.subsets.items() if name != "train") * t.save_pred
+    )
     folder = Path(t.log_dir).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    return [f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB are free"]
+    return [
+        f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB are free"
+    ]
 
 
 def image_size(config: RunConfig, setup: Setup) -> tuple[int, int]:
@@ -94,7 +100,10 @@ def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int) -> 
 
     def count(t: Tensor) -> Tensor:
         if id(t) not in parameters:
-            kept[id(t)] = (t.numel() * t.element_size(), t)  # the tensor itself keeps its id from being used again
+            kept[id(t)] = (
+                t.numel() * t.element_size(),
+                t,
+            )  # the tensor itself keeps its id from being used again
         return t
 
     method.train()
@@ -111,4 +120,3 @@ def meta_batch(info: DataInfo, n: int, H: int, W: int) -> Batch:
     ids = torch.zeros(n, dtype=torch.int64, device="meta")
     x = torch.empty(n, info.in_channels, H, W, device="meta")
     return Batch(x, Target(ids), ids, ids[:, None], ids, (ids,))
-

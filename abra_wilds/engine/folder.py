@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / f"{self.dataset}_seed:{self.seed}_epoch:{epoch}_model.pth"
 
 
+def folder_of(config: RunConfig) -> RunFolder:
+    """The names of a run's files; nothing is touched."""
+    return RunFolder(Path(config.train.log_dir), config.data.dataset, config.train.seed)
+
+
 def open_folder(config: RunConfig) -> RunFolder:
     """The run's folder, made, found writable, and free for this run.
 
@@ -60,7 +65,9 @@ def open_folder(config: RunConfig) -> RunFolder:
         with tempfile.NamedTemporaryFile(dir=path):
             pass
     except OSError as fault:
-        raise InputError(f"--log_dir {path} cannot be written ({fault.strerror}); give another folder") from None
+        raise InputError(
+            f"--log_dir {path} cannot be written ({fault.strerror}); give another folder"
+        ) from None
     inside = sorted(entry.name for entry in path.iterdir())
     if inside and t.overwrite:
         _empty(path, inside)
@@ -68,7 +75,7 @@ def open_folder(config: RunConfig) -> RunFolder:
         raise InputError(
             f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give another folder"
         )
-    return RunFolder(path, config.data.dataset, t.seed)
+    return folder_of(config)
 
 
 def _empty(path: Path, inside: list[str]) -> None:
@@ -123,7 +130,9 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
     if not saved or saved.get("digest") == config.digest():
         return
     now, then = jsonable(config.values(local=False)), saved.get("values", {})
-    differing = [f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)]
+    differing = [
+        f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)
+    ]
     raise InputError(
         f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or give another --log_dir"
     )

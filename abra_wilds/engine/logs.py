@@ -93,7 +93,9 @@ class Meter:
         right = (logits.argmax(1) == target.y).to(losses.dtype)  # (N,)
         self._add({"loss_avg": losses.mean(), "acc_avg": right.mean()}, len(right))
         if self.by_group:
-            self.groups.index_add_(1, g, torch.stack([losses, right, torch.ones_like(right)]).to(self.groups.dtype))
+            self.groups.index_add_(
+                1, g, torch.stack([losses, right, torch.ones_like(right)]).to(self.groups.dtype)
+            )
 
     def _add(self, values: Mapping[str, Tensor], n: int) -> None:
         for name, value in values.items():

@@ -30,7 +30,9 @@ def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> t
     try:
         return OPTIMIZERS[config.optimizer](trained, **kwargs)
     except (TypeError, ValueError) as fault:
-        raise InputError(f"{config.optimizer} does not take --optimizer_kwargs {config.optimizer_kwargs}: {fault}") from None
+        raise InputError(
+            f"{config.optimizer} does not take --optimizer_kwargs {config.optimizer_kwargs}: {fault}"
+        ) from None
 
 
 def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> float:

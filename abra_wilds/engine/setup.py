@@ -63,7 +63,9 @@ def prepare(config: RunConfig) -> Setup:
     dataset = load_dataset(d.dataset, d.root_dir, d.version, d.split_scheme)
     grouper = make_grouper(dataset, d.groupby_fields)
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
-    subsets = {split: split_subset(dataset, split, d.frac, config.train.seed) for split in ("train", *evaluated)}
+    subsets = {
+        split: split_subset(dataset, split, d.frac, config.train.seed) for split in ("train", *evaluated)
+    }
     check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
     check_val_metric(config.eval.val_metric, subsets["val"])
     device = pick_device(config.train.device[0])
@@ -81,7 +83,9 @@ def prepare(config: RunConfig) -> Setup:
         **reading,
     )
     eval_loaders = {
-        split: make_eval_loader(subsets[split], grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading)
+        split: make_eval_loader(
+            subsets[split], grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
+        )
         for split in evaluated
     }
     if config.optim.gradient_accumulation_steps > len(train_loader):
@@ -90,7 +94,13 @@ def prepare(config: RunConfig) -> Setup:
             f"{len(train_loader)} batches of an epoch; lower it or --batch_size"
         )
     setup = Setup(
-        dataset, grouper, subsets, train_loader, eval_loaders, data_info(dataset, subsets["train"], grouper), device
+        dataset,
+        grouper,
+        subsets,
+        train_loader,
+        eval_loaders,
+        data_info(dataset, subsets["train"], grouper),
+        device,
     )
     check_warmup(config, setup)
     return setup
@@ -102,7 +112,11 @@ def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
     Raises:
         InputError: if one does not exist.
     """
-    asked = [s for s in known if s != "train"] if config.eval.evaluate_all_splits else list(config.eval.eval_splits)
+    asked = (
+        [s for s in known if s != "train"]
+        if config.eval.evaluate_all_splits
+        else list(config.eval.eval_splits)
+    )
     for split in asked:
         if split not in known or split == "train":
             allowed = ", ".join(s for s in known if s != "train")
@@ -146,14 +160,19 @@ def pick_device(name: str) -> torch.device:
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     if int(name) >= torch.cuda.device_count():
-        raise InputError(f"--device {name} does not exist; there are {torch.cuda.device_count()} CUDA devices, from 0")
+        raise InputError(
+            f"--device {name} does not exist; there are {torch.cuda.device_count()} CUDA devices, from 0"
+        )
     return torch.device("cuda", int(name))
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
     """Worker processes, no more than there are cores, and pinned memory where a GPU will copy from it."""
     workers = min(int(d.loader_kwargs.get("num_workers", 4)), os.cpu_count() or 1)
-    return {"num_workers": workers, "pin_memory": bool(d.loader_kwargs.get("pin_memory", True)) and device.type == "cuda"}
+    return {
+        "num_workers": workers,
+        "pin_memory": bool(d.loader_kwargs.get("pin_memory", True)) and device.type == "cuda",
+    }
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:

@@ -27,10 +27,10 @@ def step(
         take: whether this batch ends the step.
         max_norm: clip the gradient's norm to this.
     """
-    out = method(batch)
+    out: StepOutput = method(batch)
     if out.fresh_optimizer:
         optimizer.state.clear()
-    (share * out.loss).backward()
+    (share * out.loss).backward()  # type: ignore[no-untyped-call]
     if take:
         if max_norm is not None:
             clip_grad_norm_(method.parameters(), max_norm)

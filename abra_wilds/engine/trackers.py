@@ -25,7 +25,9 @@ class TensorBoard(Tracker):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise InputError("--tracker tensorboard needs the package tensorboard; pip install tensorboard") from None
+            raise InputError(
+                "--tracker tensorboard needs the package tensorboard; pip install tensorboard"
+            ) from None
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, split: str, values: Mapping[str, float], step: int) -> None:

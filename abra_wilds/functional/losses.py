@@ -62,7 +62,9 @@ def add_angular_margin(cosines: Tensor, margin: float) -> Tensor:
     return torch.where(cosines > math.cos(math.pi - margin), turned, line)
 
 
-def arcface_logits(features: Tensor, weight: Tensor, Y: Tensor, margin: float = 0.5, scale: float = 30.0) -> Tensor:
+def arcface_logits(
+    features: Tensor, weight: Tensor, Y: Tensor, margin: float = 0.5, scale: float = 30.0
+) -> Tensor:
     """ArcFace logits for a target distribution (Eq. 11; dense form of the RxRx1 competition code).
 
     s * (Y * psi(c) + (1 - Y) * c) with psi the margin of `add_angular_margin`; for one-hot Y this is Eq. 11.
@@ -101,7 +103,9 @@ def arcface_two_term(features: Tensor, weight: Tensor, target: Target, margin: f
     Arguments as for `arcface`.
     """
     O = len(weight)
-    parts = [(target.y, target.w)] if target.y_b is None else [(target.y, target.w), (target.y_b, 1 - target.w)]
+    parts = (
+        [(target.y, target.w)] if target.y_b is None else [(target.y, target.w), (target.y_b, 1 - target.w)]
+    )
     loss = features.new_zeros(len(features))
     for y, w in parts:
         logits = arcface_logits(features, weight, F.one_hot(y, O).to(features.dtype), margin, scale)
@@ -156,7 +160,7 @@ def coral(features: Tensor, groups: Sequence[Tensor]) -> Tensor:
         covariances.append(centred.T @ centred / (len(f) - 1))
 
     def spread(values: list[Tensor]) -> Tensor:
-        centre = sum(values[1:], values[0]) / len(values)
-        return sum(((v - centre) ** 2).mean() for v in values) * (2 / (len(values) - 1))
+        centre = torch.stack(values).mean(0)
+        return torch.stack([((v - centre) ** 2).mean() for v in values]).sum() * (2 / (len(values) - 1))
 
     return spread(means) + spread(covariances)

@@ -69,7 +69,9 @@ def pooled_stats(mean: Tensor, var: Tensor, eps: float = 1e-6) -> tuple[Tensor, 
     return mu, (var.mean(0) + between + eps).sqrt()
 
 
-def grouped_stats(mean: Tensor, var: Tensor, groups: Sequence[Tensor], eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+def grouped_stats(
+    mean: Tensor, var: Tensor, groups: Sequence[Tensor], eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
     """Eq. 1 for each of several bio-batches in one batch.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,24 @@ class Point:
         return Point(self.x.detach(), self.mu.detach(), self.sigma.detach())
 
 
+class Perturbations(nn.ModuleDict):
+    """The perturbation of each insertion point by name."""
+
+    def __getitem__(self, key: str) -> StatPerturbation:
+        return cast(StatPerturbation, super().__getitem__(key))
+
+
 class ABRA(Method):
     """Learn on features and on their worst plausible bio-batch shift."""
 
     name = "ABRA"
-    plan = BatchPlan("plate", groupby_fields=("experiment", "plate"), uniform_over_groups=True, mix="cutmix", min_group_rows=2)
+    plan = BatchPlan(
+        "plate",
+        groupby_fields=("experiment", "plate"),
+        uniform_over_groups=True,
+        mix="cutmix",
+        min_group_rows=2,
+    )
     preset: ClassVar[str] = "paper"
     Config = ABRAConfig
     cfg: ABRAConfig
@@ -62,9 +75,14 @@ class ABRA(Method):
         refuse_batch_norm(self.neck)
         own = cfg.weights[1] > 0 and not cfg.share_arc_weight
         bound = D**-0.5
-        self.arc_weight = nn.Parameter(torch.empty(info.n_classes, D).uniform_(-bound, bound)) if own else None
-        self.perturb = nn.ModuleDict(
-            {p: StatPerturbation(net.channels[p], cfg.k_init, cfg.k_init_relative, cfg.k_bound) for p in self.at}
+        self.arc_weight = (
+            nn.Parameter(torch.empty(info.n_classes, D).uniform_(-bound, bound)) if own else None
+        )
+        self.perturb = Perturbations(
+            {
+                p: StatPerturbation(net.channels[p], cfg.k_init, cfg.k_init_relative, cfg.k_bound)
+                for p in self.at
+            }
         )
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -160,13 +178,15 @@ class ABRA(Method):
 
     def shifted(self, start: Point, noise: list[Pair], batch: Batch, K: list[Pair] | None = None) -> Tensor:
         """Pooled features (N, D) after shifting at every insertion point; later points see what earlier ones did."""
-        point = start
+        point, x = start, start.x
         for i, name in enumerate(self.at):
             if i > 0:
                 point = self.arrive(name, self.net(x, after=self.at[i - 1], upto=name), batch)
             with full_precision(point.x.device.type):
                 perturb = self.perturb[name]
-                x = perturb(point.x, point.mu, point.sigma, noise[i], K[i] if K else None, self.cfg.clamp_sigma)
+                x = perturb(
+                    point.x, point.mu, point.sigma, noise[i], K[i] if K else None, self.cfg.clamp_sigma
+                )
         return self.leave(self.at[-1], x)
 
     def draw(self, points: list[Point], batch: Batch) -> list[Pair]:
@@ -184,8 +204,10 @@ class ABRA(Method):
         return [(noise(point.mu), noise(point.mu)) for point in points]
 
     def explore(self, start: Point, noise: list[Pair], batch: Batch) -> dict[str, Tensor]:
-        """Phase 1: K <- K + alpha dL_adv/dK (Eqs. 10, 12) on detached features; returns L_adv before and after, where it
-        will be read."""
+        """Phase 1: K <- K + alpha dL_adv/dK (Eqs. 10, 12) on constants; returns L_adv before and after.
+
+        The two values are computed on steps whose logs will be read.
+        """
         start, logs = start.detach(), {}
         log = self.context is None or self.context.log
         # The literal algorithm lets its own forward move the running statistics; the shared one must not.
@@ -210,7 +232,9 @@ class ABRA(Method):
         if self.cfg.alpha is not None:
             return self.cfg.alpha * self.cfg.alpha_scale
         if self.context is None:
-            raise RuntimeError("ABRA steps K by theta's learning rate: set method.context, or ABRAConfig(alpha=...)")
+            raise RuntimeError(
+                "ABRA steps K by theta's learning rate: set method.context, or ABRAConfig(alpha=...)"
+            )
         return self.context.lr * self.cfg.alpha_scale
 
     def summary(self, points: list[Point], noise: list[Pair]) -> dict[str, Tensor]:
@@ -238,4 +262,6 @@ def refuse_batch_norm(neck: nn.Module) -> None:
         ValueError: since a shift that a whole batch shares is cancelled by the batch norm behind it.
     """
     if any(isinstance(m, BATCH_NORMS) for m in neck.modules()):
-        raise ValueError("a batch norm between ABRA's insertion point and the heads cancels the shift; use layernorm")
+        raise ValueError(
+            "a batch norm between ABRA's insertion point and the heads cancels the shift; use layernorm"
+        )

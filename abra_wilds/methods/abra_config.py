@@ -17,25 +17,41 @@ TERMS = ("ce", "arc", "js")
 class ABRAConfig:
     """Eqs. 7-14 and Algorithm 1."""
 
-    at: tuple[str, ...] = method_option(("res4",), "insertion points of the perturbation (U24)", choices=STAGES[1:])
-    terms: tuple[str, ...] = method_option(TERMS, "terms of the loss; with one of ce and arc alone it weighs 1", choices=TERMS)
+    at: tuple[str, ...] = method_option(
+        ("res4",), "insertion points of the perturbation (U24)", choices=STAGES[1:]
+    )
+    terms: tuple[str, ...] = method_option(
+        TERMS, "terms of the loss; with one of ce and arc alone it weighs 1", choices=TERMS
+    )
     lam: float = method_option(0.8, "lambda: weight of L_CE against L_arc, in [0, 1] (Eq. 10; U1)")
     scale: float = method_option(30.0, "ArcFace scale s (Eq. 11; U2)")
     margin: float = method_option(0.5, "ArcFace margin m in radians (Eq. 11; U2)")
     halve_arc: bool = method_option(False, "halve L_arc, as the RxRx1 competition code does (U3)")
-    share_arc_weight: bool = method_option(False, "ArcFace uses the classifier's weight matrix instead of its own (U4)")
+    share_arc_weight: bool = method_option(
+        False, "ArcFace uses the classifier's weight matrix instead of its own (U4)"
+    )
     neck: str = method_option("none", "between pooling and heads (U6)", choices=("none", "layernorm"))
     k_init: float = method_option(0.1, "first value of both K (U7)")
     k_init_relative: bool = method_option(True, "k_init is in units of the first batch's sigma (U7)")
-    alpha: float | None = method_option(None, "ascent step of K; unset: theta's current learning rate (U8)", kind=float)
+    alpha: float | None = method_option(
+        None, "ascent step of K; unset: theta's current learning rate (U8)", kind=float
+    )
     alpha_scale: float = method_option(1.0, "factor on the ascent step (U8)")
     ascent_steps: int = method_option(1, "ascent steps per batch (U9)")
     k_bound: float = method_option(0.5, "bound on |K| / sigma; inf is the paper's text (U10)")
-    reuse_noise: bool = method_option(False, "phase 2 repeats phase 1's noise instead of drawing afresh (U11)")
-    noise_shape: str = method_option("batch", "one draw per bio-batch, or per image (U12)", choices=("batch", "image"))
+    reuse_noise: bool = method_option(
+        False, "phase 2 repeats phase 1's noise instead of drawing afresh (U11)"
+    )
+    noise_shape: str = method_option(
+        "batch", "one draw per bio-batch, or per image (U12)", choices=("batch", "image")
+    )
     prob: float = method_option(1.0, "probability that a batch is perturbed (U13)")
-    two_forward: bool = method_option(False, "run the backbone again for phase 1, as Algorithm 1 is written (U14)")
-    reduce: str = method_option("mean", "over clean and shifted features in Eq. 13 (U16)", choices=("mean", "sum"))
+    two_forward: bool = method_option(
+        False, "run the backbone again for phase 1, as Algorithm 1 is written (U14)"
+    )
+    reduce: str = method_option(
+        "mean", "over clean and shifted features in Eq. 13 (U16)", choices=("mean", "sum")
+    )
     js_weight: float = method_option(1.0, "weight of R_JS (Eq. 13; U17)")
     js_detach_clean: bool = method_option(False, "R_JS moves only the shifted side (U18)")
     detach_stats: bool = method_option(False, "no gradient through mu and sigma in phase 2 (U20)")
@@ -43,15 +59,24 @@ class ABRAConfig:
     clamp_sigma: bool = method_option(False, "keep sigma + Delta_sigma at 0 or above (U22)")
     soft_arc: str = method_option("dense", "ArcFace on CutMix labels (U27)", choices=("dense", "two_term"))
     stats_over: str = method_option(
-        "group", "statistics and noise per bio-batch, or over the mixed batch (U39, U40)", choices=("group", "batch")
+        "group",
+        "statistics and noise per bio-batch, or over the mixed batch (U39, U40)",
+        choices=("group", "batch"),
     )
-    pooled_path: bool = method_option(True, "at res4 shift pooled features instead of the map; equal, and cheaper")
+    pooled_path: bool = method_option(
+        True, "at res4 shift pooled features instead of the map; equal, and cheaper"
+    )
 
     def __post_init__(self) -> None:
         cancels = "none or layernorm: a batch norm between insertion point and heads cancels the shift"
         require(self.neck in ("none", "layernorm"), "abra_neck", cancels, self.neck)
         check_choices(self, "abra_")
-        require(0 < len(self.at) == len(set(self.at)), "abra_at", "distinct insertion points, at least one", self.at)
+        require(
+            0 < len(self.at) == len(set(self.at)),
+            "abra_at",
+            "distinct insertion points, at least one",
+            self.at,
+        )
         need = "ce, arc or both, and js if wanted: js alone gives neither phase a label to learn from"
         require(bool({"ce", "arc"} & set(self.terms)), "abra_terms", need, " ".join(self.terms))
         require(0 <= self.lam <= 1, "abra_lam", "a weight in [0, 1]", self.lam)
@@ -60,7 +85,12 @@ class ABRAConfig:
         require(self.k_init >= 0, "abra_k_init", "0 or more", self.k_init)
         require(self.alpha is None or self.alpha >= 0, "abra_alpha", "0 or more", self.alpha)
         require(self.alpha_scale >= 0, "abra_alpha_scale", "0 or more", self.alpha_scale)
-        require(self.ascent_steps >= 1, "abra_ascent_steps", "1 or more (for no ascent: --abra_alpha 0)", self.ascent_steps)
+        require(
+            self.ascent_steps >= 1,
+            "abra_ascent_steps",
+            "1 or more (for no ascent: --abra_alpha 0)",
+            self.ascent_steps,
+        )
         require(self.k_bound > 0, "abra_k_bound", "positive, or inf", self.k_bound)
         require(0 <= self.prob <= 1, "abra_prob", "a probability", self.prob)
         require(self.js_weight >= 0, "abra_js_weight", "0 or more", self.js_weight)

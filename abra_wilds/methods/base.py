@@ -54,7 +54,8 @@ class Method(nn.Module):
     def classify(self, f: Tensor) -> Tensor:
         """Class logits, (N, O), of pooled features (N, D), in full precision."""
         with full_precision(f.device.type):
-            return self.head(f)
+            logits: Tensor = self.head(f)
+            return logits
 
     def predict(self, x: Tensor) -> Tensor:
         """Class logits, (N, O), of standardised images (N, C_in, H, W)."""

@@ -22,7 +22,9 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
 class GroupDROConfig:
     """Step size of the domain weights; the default is that of WILDS."""
 
-    step_size: float = method_option(0.01, "eta of the exponentiated gradient on the domain weights", name="group_dro_step_size")
+    step_size: float = method_option(
+        0.01, "eta of the exponentiated gradient on the domain weights", name="group_dro_step_size"
+    )
 
     def __post_init__(self) -> None:
         require(self.step_size >= 0, "group_dro_step_size", "0 or more", self.step_size)

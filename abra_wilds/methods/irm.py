@@ -24,11 +24,15 @@ class IRMConfig:
     """Weights of the penalty; defaults are those of WILDS for rxrx1."""
 
     lam: float = method_option(1.0, "weight of the IRM penalty after annealing", name="irm_lambda")
-    penalty_anneal_iters: int = method_option(500, "steps during which the IRM penalty weighs 1", name="irm_penalty_anneal_iters")
+    penalty_anneal_iters: int = method_option(
+        500, "steps during which the IRM penalty weighs 1", name="irm_penalty_anneal_iters"
+    )
 
     def __post_init__(self) -> None:
         require(self.lam >= 0, "irm_lambda", "0 or more", self.lam)
-        require(self.penalty_anneal_iters >= 0, "irm_penalty_anneal_iters", "0 or more", self.penalty_anneal_iters)
+        require(
+            self.penalty_anneal_iters >= 0, "irm_penalty_anneal_iters", "0 or more", self.penalty_anneal_iters
+        )
 
 
 class IRM(Method):

@@ -51,7 +51,9 @@ class StatPerturbation(nn.Module):
         """Copies of K_mu and K_sigma to differentiate by, (C,) each."""
         return self.K_mu.clone().requires_grad_(), self.K_sigma.clone().requires_grad_()
 
-    def shifts(self, noise: tuple[Tensor, Tensor], K: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    def shifts(
+        self, noise: tuple[Tensor, Tensor], K: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Delta_mu and Delta_sigma of Eq. 8: noise times K, in the noise's shape, (C,) or (N, C)."""
         K_mu, K_sigma = K or (self.K_mu, self.K_sigma)
         return noise[0] * K_mu, noise[1] * K_sigma

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 from urllib.error import URLError
@@ -55,9 +56,7 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
 def torchvision_models() -> ModuleType:
     """torchvision.models, also where torchvision needs help to be imported."""
     torchvision_importable()
-    from torchvision import models
-
-    return models
+    return import_module("torchvision.models")
 
 
 BACKBONES: dict[str, Callable[..., StagedNet]] = {"resnet18": resnet, "resnet50": resnet}

@@ -34,7 +34,9 @@ class StagedNet(nn.Module):
         """Channels of the last stage."""
         return self.channels[STAGES[-1]]
 
-    def forward(self, x: Tensor, taps: Taps = NO_TAPS, after: str | None = None, upto: str = STAGES[-1]) -> Tensor:
+    def forward(
+        self, x: Tensor, taps: Taps = NO_TAPS, after: str | None = None, upto: str = STAGES[-1]
+    ) -> Tensor:
         """Run the stages behind `after` (all, if None) up to and with `upto`, passing outputs through their taps.
 
         Args:

@@ -24,7 +24,7 @@ from abra_wilds.data.simulate.traits import N_STAINS, batch_effect, phenotype, t
 from abra_wilds.types import InputError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "rxrx1" / "images" / "HEPG2-08" / "Plate1"
-CONTROL = Well("HEPG2", 0, 1, 0, "negative_control", 31)
+CONTROL = Well("HEPG2", 0, 1, 0, "negative_control", 19)
 
 
 def small(**overrides: Any) -> SimulationConfig:
@@ -97,9 +97,9 @@ def test_full_in_the_research_layout_knows_33_train_and_18_test_experiments() ->
     assert dict(named) == {"train": 33, "test": 18} and len(table) == 125_510
 
 
-def test_mini_has_equal_plates_of_32_wells_with_all_lines_and_splits() -> None:
+def test_mini_has_equal_plates_of_48_wells_with_all_lines_and_splits() -> None:
     table = metadata_table(preset("mini"))
-    assert set(table[table["site"] == 1].groupby(["experiment", "plate"]).size()) == {32}
+    assert set(table[table["site"] == 1].groupby(["experiment", "plate"]).size()) == {48}
     assert set(map(tuple, table[["cell_type", "dataset"]].drop_duplicates().to_numpy())) == {
         (line, split) for line in ("HEPG2", "HUVEC", "RPE", "U2OS") for split in ("train", "val", "test")
     }
@@ -197,7 +197,7 @@ def test_classes_differ_by_more_than_their_cells() -> None:
 
 
 def test_the_negative_control_has_no_phenotype_and_lines_react_differently() -> None:
-    assert not phenotype(0, 31, "RPE", kind="negative_control").any()
+    assert not phenotype(0, 19, "RPE", kind="negative_control").any()
     one, other = (phenotype(0, 3, line, kind="treatment") for line in ("RPE", "U2OS"))
     assert not np.array_equal(one, other) and np.corrcoef(one, other)[0, 1] > 0.6
     assert traits_of("HUVEC").elongation > traits_of("HEPG2").elongation
@@ -394,6 +394,16 @@ def test_too_little_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(
         InputError, match=r"the pictures need about 0\.0 GB and .* has 0\.0 GB free; free some space"
     ):
+        simulate(tmp_path, small())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_wells", fill)
+    with pytest.raises(InputError, match=r"writing .* failed \(No space left on device\); free some disk or choose"):
         simulate(tmp_path, small())
     assert not list(tmp_path.iterdir())
 

@@ -143,6 +143,24 @@ def test_shared_forward_leaves_the_running_statistics_that_clean_images_alone_gi
     assert worst(dict(method.net.named_buffers()), dict(erm.net.named_buffers())) < 1e-14
 
 
+@pytest.mark.parametrize("literal", [False, True])
+def test_phase_1_works_on_constants_and_phase_2_on_what_depends_on_theta(literal):
+    method, phases = make_method("ABRA", ABRAConfig(two_forward=literal)), []
+    original = method.shifted
+
+    def shifted(start, *args, **kwargs):
+        phases.append((start.x.requires_grad, start.sigma.requires_grad))
+        return original(start, *args, **kwargs)
+
+    method.shifted = shifted
+    method(make_batch())
+    assert phases == [
+        (False, False),
+        (False, False),
+        (True, True),
+    ]  # ascent, its diagnosis, and the robust loss
+
+
 def test_statistics_and_noise_of_several_bio_batches_equal_running_each_alone():
     batch, method = make_batch(THREE), make_method("ABRA")
     method.net.eval()  # batch norm would tie the bio-batches together
@@ -181,13 +199,11 @@ def test_diagnostics_are_left_out_when_nobody_reads_them():
 
 
 def test_summary_counts_the_channels_whose_deviation_changes_sign():
-    method, batch = (
-        make_method("ABRA", ABRAConfig(alpha=0.0, k_init=1.0, k_bound=2.0, reuse_noise=True)),
-        make_batch(),
-    )
-    drawn = record_draws(method)
-    logs = method(batch).logs
-    assert logs["flipped"].item() == pytest.approx((drawn[0][0][1] < -1).double().mean().item())
+    method = make_method("ABRA", ABRAConfig(alpha=0.0, k_init=1.0, k_bound=2.0))
+    up, down = torch.full((6,), 3.0, dtype=torch.float64), torch.tensor([-1.1, -0.9, -5, 1, 0, 1.1]).double()
+    record_draws(method, [[(-up, up)], [(-up, down)]])
+    logs = method(make_batch()).logs
+    assert logs["flipped"].item() == pytest.approx(2 / 6)
     assert logs["K_rel_mean"].item() == pytest.approx(1.0)
     assert logs["K_at_bound"].item() == 0.0
 

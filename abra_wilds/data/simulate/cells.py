@@ -26,7 +26,6 @@ Ints = NDArray[np.intp]
 _REACH = 1.2  # no outline reaches further than this many semi-axes
 
 
-
 class Pixels(NamedTuple):
     """The (M,) pixels that belong to cells, with what every stain needs to know of them.
 
@@ -115,10 +114,11 @@ def _pixels(traits: Traits, colony: Colony, size: int, warp: F32) -> Pixels:
     behind = rho - nearest[where]
     keep = np.flatnonzero(behind < 0.3)
     where, cell, rho, dx, dy, behind = (column[keep] for column in (where, cell, rho, dx, dy, behind))
-    sx, sy, na, nb = np.hstack([colony.shift, colony.nucleus]).astype(np.float32)[cell].T  # each (M,)
     turn, lean = colony.angle, colony.angle + colony.tilt
-    across = dy * _of(np.cos(turn), cell) - dx * _of(np.sin(turn), cell)
-    cos, sin = _of(np.cos(lean), cell), _of(np.sin(lean), cell)
+    angles = np.cos(turn), np.sin(turn), np.cos(lean), np.sin(lean)
+    per_cell = np.stack([*colony.shift.T, *colony.nucleus.T, *angles]).astype(np.float32)  # (8, n)
+    sx, sy, na, nb, along_x, along_y, cos, sin = per_cell.take(cell, axis=1)  # each (M,)
+    across = dy * along_x - dx * along_y
     # Nuclei are stiff: they follow a displacement of their own, not that of the body.
     bend = warp[:, where] * np.float32(0.6 * traits.nucleus_ragged - traits.ragged)
     ex, ey = dx - sx + bend[0], dy - sy + bend[1]
@@ -127,11 +127,6 @@ def _pixels(traits: Traits, colony: Colony, size: int, warp: F32) -> Pixels:
     rim = np.clip((1.0 - rho) * 3.5, 0.0, 1.0)
     body = np.maximum(rim, edge) * np.exp(-behind * 10.0)
     return Pixels(where, cell, body, rho, edge, nu, across)
-
-
-def _of(values: F64, cell: Ints) -> F32:
-    """Spread (n,) values over the pixels of their cells, (M,)."""
-    return values.astype(np.float32)[cell]
 
 
 def _patch(colony: Colony, group: Ints, size: int, warp: F32) -> tuple[Ints, Ints, F32, F32, F32]:
@@ -166,29 +161,29 @@ def _patch(colony: Colony, group: Ints, size: int, warp: F32) -> tuple[Ints, Int
     g, row = line // len(span), rows.ravel()[line]
     where = (row * size + cols[g, j]).astype(np.intp)
     dx, dy = across[g, j] + warp[0, where], down.ravel()[line] + warp[1, where]
-    axes: F32 = np.stack([cos / a, sin / a, cos / b, sin / b]).astype(np.float32)[:, g]  # (4, M')
-    rho = _radius(dx, dy, axes, colony.wobble.astype(np.float32)[group[g]])
+    shape = np.stack([cos / a, sin / a, cos / b, sin / b, *colony.wobble[group].T]).astype(np.float32)  # (8, g)
+    rho = _radius(dx, dy, shape.take(g, axis=1))
     keep = np.flatnonzero(rho < 1.0)
     return where[keep], group[g[keep]], rho[keep], dx[keep], dy[keep]
 
 
-def _radius(dx: F32, dy: F32, axes: F32, wobble: F32) -> F32:
+def _radius(dx: F32, dy: F32, shape: F32) -> F32:
     """The distance from the centre in units of the outline in that direction.
 
     Args:
         dx: (M,) offset from the centre, to the right.
         dy: (M,) the same, downwards.
-        axes: (4, M) cosine and sine of the cell's direction over its long, then over its short semi-axis.
-        wobble: (M, 4) weights of the harmonics.
+        shape: (8, M) cosine and sine of the cell's direction over its long, then over its short semi-axis;
+            then the weights of the outline's harmonics.
 
     Returns:
         (M,), 1 at the outline.
     """
-    u, v = dx * axes[0] + dy * axes[1], dy * axes[2] - dx * axes[3]
+    ax, ay, bx, by, *w = shape
+    u, v = dx * ax + dy * ay, dy * bx - dx * by
     r = np.sqrt(u * u + v * v) + np.float32(1e-6)
     c, s = u / r, v / r
     c2, s2 = c * c, s * s
-    w = wobble.T
     wave = w[0] * c * (4 * c2 - 3) + w[1] * s * (3 - 4 * s2)
     wave += w[2] * c * (16 * c2 * c2 - 20 * c2 + 5) + w[3] * s * (16 * s2 * s2 - 20 * s2 + 5)
     rho: F32 = r / np.clip(1.0 + wave, 0.6, _REACH)

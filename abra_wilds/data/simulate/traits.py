@@ -201,7 +201,7 @@ def traits_of(line: str, *log_factors: Floats) -> Traits:
     """The traits of a well: its line's, times every factor given in log units, each (T,).
 
     >>> traits_of("U2OS").cells
-    90.0
+    80.0
     """
     total = np.sum(log_factors, axis=0) if log_factors else 0.0
     return Traits(*(float(v) for v in _BASE[line] * np.exp(total)))

@@ -59,7 +59,7 @@ def simulate(
         root/rxrx1_v1.0 or root/rxrx1.
 
     Raises:
-        InputError: workers < 1, a target in the way, a root that cannot be written, or too little disk.
+        InputError: workers < 1, a target in the way, a root that cannot be written, or a full disk.
     """
     root = Path(root)
     if workers < 1:
@@ -73,6 +73,8 @@ def simulate(
         _write_pictures(partial / "images", config, workers, progress)
         _write_tables(partial, table, config)
         _put_in_place(partial, target)
+    except OSError as error:
+        refuse(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
     return target

@@ -1,0 +1,152 @@
+"""What is done with a split's predictions: scored, written, recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from abra_wilds.config import RunConfig
+from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.folder import RunFolder, open_folder
+from abra_wilds.engine.logs import CsvLog, Meter, TextLog
+from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
+from abra_wilds.files import sha256
+from abra_wilds.methods.base import Method
+from abra_wilds.provenance import commit, versions
+from abra_wilds.records import RESULTS, Record, append_records, results_table
+from abra_wilds.types import Batch
+
+Results = Mapping[str, float]
+
+
+def csv_logs(setup: Setup, folder: RunFolder) -> dict[str, CsvLog]:
+    """The two csv files of every split, as "train_eval", "train_algo" and so on."""
+    names = [f"{split}_{kind}" for split in setup.subsets for kind in ("eval", "algo")]
+    return {name: CsvLog(folder.path / f"{name}.csv") for name in names}
+
+
+def evaluate_saved(config: RunConfig) -> list[Record]:
+    """Evaluate the best, or with `eval_epoch` another, saved model of `log_dir` and write its predictions.
+
+    Raises:
+        InputError: if there is no such model, or it does not fit.
+    """
+    e = config.eval
+    setup = prepare(config)
+    method = build_method(config, setup.info, load=False).to(setup.device)
+    folder = open_folder(config)
+    label = "best" if e.eval_epoch is None else str(e.eval_epoch)
+    saved = load_checkpoint(folder.model(label), method)
+    log = TextLog(folder.path / "log.txt")
+    log.write(f"Evaluating {folder.model(label).name}, saved after epoch {saved.epoch}")
+    csvs = csv_logs(setup, folder)
+    predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch)
+    if config.train.save_pred:
+        for split, y_pred in predictions.items():
+            save_predictions(folder.predictions(split, label), y_pred)
+    return conclude(config, setup, folder, log, saved, [(label, saved.epoch)])
+
+
+def evaluate_splits(
+    config: RunConfig, setup: Setup, method: Method, csvs: Mapping[str, CsvLog], epoch: int
+) -> tuple[dict[str, Tensor], dict[str, Results]]:
+    """Predict and evaluate every split, and write its rows of the two csv files."""
+    predictions: dict[str, Tensor] = {}
+    results: dict[str, Results] = {}
+    for split, loader in setup.eval_loaders.items():
+        meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
+
+        def watch(logits: Tensor, batch: Batch, meter: Meter = meter) -> None:
+            meter.add_predictions(logits, batch.target, batch.g)
+
+        y_pred = predict(method, loader, setup.device, config.data.size, watch)
+        predictions[split], results[split] = y_pred, evaluate(setup.subsets[split], y_pred)
+        averages = meter.read()
+        csvs[f"{split}_algo"].write(
+            {"epoch": epoch, "batch": len(loader), "objective": averages["loss_avg"], **averages}
+        )
+        csvs[f"{split}_eval"].write({"epoch": epoch, **results[split]})
+    return predictions, results
+
+
+def evaluate_rows(setup: Setup, y_pred: Tensor, rows: Tensor) -> dict[str, float]:
+    """WILDS' evaluation of an epoch's training predictions, made while the weights were moving."""
+    subset = setup.subsets["train"]
+    results, _ = subset.eval(y_pred, subset.y_array[rows], subset.metadata_array[rows])
+    return {name: float(value) for name, value in results.items()}
+
+
+def save_epoch(
+    config: RunConfig,
+    folder: RunFolder,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    done: Progress,
+    predictions: Mapping[str, Tensor],
+    is_best: bool,
+) -> None:
+    """Write an epoch's predictions and checkpoints; the last checkpoint comes last, since it says the epoch is done."""
+    t = config.train
+    labels: list[str | int] = ["best"] if is_best and t.save_best else []
+    labels += [done.epoch] if t.save_step is not None and (done.epoch + 1) % t.save_step == 0 else []
+    for label in labels:
+        save_checkpoint(folder.model(label), method, done)
+    for label in [*labels, *(["last"] if t.save_last else [])]:
+        for split, y_pred in predictions.items():
+            if t.save_pred:
+                save_predictions(folder.predictions(split, label), y_pred)
+    if t.save_last:
+        save_checkpoint(folder.model("last"), method, done, optimizer)
+
+
+def conclude(
+    config: RunConfig,
+    setup: Setup,
+    folder: RunFolder,
+    log: TextLog,
+    done: Progress,
+    checkpoints: Iterable[tuple[str, int]],
+) -> list[Record]:
+    """Read the predictions back, have WILDS score them, append the records and print the table of the first label."""
+    records = []
+    source, installed = commit(), versions()
+    for label, epoch in checkpoints:
+        for split in setup.eval_loaders:
+            path = folder.predictions(split, label)
+            if not path.exists():
+                continue
+            subset = setup.subsets[split]
+            results = evaluate(subset, read_predictions(path, len(subset)))
+            records.append(
+                Record(
+                    method=config.algorithm,
+                    dataset=config.data.dataset,
+                    simulated=is_simulated(setup.dataset),
+                    backbone=config.model.model,
+                    split=split,
+                    seed=config.train.seed,
+                    checkpoint=label,
+                    epoch=epoch,
+                    tta=None,
+                    bn_stats=config.eval.bn_stats,
+                    bio_batch=config.data.bio_batch,
+                    train_loader=config.data.train_loader,
+                    preset=config.preset,
+                    acc=results["acc_avg"],
+                    acc_by_cell=by_cell(results),
+                    n=len(subset),
+                    predictions=path.name,
+                    predictions_sha256=sha256(path),
+                    config_sha256=config.digest(),
+                    commit=source,
+                    versions=installed,
+                    wall_s=round(done.seconds, 3),
+                )
+            )
+    append_records(folder.path / RESULTS, records)
+    log.write("\n" + results_table(records))
+    return records

@@ -1,0 +1,48 @@
+"""A method from outside the package: V-REx (Krueger et al., ICML 2021), with its flag, by the same command.
+
+    python examples/add_a_method.py --algorithm VREx --vrex_beta 10 --root_dir demo --model resnet18 --pretrained false
+"""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from abra_wilds import METHODS
+from abra_wilds.cli import main
+from abra_wilds.functional.losses import cross_entropies
+from abra_wilds.methods.base import Method
+from abra_wilds.options import method_option, require
+from abra_wilds.types import Batch, BatchPlan, StepOutput
+
+
+@dataclass(frozen=True)
+class VRExConfig:
+    """Weight of the variance of risks."""
+
+    beta: float = method_option(1.0, "weight of the variance of the domains' risks")
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "vrex_beta", "0 or more", self.beta)
+
+
+class VREx(Method):
+    """Mean of the domains' risks plus beta times their variance."""
+
+    name = "VREx"
+    plan = BatchPlan("group", uniform_over_groups=True, loaders=("group",), min_groups=2)
+    Config = VRExConfig
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Mean risk plus the weighted unbiased variance over the batch's domains."""
+        logits = self.predict(batch.x)  # (N, O)
+        losses = cross_entropies(logits, batch.target)  # (N,)
+        risks = torch.stack([losses[rows].mean() for rows in batch.groups])  # (G,)
+        penalty = risks.var()
+        return StepOutput(risks.mean() + self.cfg.beta * penalty, logits, {"penalty": penalty.detach()})
+
+
+METHODS[VREx.name] = VREx
+
+if __name__ == "__main__":
+    sys.exit(main())

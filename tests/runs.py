@@ -1,0 +1,184 @@
+"""Tiny runs of the command: a quarter of the tiny data set, five small stages for a network.
+
+As a program it is `examples/run_expt.py` with that network, which can be told to wait at a step and be killed there.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from abra_wilds.nets import backbones
+from abra_wilds.nets.staged import STAGES, StagedNet
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SPLITS = ("val", "test", "id_test")
+WAIT = "ABRA_TEST_WAIT_AT_STEP"
+
+
+def small_root(sim_root: Path, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> Path:
+    """A root_dir with two lines and two plates an experiment, 64 images a split; `change` edits its metadata."""
+    data = folder / "rxrx1_v1.0"
+    data.mkdir(parents=True)
+    (data / "images").symlink_to(sim_root / "rxrx1_v1.0" / "images")
+    (data / "RELEASE_v1.0.txt").touch()
+    rows = pd.read_csv(sim_root / "rxrx1_v1.0" / "metadata.csv")
+    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)]
+    (rows if change is None else change(rows)).to_csv(data / "metadata.csv", index=False)
+    return folder
+
+
+def tiny_backbone(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
+    """Five stages of convolution, batch norm and ReLU."""
+    channels = dict(zip(STAGES, (8, 8, 8, 8, 12), strict=True))
+    stages, before = {}, in_channels
+    for stage, C in channels.items():
+        stages[stage] = nn.Sequential(nn.Conv2d(before, C, 3, 2, 1, bias=False), nn.BatchNorm2d(C), nn.ReLU())
+        before = C
+    return StagedNet(stages, channels)
+
+
+def use_tiny_backbone(patch: Any) -> None:
+    """Let --model resnet18 mean the tiny network, through a pytest MonkeyPatch."""
+    patch.setitem(backbones.BACKBONES, "resnet18", tiny_backbone)
+
+
+def settings(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any) -> dict[str, Any]:
+    """Flags of a run that takes a moment; a change to None leaves a flag out."""
+    wanted: dict[str, Any] = {
+        "dataset": "rxrx1",
+        "root_dir": str(root),
+        "log_dir": str(log_dir),
+        "model": "resnet18",
+        "pretrained": False,
+        "n_epochs": 2,
+        "batch_size": 8,
+        "warmup_epochs": 1,
+        "device": ["cpu"],
+        "loader_kwargs": {"num_workers": 0},
+    }
+    if algorithm in ("IRM", "deepCORAL"):
+        wanted["n_groups_per_batch"] = 4
+    return {name: value for name, value in {**wanted, **changes}.items() if value is not None}
+
+
+def command(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any) -> list[str]:
+    """`settings` as a command line."""
+    argv = ["--algorithm", algorithm]
+    for name, value in settings(root, log_dir, algorithm, **changes).items():
+        if isinstance(value, dict):
+            argv += [f"--{name}", *(f"{k}={v}" for k, v in value.items())]
+        else:
+            argv += [f"--{name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return argv
+
+
+def child(argv: list[str], wait_at: int | None = None) -> subprocess.Popen[str]:
+    """The tiny program as a process, with this process's number of threads, so that sums come out alike."""
+    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
+    if wait_at is not None:
+        env[WAIT] = str(wait_at)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.runs", *argv],
+        cwd=REPOSITORY,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 120) -> None:
+    """Run until the step has been taken, and kill -9."""
+    process = child(argv, wait_at=step)
+    try:
+        end = time.monotonic() + patience
+        while not (log_dir / ".reached").exists():
+            if process.poll() is not None or time.monotonic() > end:
+                raise AssertionError(f"the run ended with {process.poll()}: {process.communicate(timeout=5)}")
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -9
+    (log_dir / ".reached").unlink()
+
+
+def state(log_dir: Path, epoch: str = "last", seed: int = 0) -> dict[str, Any]:
+    """The content of a checkpoint."""
+    return torch.load(log_dir / f"rxrx1_seed:{seed}_epoch:{epoch}_model.pth", map_location="cpu", weights_only=True)
+
+
+def texts(log_dir: Path) -> dict[str, str]:
+    """Every csv of a run, predictions included."""
+    return {path.name: path.read_text() for path in sorted(log_dir.glob("*.csv"))}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a csv."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def differences(a: Any, b: Any, at: str = "") -> list[str]:
+    """Where two nests of mappings, sequences, tensors and numbers are not bit-identical."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if list(a) != list(b):
+            return [f"{at}: {list(a)} against {list(b)}"]
+        return [d for k in a for d in differences(a[k], b[k], f"{at}/{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return [f"{at}: {len(a)} against {len(b)} entries"]
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f"{at}/{i}")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [at]
+    return [] if type(a) is type(b) and (a == b or (a != a and b != b)) else [f"{at}: {a!r} against {b!r}"]
+
+
+def comparable(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without the time it took."""
+    return {k: v for k, v in checkpoint.items() if k != "seconds"}
+
+
+def write_png(path: Path, seed: int = 0, side: int = 32) -> None:
+    """A PNG of noise."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+def main() -> int:
+    """The command with the tiny network; it waits for the end behind the step that the environment names."""
+    from abra_wilds import cli
+    from abra_wilds.engine import fit as fit_module
+
+    backbones.BACKBONES["resnet18"] = tiny_backbone
+    wait_at, taken, step = int(os.environ.get(WAIT, -1)), [0], fit_module.step
+    log_dir = Path(sys.argv[sys.argv.index("--log_dir") + 1])
+
+    def waiting(*args: Any, **kwargs: Any) -> Any:
+        out = step(*args, **kwargs)
+        taken[0] += 1
+        if taken[0] == wait_at:
+            (log_dir / ".reached").touch()
+            time.sleep(600)
+        return out
+
+    fit_module.step = waiting
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
