@@ -248,7 +248,7 @@ def flag_of(f: Field[Any]) -> Flag:
 
 
 def flag_name(f: Field[Any], algorithm: str | None = None) -> str:
-    """The flag's name: as WILDS has it, else the field's, behind the algorithm's name where it belongs to one."""
+    """The flag's name: as WILDS has it, else the field's, which stands behind its method's name."""
     if flag_of(f).name:
         return str(flag_of(f).name)
     return f"{algorithm.lower()}_{f.name}" if algorithm and flag_of(f).of_method else f.name

@@ -1,4 +1,4 @@
-"""Predictions of a split in dataset order, WILDS' own evaluation of them, and batch-norm statistics to predict with."""
+"""Predictions in dataset order, WILDS' own evaluation of them, and batch-norm statistics to predict with."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def predict(
 
 
 def evaluate(subset: WILDSSubset, y_pred: Tensor) -> dict[str, float]:
-    """WILDS' evaluation of predictions (n,) in dataset order: acc_avg, acc_cell_type:NAME, acc_wg and counts."""
+    """WILDS' evaluation of predictions (n,): acc_avg, acc_cell_type:NAME, acc_wg and counts."""
     results, _ = subset.eval(y_pred, subset.y_array, subset.metadata_array)
     return {name: float(value) for name, value in results.items()}
 
@@ -65,8 +65,8 @@ def by_cell(results: Mapping[str, float]) -> dict[str, float]:
 def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: Iterable[Tensor]) -> None:
     """Replace running batch-norm statistics by their plain average over batches of training images.
 
-    An exponential average over one-plate batches keeps the last few plates' noise; the average over one pass does not.
-    Only batch norms run in training mode, and their momentum is put back.
+    An exponential average over one-plate batches keeps the last few plates' noise; the average over one pass
+    does not. Only batch norms run in training mode, and their momentum is put back.
 
     Args:
         method: whose batch norms are re-estimated; left in evaluation mode.

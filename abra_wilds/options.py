@@ -33,7 +33,7 @@ class Flag:
 
 
 def option(default: Any, help: str, kind: type | None = None, **flag: Any) -> Any:
-    """A field with this default whose metadata describes its flag; kind is the default's type unless given."""
+    """A field with this default and its flag; kind is the default's type unless given."""
     many = isinstance(default, tuple)
     if kind is None:
         kind = type(default[0]) if many and default else type(default)
@@ -69,7 +69,7 @@ def require_choice(flag: str, got: Any, choices: Sequence[Any] | Mapping[Any, An
 
 
 def check_choices(config: Any, prefix: str = "") -> None:
-    """`require_choice` for every field of a dataclass instance that lists its choices; prefix stands before names."""
+    """`require_choice` for every field that lists its choices; prefix stands before their names."""
     for f in fields(config):
         flag: Flag = f.metadata["flag"]
         got = getattr(config, f.name)

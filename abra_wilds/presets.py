@@ -1,6 +1,7 @@
 """The numbers of the paper and of WILDS, each with its source, and how a run's values are decided.
 
-A value comes from the first of: a flag, the config file, the preset, what the method itself asks for, the default.
+A value comes from the first of: a flag, the config file, the preset, what the method itself asks for, the
+default.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from abra_wilds.methods.base import Method
 from abra_wilds.options import default_of, require_choice
 from abra_wilds.types import InputError
 
-# ABRA paper, section 4.1: Adam, batch 128, 100 epochs, linear warm-up 1e-4 -> 1e-2 over 10 epochs, weight decay 1e-5,
-# flips, quarter turns, crop 256 -> 512, a replaced first convolution. Cosine after warm-up is ours (U30), and so are
-# the 8 bio-batches for methods that need several: the paper does not say.
+# ABRA paper, section 4.1: Adam, batch 128, 100 epochs, linear warm-up 1e-4 -> 1e-2 over 10 epochs, weight
+# decay 1e-5, flips, quarter turns, crop 256 -> 512, a replaced first convolution. Cosine after warm-up is
+# ours (U30), and so are the 8 bio-batches for methods that need several: the paper does not say.
 PAPER = {
     "batch_size": 128,
     "n_epochs": 100,
@@ -33,8 +34,8 @@ PAPER = {
     "new_stem": True,
 }
 
-# p-lambda/wilds 4726775, examples/configs/datasets.py, 'rxrx1'. Its 5,415 warm-up steps are 10 epochs at the batch of
-# 75 for which they were counted; stated in epochs they stay 10 at any batch.
+# p-lambda/wilds 4726775, examples/configs/datasets.py, 'rxrx1'. Its 5,415 warm-up steps are 10 epochs at the
+# batch of 75 for which they were counted; stated in epochs they stay 10 at any batch.
 WILDS = {
     "batch_size": 72,
     "n_epochs": 90,
@@ -53,7 +54,10 @@ PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "wilds": WILDS}
 
 
 def method_values(method: type[Method]) -> dict[str, Any]:
-    """What a method asks for by its plan; running statistics of one-plate batches are too noisy to predict with."""
+    """What a method asks for by its plan.
+
+    Running statistics of one-plate batches are too noisy to predict with.
+    """
     plan = method.plan
     return {
         "train_loader": plan.train_loader,
@@ -193,6 +197,7 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
     rows = d.batch_size // d.n_groups_per_batch
     if rows < plan.min_group_rows:
         raise InputError(
-            f"{method.name} needs at least {plan.min_group_rows} images of each bio-batch in a batch; --batch_size "
-            f"{d.batch_size} over --n_groups_per_batch {d.n_groups_per_batch} leaves {rows}; change one of them"
+            f"{method.name} needs at least {plan.min_group_rows} images of each bio-batch in a batch; "
+            f"--batch_size {d.batch_size} over --n_groups_per_batch {d.n_groups_per_batch} leaves {rows}; "
+            "change one of them"
         )

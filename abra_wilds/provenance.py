@@ -32,7 +32,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of this source tree, with "+changes" where tracked files differ from it; "unknown" outside git."""
+    """Commit of this source tree, with "+changes" where files differ from it, or "unknown"."""
     here = Path(__file__).resolve().parent
     try:
         head = _git(here, "rev-parse", "HEAD")

@@ -1,4 +1,4 @@
-"""Records of results: one JSON line each in results.jsonl, the only thing tables may read. Standard library only."""
+"""Records of results, one JSON line each in results.jsonl; tables read nothing else."""
 
 from __future__ import annotations
 

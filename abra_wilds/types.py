@@ -1,7 +1,7 @@
 """The vocabulary: what flows between loaders, methods and the engine, with every shape defined once.
 
-Letters used throughout: N images of a batch, C channels, h w of a feature map, H W of an image, D features, O classes,
-G bio-batches present in a batch.
+Letters used throughout: N images of a batch, C channels, h w of a feature map, H W of an image, D features, O
+classes, G bio-batches present in a batch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from torch.nn import functional as F
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is one sentence: what came, what is allowed, what to do."""
+    """Something the user gave cannot be used.
+
+    The message is one sentence: what came, what is allowed, what to do.
+    """
 
 
 class Diverged(RuntimeError):
@@ -61,8 +64,8 @@ class Batch:
         g: (N,) int64, the grouper's bio-batch id of each image.
         metadata: (N, F) int64, WILDS' metadata rows.
         rows: (N,) int64, positions in the split, so that predictions return in dataset order.
-        groups: one (n_i,) int64 index tensor for each bio-batch in the batch, in order of first appearance; made on
-            the host so that no method needs a synchronising torch.unique.
+        groups: one (n_i,) int64 index tensor for each bio-batch in the batch, in order of first appearance;
+            made on the host so that no method needs a synchronising torch.unique.
     """
 
     x: Tensor
@@ -113,7 +116,8 @@ class StepOutput:
         loss: () what the engine differentiates.
         logits: (N, O) clean logits, for training accuracy.
         logs: detached scalars, named as in the paper.
-        fresh_optimizer: the optimiser's moments must be forgotten before this step is taken (IRM's annealing step).
+        fresh_optimizer: the optimiser's moments must be forgotten before this step is taken (IRM's annealing
+            step).
     """
 
     loss: Tensor
@@ -144,7 +148,8 @@ class BatchPlan:
     """Which batches a method wants.
 
     Attributes:
-        train_loader: "plate" deals every bio-batch out without replacement, "group" and "standard" are WILDS' loaders.
+        train_loader: "plate" deals every bio-batch out without replacement, "group" and "standard" are WILDS'
+            loaders.
         groupby_fields: the metadata fields that define a bio-batch.
         uniform_over_groups: whether bio-batches are drawn uniformly rather than by their size.
         distinct_groups: whether the bio-batches of one "group" batch must differ.

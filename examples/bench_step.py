@@ -1,11 +1,10 @@
-"""Time, FLOPs and peak memory of one training step of every method, as ratios to ERM measured in the same run.
+"""Time, FLOPs and peak memory of a training step of every method, as ratios to ERM of the same run.
 
     python examples/bench_step.py --json bench.json
 
-Every method trains the same backbone on the same batch. Rounds are interleaved: round after round each method takes one
-step, and ratios are medians of the per-round ratios, so that a machine that slows down slows all alike. "ABRA two
-forwards" is Algorithm 1 as written, for comparison. FLOPs are counted by operator; peak memory on a GPU is the
-allocator's, on a CPU the growth of the resident set in a process of its own.
+Every method trains the same backbone on the same batch. Rounds are interleaved: round after round each method
+takes one step, and ratios are medians of the per-round ratios, so that a machine that slows down slows all
+alike. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of its own.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from abra_wilds.types import Batch, DataInfo, StepContext, Target
 
 LITERAL = "ABRA two forwards"
 RATE = 1e-3
+SHARED = ("model", "batch_size", "image_size", "channels", "seed", "device")
 
 
 class FlopCount(TorchDispatchMode):
@@ -85,7 +85,7 @@ def make_trainee(name: str, args: argparse.Namespace, device: torch.device) -> T
 
 def peak_memory(name: str, args: argparse.Namespace) -> int:
     """Bytes that two steps of a method need, measured in a process of its own."""
-    flags = [f"--{k}={getattr(args, k)}" for k in ("model", "batch_size", "image_size", "channels", "seed", "device")]
+    flags = [f"--{k}={getattr(args, k)}" for k in SHARED]
     command = [sys.executable, __file__, "--memory_of", name, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.strip().splitlines()[-1])
@@ -160,8 +160,16 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         }
     settings = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    meta = {"commit": commit(), "versions": versions(), "machine": machine, "threads": torch.get_num_threads()}
-    return {"settings": settings, **meta, "cores": os.cpu_count(), "methods": methods, "ratios": ratios}
+    return {
+        "settings": settings,
+        "commit": commit(),
+        "versions": versions(),
+        "machine": machine,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "methods": methods,
+        "ratios": ratios,
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -170,14 +178,18 @@ def table(result: dict[str, Any]) -> str:
     for name, r in result["ratios"].items():
         m = result["methods"][name]
         lines.append(
-            f"{name:20}{1e3 * m['seconds']['median']:12.1f}{r['time']:8.3f}{r['flops']:8.3f}{r['memory']:8.3f}{m['loss']:10.4f}"
+            f"{name:20}{1e3 * m['seconds']['median']:12.1f}"
+            + "".join(f"{r[k]:8.3f}" for k in ("time", "flops", "memory"))
+            + f"{m['loss']:10.4f}"
         )
     return "\n".join(lines)
 
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch_size", type=int, default=16)

@@ -2,8 +2,7 @@
 
     python examples/quickstart.py demo
 
-The data are simulated, so the table shows that the machinery works, and nothing about biology. Both methods get the same
-backbone, epochs and optimiser; each keeps its own batches and augmentation.
+The data are simulated: the table shows that the machinery works, and nothing about biology. Both get the same backbone, epochs and optimiser; each keeps its own batches and augmentation.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from abra_wilds.cli import guarded
 from abra_wilds.data.simulate import preset, simulate
 from abra_wilds.records import Record, results_table
 
-# A ResNet-18 from random weights learns the small screen in minutes on two cores; the paper's rate of 1e-2 is for
-# another network and batch.
+# A ResNet-18 from random weights learns the small screen in minutes on two cores; the paper's rate of 1e-2 is
+# for another network and batch.
 SETTINGS = {
     "model": "resnet18",
     "pretrained": False,
@@ -40,7 +39,8 @@ def main(folder: Path) -> int:
         simulate(folder, preset("mini"), workers=2)
     records: list[Record] = []
     for algorithm in ("ERM", "ABRA"):
-        settings = {**SETTINGS, "root_dir": str(folder), "log_dir": str(folder / algorithm), "overwrite": True}
+        where = {"root_dir": str(folder), "log_dir": str(folder / algorithm), "overwrite": True}
+        settings = {**SETTINGS, **where}
         flags = " ".join(f"--{k} {v}" for k, v in settings.items() if not isinstance(v, dict))
         print(f"\nSame as: python examples/run_expt.py --dataset rxrx1 --algorithm {algorithm} {flags}\n")
         records += [r for r in fit(run_config(algorithm, **settings)) if r.checkpoint == "best"]
@@ -50,7 +50,9 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where data and runs go")
     arguments = parser.parse_args()
     sys.exit(guarded(lambda: main(arguments.folder)))

@@ -1,4 +1,7 @@
-"""Train and evaluate an algorithm on RxRx1-WILDS: python examples/run_expt.py --dataset rxrx1 --algorithm ABRA."""
+"""Train and evaluate an algorithm on RxRx1-WILDS.
+
+python examples/run_expt.py --dataset rxrx1 --algorithm ABRA
+"""
 
 import sys
 

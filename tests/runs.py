@@ -28,13 +28,16 @@ WAIT = "ABRA_TEST_WAIT_AT_STEP"
 
 
 def small_root(sim_root: Path, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> Path:
-    """A root_dir with two lines and two plates an experiment, 64 images a split; `change` edits its metadata."""
+    """A root_dir with two lines and two plates an experiment, 64 images a split, its rows in no order.
+
+    `change` edits the metadata.
+    """
     data = folder / "rxrx1_v1.0"
     data.mkdir(parents=True)
     (data / "images").symlink_to(sim_root / "rxrx1_v1.0" / "images")
     (data / "RELEASE_v1.0.txt").touch()
     rows = pd.read_csv(sim_root / "rxrx1_v1.0" / "metadata.csv")
-    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)]
+    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)].sample(frac=1, random_state=0)
     (rows if change is None else change(rows)).to_csv(data / "metadata.csv", index=False)
     return folder
 

@@ -1,6 +1,7 @@
 """Checkpoints: WILDS' keys (algorithm, epoch, best_val_metric), and in the last one what resuming needs.
 
-Random states are not among it: every epoch seeds them from (seed, epoch), so an epoch can be run again from its start.
+Random states are not among it: every epoch seeds them from (seed, epoch), so an epoch can be run again from
+its start.
 """
 
 from __future__ import annotations

@@ -47,8 +47,9 @@ def dry_run(config: RunConfig) -> str:
         f"{100 * coverage(loader):.1f} % of the training images touched",
         f"the run: {steps * config.optim.n_epochs:,} steps",
         *disk_lines(config, setup, weights, moments),
-        f"memory on {setup.device}, estimated: {(2 * weights + moments + activations) / MIB:,.0f} MiB (weights "
-        f"{weights / MIB:,.0f}, gradients {weights / MIB:,.0f}, optimiser {moments / MIB:,.0f}, kept for the backward "
+        f"memory on {setup.device}, estimated: {(2 * weights + moments + activations) / MIB:,.0f} MiB "
+        f"(weights {weights / MIB:,.0f}, gradients {weights / MIB:,.0f}, optimiser {moments / MIB:,.0f}, "
+        "kept for the backward "
         f"pass {activations / MIB:,.0f})",
     ]
     return "\n".join(lines)
@@ -73,7 +74,8 @@ def disk_lines(config: RunConfig, setup: Setup, weights: int, moments: int) -> l
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     return [
-        f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB are free"
+        f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB "
+        "are free"
     ]
 
 

@@ -125,7 +125,8 @@ def fit(config: RunConfig) -> list[Record]:
             tracker.write(split, found, global_step)
         accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
         log.write(
-            f"Epoch {epoch}: train {train_results['acc_avg']:.3f}  {accs}{'  (best so far)' if is_best else ''}"
+            f"Epoch {epoch}: train {train_results['acc_avg']:.3f}  "
+            f"{accs}{'  (best so far)' if is_best else ''}"
         )
 
     bar.close()
@@ -134,7 +135,9 @@ def fit(config: RunConfig) -> list[Record]:
 
 
 def seed_epoch(seed: int, epoch: int) -> tuple[torch.Generator, np.random.Generator]:
-    """Make everything random in an epoch a function of (seed, epoch): an epoch can be run again from its start.
+    """Make everything random in an epoch a function of (seed, epoch).
+
+    An epoch can be run again from its start.
 
     Returns:
         The generators of augmentation and of mixing; methods draw from torch's default one, seeded here too.
@@ -170,8 +173,10 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
     data = f"{config.data.dataset}{' (simulated)' if is_simulated(setup.dataset) else ''}"
     return "\n".join(
         [
-            f"{config.algorithm} on {data}, {start}; one bio-batch is one {config.data.bio_batch}; {setup.device}",
-            f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in {len(setup.train_loader)} batches",
+            f"{config.algorithm} on {data}, {start}; one bio-batch is one {config.data.bio_batch}; "
+            f"{setup.device}",
+            f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
+            f"{len(setup.train_loader)} batches",
             *values,
         ]
     )

@@ -56,7 +56,7 @@ def open_folder(config: RunConfig) -> RunFolder:
     """The run's folder, made, found writable, and free for this run.
 
     Raises:
-        InputError: if it cannot be written, or holds something and neither --resume nor --overwrite was given.
+        InputError: if it cannot be written, or is not empty without --resume or --overwrite.
     """
     t = config.train
     path = Path(t.log_dir)
@@ -73,7 +73,8 @@ def open_folder(config: RunConfig) -> RunFolder:
         _empty(path, inside)
     elif inside and not (t.resume or config.eval.eval_only):
         raise InputError(
-            f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give another folder"
+            f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give "
+            "another folder"
         )
     return folder_of(config)
 
@@ -82,7 +83,8 @@ def _empty(path: Path, inside: list[str]) -> None:
     foreign = [name for name in inside if not OURS.fullmatch(name)]
     if foreign:
         raise InputError(
-            f"--overwrite empties folders of runs only, and --log_dir {path} also holds {foreign[0]}; give another folder"
+            f"--overwrite empties folders of runs only, and --log_dir {path} also holds {foreign[0]}; give "
+            "another folder"
         )
     for name in inside:
         entry = path / name
@@ -134,5 +136,6 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
         f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)
     ]
     raise InputError(
-        f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or give another --log_dir"
+        f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or "
+        "give another --log_dir"
     )

@@ -103,7 +103,7 @@ class Meter:
             self.weights[name] = self.weights.get(name, 0) + n
 
     def read(self) -> dict[str, float]:
-        """The averages by column name; the only place where the host waits. Empty groups have no loss or accuracy."""
+        """The averages by column name, which the host waits for; empty groups have no loss or accuracy."""
         row = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
         row["count"] = self.weights.get("acc_avg", 0)
         if self.by_group:
@@ -143,6 +143,7 @@ class Guard:
         named = "; ".join(self.group_name(g) for g in groups[:3]) + (" and others" if len(groups) > 3 else "")
         terms = "".join(f", {name} = {float(value):.4g}" for name, value in losses.items())
         raise Diverged(
-            f"the loss became {float(loss)} at step {step} (learning rate {lr:.3g}, bio-batch {named}{terms}); "
+            f"the loss became {float(loss)} at step {step} (learning rate {lr:.3g}, "
+            f"bio-batch {named}{terms}); "
             f"{kept}; lower --lr or clip with --max_grad_norm"
         )

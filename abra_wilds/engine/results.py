@@ -89,7 +89,10 @@ def save_epoch(
     predictions: Mapping[str, Tensor],
     is_best: bool,
 ) -> None:
-    """Write an epoch's predictions and checkpoints; the last checkpoint comes last, since it says the epoch is done."""
+    """Write an epoch's predictions and checkpoints.
+
+    The last checkpoint comes last, since it says the epoch is done.
+    """
     t = config.train
     labels: list[str | int] = ["best"] if is_best and t.save_best else []
     labels += [done.epoch] if t.save_step is not None and (done.epoch + 1) % t.save_step == 0 else []
@@ -111,7 +114,7 @@ def conclude(
     done: Progress,
     checkpoints: Iterable[tuple[str, int]],
 ) -> list[Record]:
-    """Read the predictions back, have WILDS score them, append the records and print the table of the first label."""
+    """Have WILDS score the written predictions, append the records, and print the table."""
     records = []
     source, installed = commit(), versions()
     for label, epoch in checkpoints:

@@ -43,8 +43,8 @@ def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> float:
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:
     """Learning rate of an optimiser step, counted from 0 over the whole run.
 
-    Linear from `warmup_from` to `lr` during warm-up; then, with p the share of the rest that has passed, cosine
-    lr (1 + cos(pi p)) / 2, linear lr (1 - p), constant, or StepLR lr gamma^(epoch // step_size).
+    Linear from `warmup_from` to `lr` during warm-up; then, with p the share of the rest that has passed,
+    cosine lr (1 + cos(pi p)) / 2, linear lr (1 - p), constant, or StepLR lr gamma^(epoch // step_size).
     """
     warm, total = warmup_steps(config, steps_per_epoch), config.n_epochs * steps_per_epoch
     if step < warm:

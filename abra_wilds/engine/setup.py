@@ -1,4 +1,7 @@
-"""From a configuration to data, loaders and method; everything a user can get wrong is met here, before training."""
+"""From a configuration to data, loaders and method.
+
+Everything a user can get wrong is met here, before training.
+"""
 
 from __future__ import annotations
 
@@ -146,8 +149,8 @@ def check_warmup(config: RunConfig, setup: Setup) -> None:
     warm = warmup_steps(config.optim, steps) / steps
     if warm > config.optim.n_epochs:
         raise InputError(
-            f"the warm-up of {warm:g} epochs is longer than the run of {config.optim.n_epochs}; shorten it with "
-            "--warmup_epochs or raise --n_epochs"
+            f"the warm-up of {warm:g} epochs is longer than the run of {config.optim.n_epochs}; shorten it "
+            "with --warmup_epochs or raise --n_epochs"
         )
 
 

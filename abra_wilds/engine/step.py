@@ -17,7 +17,9 @@ def step(
     take: bool = True,
     max_norm: float | None = None,
 ) -> StepOutput:
-    """Differentiate one batch's loss, and move theta. The only place that calls backward() on a training loss.
+    """Differentiate one batch's loss, and move theta.
+
+    The only place that calls backward() on a training loss.
 
     Args:
         method: in training mode, its context set.

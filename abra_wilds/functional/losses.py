@@ -1,7 +1,7 @@
 """Losses as pure functions of tensors.
 
-Letters: N images, O classes, D features. Every function works in the precision it is given; callers hand over float32
-or better. Logarithms are natural.
+Letters: N images, O classes, D features. Every function works in the precision it is given; callers hand over
+float32 or better. Logarithms are natural.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def js_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:
 
 
 def irm_penalty(losses: Tensor, scale: Tensor) -> Tensor:
-    """Unbiased estimate of the squared gradient of one domain's risk by a dummy scale (IRMv1, arXiv 1907.02893).
+    """Unbiased squared gradient of one domain's risk by a dummy scale (IRMv1, arXiv 1907.02893).
 
     Args:
         losses: (n,) sample losses of one domain, made with logits multiplied by scale; n >= 2.
@@ -140,11 +140,11 @@ def irm_penalty(losses: Tensor, scale: Tensor) -> Tensor:
 
 
 def coral(features: Tensor, groups: Sequence[Tensor]) -> Tensor:
-    """Mean over pairs of domains of the distance between their means and covariances (Deep CORAL, Sun & Saenko 2016).
+    """Mean distance between the means and covariances of two domains (Deep CORAL, Sun & Saenko 2016).
 
-    For a pair: mean of squared differences of the D means plus mean of squared differences of the D x D covariances
-    (divided by n - 1). The mean over pairs of |a - b|^2 is 2 / (G - 1) times the summed squared distance to the
-    centre, so the cost grows with G, not with G^2.
+    For a pair: mean of squared differences of the D means plus mean of squared differences of the D x D
+    covariances (divided by n - 1). The mean over pairs of |a - b|^2 is 2 / (G - 1) times the summed squared
+    distance to the centre, so the cost grows with G, not with G^2.
 
     Args:
         features: (N, D).

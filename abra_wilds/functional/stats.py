@@ -52,10 +52,10 @@ def channel_stats(X: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
 
 
 def pooled_stats(mean: Tensor, var: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Eq. 1 from instance moments: the variance of the whole is the mean variance plus the variance of the means.
+    """Eq. 1 from instance moments: the mean variance plus the variance of the means.
 
-    The law of total variance lets one read of the map serve pooling and statistics; unlike E[x^2] - E[x]^2 it does
-    not cancel in float32.
+    The law of total variance lets one read of the map serve pooling and statistics; unlike E[x^2] - E[x]^2 it
+    does not cancel in float32.
 
     Args:
         mean: (N, C) instance means.
@@ -90,8 +90,8 @@ def grouped_stats(
 def restyle(x: Tensor, mu: Tensor, sigma: Tensor, d_mu: Tensor, d_sigma: Tensor) -> Tensor:
     """Shift the channel statistics of a representation by (d_mu, d_sigma) (Eq. 7; Eq. 5 per image).
 
-    Written as x + d_mu + d_sigma * (x - mu) / sigma, which equals (sigma + d_sigma) * (x - mu) / sigma + mu + d_mu
-    and is exact for zero shifts.
+    Written as x + d_mu + d_sigma * (x - mu) / sigma, which equals (sigma + d_sigma) * (x - mu) / sigma + mu +
+    d_mu and is exact for zero shifts.
 
     Args:
         x: (N, C) or (N, C, h, w).

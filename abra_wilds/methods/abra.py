@@ -1,7 +1,10 @@
-"""ABRA: adversarial batch representation augmentation (Tong et al. 2026, arXiv 2603.05622, Eqs. 1-14, Algorithm 1).
+"""ABRA, adversarial batch representation augmentation (Tong et al. 2026, arXiv 2603.05622).
 
-No reference code is public. Where the text is silent, `abra_config` names the choice. One difference of form: phase 1
-differentiates by K alone, so both phases share one backbone forward (`two_forward` gives Algorithm 1 as written).
+Eqs. 1-14 and Algorithm 1.
+
+No reference code is public. Where the text is silent, `abra_config` names the choice. One difference of form:
+phase 1 differentiates by K alone, so both phases share one backbone forward (`two_forward` gives Algorithm 1
+as written).
 """
 
 from __future__ import annotations
@@ -121,7 +124,7 @@ class ABRA(Method):
         return self.classify(self.neck(self.features(x)))
 
     def task_loss(self, f: Tensor, target: Target) -> Pair:
-        """lambda L_CE + (1 - lambda) L_arc (Eq. 10) of features (N, D), and the class logits (N, O)."""
+        """Eq. 10, lambda L_CE + (1 - lambda) L_arc, of features (N, D); and the class logits (N, O)."""
         c = self.cfg
         f = self.neck(at_least_fp32(f))
         logits = self.classify(f)
@@ -177,7 +180,7 @@ class ABRA(Method):
         return x if self.pooled(name) else at_least_fp32(self.net(x, after=name)).mean((2, 3))
 
     def shifted(self, start: Point, noise: list[Pair], batch: Batch, K: list[Pair] | None = None) -> Tensor:
-        """Pooled features (N, D) after shifting at every insertion point; later points see what earlier ones did."""
+        """Pooled features (N, D) after shifting at every point; later points see what earlier ones did."""
         point, x = start, start.x
         for i, name in enumerate(self.at):
             if i > 0:
@@ -190,7 +193,11 @@ class ABRA(Method):
         return self.leave(self.at[-1], x)
 
     def draw(self, points: list[Point], batch: Batch) -> list[Pair]:
-        """Standard normal noise for mean and deviation at every insertion point (Eq. 8): (C,), or (N, C) by row."""
+        """Standard normal noise for mean and deviation at every insertion point (Eq. 8).
+
+        Returns:
+            A pair for each point; (C,) each, or (N, C) where rows differ.
+        """
 
         def noise(mu: Tensor) -> Tensor:
             C = mu.shape[-1]
@@ -228,7 +235,7 @@ class ABRA(Method):
 
     @property
     def alpha(self) -> float:
-        """Ascent step of this batch: theta's learning rate unless set (Algorithm 1 writes one alpha for both)."""
+        """Ascent step: theta's learning rate unless set, since Algorithm 1 writes one alpha for both."""
         if self.cfg.alpha is not None:
             return self.cfg.alpha * self.cfg.alpha_scale
         if self.context is None:

@@ -20,7 +20,8 @@ class NoConfig:
 class Method(nn.Module):
     """A way to train a classifier that should survive new bio-batches.
 
-    A subclass gives three declarations and `forward`; it knows nothing of optimisers, devices, loaders or logs.
+    A subclass gives three declarations and `forward`; it knows nothing of optimisers, devices, loaders or
+    logs.
 
     Attributes:
         name: as tables print it and as --algorithm takes it.

@@ -1,7 +1,7 @@
 """Deep CORAL for domain generalisation (Sun & Saenko, ECCV-W 2016).
 
-Read for facts: p-lambda/wilds 4726775 (examples/algorithms/deepCORAL.py). The penalty is the same mean over pairs of
-domains, computed in time linear in their number.
+Read for facts: p-lambda/wilds 4726775 (examples/algorithms/deepCORAL.py). The penalty is the same mean over
+pairs of domains, computed in time linear in their number.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Group distributionally robust optimisation (Sagawa et al., ICLR 2020).
 
-Read for facts: p-lambda/wilds 4726775 (examples/algorithms/groupDRO.py). Difference: the domain weights are part of the
-state dict.
+Read for facts: p-lambda/wilds 4726775 (examples/algorithms/groupDRO.py). Difference: the domain weights are
+part of the state dict.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Invariant risk minimisation, IRMv1 (Arjovsky et al. 2019, arXiv 1907.02893).
 
-Read for facts: p-lambda/wilds 4726775 (examples/algorithms/IRM.py). Differences: the optimiser's moments are cleared in
-place at the annealing step, so the learning-rate schedule goes on (there it is lost); the step count is part of the
-state dict.
+Read for facts: p-lambda/wilds 4726775 (examples/algorithms/IRM.py). Differences: the optimiser's moments are
+cleared in place at the annealing step, so the learning-rate schedule goes on (there it is lost); the step
+count is part of the state dict.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class IRMConfig:
 
 
 class IRM(Method):
-    """Mean over domains of risk plus penalty: the gradient of the risk by a dummy scale of the logits, squared."""
+    """Mean over domains of risk plus penalty: its squared gradient by a dummy scale of the logits."""
 
     name = "IRM"
     plan = BatchPlan("group", uniform_over_groups=True, loaders=("group",), min_group_rows=2)

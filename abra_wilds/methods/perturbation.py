@@ -11,8 +11,9 @@ from abra_wilds.functional.stats import restyle
 class StatPerturbation(nn.Module):
     """Magnitudes K of the shifts of one representation's channel means and standard deviations.
 
-    The K are buffers: they ascend by their own rule, so no optimiser, weight decay or gradient reducer may see them,
-    yet they are saved with the state dict. Their sign carries no meaning, because the noise of Eq. 8 is symmetric.
+    The K are buffers: they ascend by their own rule, so no optimiser, weight decay or gradient reducer may
+    see them, yet they are saved with the state dict. Their sign carries no meaning, because the noise
+    of Eq. 8 is symmetric.
 
     Attributes:
         K_mu: (C,) magnitudes of the shifts of the mean.
@@ -27,7 +28,7 @@ class StatPerturbation(nn.Module):
     seen: Tensor
 
     def __init__(self, channels: int, start: float, relative: bool, bound: float, momentum: float = 0.1):
-        """Args: C; K's first value, in units of sigma if relative; the bound on |K| / sigma; the EMA's momentum."""
+        """Start K, once sigma is known, at `start` (times sigma, if relative), and bound |K| / sigma."""
         super().__init__()
         self.start, self.relative, self.bound, self.momentum = start, relative, bound, momentum
         for name in ("K_mu", "K_sigma", "sigma_ema"):

@@ -22,7 +22,8 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
         name: a torchvision builder, such as "resnet50".
         in_channels: C_in.
         pretrained: load torchvision's default ImageNet weights.
-        new_stem: replace the first convolution by Conv2d(C_in, 64, 7, 2, 3, bias=False); always done for C_in != 3.
+        new_stem: replace the first convolution by Conv2d(C_in, 64, 7, 2, 3, bias=False); always
+            done for C_in != 3.
 
     Raises:
         InputError: if the weights cannot be had.
@@ -35,8 +36,8 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
             raise
         raise InputError(
             f"the ImageNet weights of {name} could not be loaded ({fault}); connect to the network once, "
-            "put the file into torch's hub cache, give weights by --pretrained_model_path, or start from random "
-            "weights with --pretrained false"
+            "put the file into torch's hub cache, give weights by --pretrained_model_path, or start from "
+            "random weights with --pretrained false"
         ) from None
     if new_stem or in_channels != 3:
         net.conv1 = nn.Conv2d(in_channels, net.conv1.out_channels, 7, 2, 3, bias=False)

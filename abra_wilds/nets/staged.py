@@ -37,7 +37,7 @@ class StagedNet(nn.Module):
     def forward(
         self, x: Tensor, taps: Taps = NO_TAPS, after: str | None = None, upto: str = STAGES[-1]
     ) -> Tensor:
-        """Run the stages behind `after` (all, if None) up to and with `upto`, passing outputs through their taps.
+        """Run the stages behind `after` (all, if None) up to and with `upto`, and the taps of each.
 
         Args:
             x: (N, C_in, H, W), or the output of stage `after`.
@@ -58,9 +58,10 @@ class StagedNet(nn.Module):
 
 @contextmanager
 def bn_buffers_kept(net: nn.Module) -> Iterator[None]:
-    """Inside, train-mode batch norms normalise by their batch but leave running statistics and counters alone.
+    """Inside, train-mode batch norms normalise by their batch and leave their buffers alone.
 
-    The buffers are not saved and copied back: that would bump their version under a backward pass that is still due.
+    The buffers are not saved and copied back: that would bump their version under a backward pass that is
+    still due.
     """
     tracking = [m for m in net.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
     for m in tracking:

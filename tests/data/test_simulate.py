@@ -1,4 +1,7 @@
-"""The simulated screen: RxRx1's geometry, cells that differ by class, batch effects on a switch."""
+"""The simulated screen: RxRx1's geometry, cells that differ by class, batch effects on a switch.
+
+Longer than 300 lines because one sub-package is tested in one place: design, pictures, disk, refusals.
+"""
 
 from __future__ import annotations
 
@@ -403,7 +406,9 @@ def test_a_disk_that_fills_up_ends_in_one_sentence(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing, "write_wells", fill)
-    with pytest.raises(InputError, match=r"writing .* failed \(No space left on device\); free some disk or choose"):
+    with pytest.raises(
+        InputError, match=r"writing .* failed \(No space left on device\); free some disk or choose"
+    ):
         simulate(tmp_path, small())
     assert not list(tmp_path.iterdir())
 

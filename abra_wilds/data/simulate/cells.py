@@ -161,7 +161,9 @@ def _patch(colony: Colony, group: Ints, size: int, warp: F32) -> tuple[Ints, Int
     g, row = line // len(span), rows.ravel()[line]
     where = (row * size + cols[g, j]).astype(np.intp)
     dx, dy = across[g, j] + warp[0, where], down.ravel()[line] + warp[1, where]
-    shape = np.stack([cos / a, sin / a, cos / b, sin / b, *colony.wobble[group].T]).astype(np.float32)  # (8, g)
+    shape = np.stack([cos / a, sin / a, cos / b, sin / b, *colony.wobble[group].T]).astype(
+        np.float32
+    )  # (8, g)
     rho = _radius(dx, dy, shape.take(g, axis=1))
     keep = np.flatnonzero(rho < 1.0)
     return where[keep], group[g[keep]], rho[keep], dx[keep], dy[keep]

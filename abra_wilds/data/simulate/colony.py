@@ -107,9 +107,9 @@ def _positions(traits: Traits, side: float, rng: np.random.Generator) -> F64:
     xy = np.where(joins[:, None], np.abs(wide - np.abs(wide - np.abs(target))), xy)
     reach = 2.1 * traits.nucleus
     for _ in range(6):  # cells exclude one another
-        gap = xy[:, None] - xy[None]  # (n, n, 2)
-        dist = np.sqrt((gap * gap).sum(2)) + 1e-6
+        right, down = (v[:, None] - v for v in xy.T)  # (n, n) each
+        dist = np.sqrt(right * right + down * down) + 1e-6
         push = np.clip(reach - dist, 0.0, None) / dist * 0.35
         np.fill_diagonal(push, 0.0)
-        xy = xy + (gap * push[:, :, None]).sum(1)
+        xy = xy + np.stack([(right * push).sum(1), (down * push).sum(1)], 1)
     return xy - margin

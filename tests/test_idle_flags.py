@@ -1,0 +1,87 @@
+"""A flag that would have no effect is an error, and so are batches with which a method makes no sense."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from abra_wilds import METHODS, run_config
+from abra_wilds.config import flag_name
+from abra_wilds.options import default_of
+from abra_wilds.types import InputError
+
+IDLE = [
+    ("ERM", {"n_groups_per_batch": 2}, "--train_loader group"),
+    ("ABRA", {"distinct_groups": True}, "--train_loader group"),
+    ("ABRA", {"uniform_over_groups": True}, "--train_loader group or standard"),
+    ("ERM", {"plate_remainder": "drop"}, "--train_loader plate"),
+    ("ERM", {"cutmix_alpha": 0.5}, "--mix cutmix"),
+    ("ERM", {"cutmix_prob": 0.5}, "--mix cutmix"),
+    ("ERM", {"load_featurizer_only": True}, "--pretrained_model_path"),
+    ("ERM", {"eval_splits": ["test"]}, "--evaluate_all_splits false"),
+    ("ERM", {"eval_epoch": 3}, "--eval_only"),
+    ("ERM", {"warmup_from": 1e-4, "warmup_epochs": 0}, "a warm-up"),
+    ("ERM", {"eval_only": True, "resume": True}, "training, not with --eval_only"),
+    ("ERM", {"eval_only": True, "dry_run": True}, "training, not with --eval_only"),
+]
+NOT_REFUSED = "defect: has no effect and is accepted"
+IDLE += [
+    pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=NOT_REFUSED))
+    for case in (
+        ("ERM", {"eval_only": True, "overwrite": True}, ""),
+        ("ERM", {"pretrained": True, "pretrained_model_path": "w.pth"}, ""),
+        ("ERM", {"optimizer_kwargs": {"lr": 0.5}}, ""),
+        ("ABRA", {"abra_terms": ["ce", "js"], "abra_margin": 0.25}, ""),
+        ("ABRA", {"abra_terms": ["ce", "js"], "abra_scale": 2.0}, ""),
+        ("ABRA", {"abra_terms": ["ce"], "abra_lam": 0.5}, ""),
+        ("ABRA", {"abra_terms": ["ce", "arc"], "abra_js_weight": 2.0}, ""),
+        ("ABRA", {"mix": "none", "abra_soft_arc": "two_term"}, ""),
+        ("ABRA", {"abra_at": ["res2"], "abra_pooled_path": False}, ""),
+    )
+]
+
+
+@pytest.mark.parametrize(("name", "given", "needs"), IDLE)
+def test_a_flag_that_would_have_no_effect_is_an_error(name, given, needs):
+    with pytest.raises(InputError, match="would have no effect here: it works with") as caught:
+        run_config(name, **given)
+    assert needs in str(caught.value)
+
+
+def test_the_same_flags_are_accepted_where_they_have_an_effect():
+    run_config("ERM", train_loader="group", n_groups_per_batch=2, distinct_groups=False, uniform_over_groups=True)
+    run_config("ERM", train_loader="plate", plate_remainder="drop", mix="cutmix", cutmix_alpha=0.5, cutmix_prob=0.5)
+    run_config("ERM", evaluate_all_splits=False, eval_splits=["test"])
+    run_config("ERM", eval_only=True, eval_epoch=3)
+    run_config("ERM", warmup_from=1e-4, scheduler_kwargs={"num_warmup_steps": 3})
+
+
+def test_two_warmups_are_one_too_many():
+    with pytest.raises(InputError, match="both set the warm-up; give one"):
+        run_config("ERM", warmup_epochs=1.0, scheduler_kwargs={"num_warmup_steps": 3})
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_methods_flag_is_refused_and_its_owner_named(name):
+    for owner, method in METHODS.items():
+        for f in fields(method.Config):
+            if owner != name:
+                flag = flag_name(f, owner)
+                with pytest.raises(InputError, match=f"--{flag} belongs to {owner} and would have no effect on {name}"):
+                    run_config(name, **{flag: default_of(f)})
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("IRM", {"train_loader": "standard"}, "IRM needs --train_loader group; got standard"),
+        ("deepCORAL", {"train_loader": "plate"}, "deepCORAL needs --train_loader group; got plate"),
+        ("groupDRO", {"uniform_over_groups": False}, "groupDRO needs --uniform_over_groups true; got false"),
+        ("deepCORAL", {"n_groups_per_batch": 1}, "compares at least 2 bio-batches per batch"),
+        ("IRM", {"batch_size": 8, "n_groups_per_batch": 8}, "needs at least 2 images of each bio-batch"),
+    ],
+)
+def test_batches_with_which_a_method_makes_no_sense_are_refused(name, given, said):
+    with pytest.raises(InputError, match=said):
+        run_config(name, **given)

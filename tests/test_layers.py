@@ -1,0 +1,173 @@
+"""The shape of the source: imports point one way, one backward(), small files, a docstring each."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "abra_wilds"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+# From left to right; a module imports from its own layer or from those to its left.
+LAYERS = [
+    {"types", "options", "config", "files", "records", "provenance", "compat"},
+    {"functional"},
+    {"nets", "data"},
+    {"methods", "tta"},
+    {"engine", "evaluate"},
+    {"presets", "cli", "console", "doctor", "harness", "analysis"},
+]
+
+
+def part_of(path):
+    """The first name below the package: a module or a folder."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """{dotted name: lines} of everything a file imports, also inside functions."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            found.setdefault(name, []).append(node.lineno)
+    return found
+
+
+def layer(part):
+    """The number of a part's layer."""
+    return next(i for i, parts in enumerate(LAYERS) if part in parts)
+
+
+def own_imports(path):
+    """(part, line) of every import from the package itself."""
+    for name, lines in imported(path).items():
+        parts = name.split(".")
+        if parts[0] == "abra_wilds" and len(parts) > 1:
+            yield from ((parts[1], line) for line in lines)
+
+
+def calls(path, name):
+    """Lines that call a method or a function of this name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
+            if called == name:
+                yield node.lineno
+
+
+def where(found):
+    """file:line of each."""
+    return [f"{path.relative_to(PACKAGE.parent)}:{line}" for path, line in found]
+
+
+def test_every_part_of_the_package_has_a_layer():
+    assert {part_of(path) for path in MODULES} - {"__init__"} <= set().union(*LAYERS)
+
+
+def test_imports_point_one_way():
+    wrong = [
+        (path, line)
+        for path in MODULES
+        if part_of(path) != "__init__"
+        for part, line in own_imports(path)
+        if layer(part) > layer(part_of(path))
+    ]
+    assert where(wrong) == []
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    assert list(own_imports(PACKAGE / "__init__.py")) == []
+
+
+def test_methods_know_neither_data_nor_engine_nor_harness():
+    methods = [path for path in MODULES if part_of(path) == "methods"]
+    assert len(methods) > 5
+    banned = {"data", "engine", "harness", "evaluate", "files", "records"}
+    assert where((p, line) for p in methods for part, line in own_imports(p) if part in banned) == []
+
+
+def test_records_need_the_standard_library_and_the_vocabulary_alone():
+    roots = {name.split(".")[0] for name in imported(PACKAGE / "records.py")}
+    assert roots - {"abra_wilds"} <= sys.stdlib_module_names
+    assert {part for part, _ in own_imports(PACKAGE / "records.py")} <= {"types"}
+
+
+def test_functions_of_tensors_see_no_configuration():
+    functional = [path for path in MODULES if part_of(path) == "functional"]
+    allowed = {"types", "functional"}
+    assert where((p, line) for p in functional for part, line in own_imports(p) if part not in allowed) == []
+
+
+def test_one_place_differentiates_the_training_loss():
+    found = [path.relative_to(PACKAGE).as_posix() for path in MODULES for _ in calls(path, "backward")]
+    assert found == ["engine/step.py"]
+
+
+@pytest.mark.parametrize("name", ["cuda", "print", "step", "backward", "DataLoader", "manual_seed", "write"])
+def test_methods_do_mathematics_alone(name):
+    assert where((p, line) for p in MODULES if part_of(p) == "methods" for line in calls(p, name)) == []
+
+
+def test_methods_change_types_but_never_devices():
+    for path in (p for p in MODULES if part_of(p) == "methods"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "to":
+                assert "dtype" in ast.unparse(node.args[0]), f"{path}:{node.lineno}"
+
+
+def test_nothing_draws_from_the_global_generators_of_numpy_and_python():
+    """numpy.random only by generators that were given a seed; the random module not at all."""
+    seeded = {"default_rng", "Generator", "SeedSequence"}
+    wrong = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        wrong += [(path, line) for name, lines in imported(path).items() if name.split(".")[0] == "random" for line in lines]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
+                wrong += [] if node.attr in seeded else [(path, node.lineno)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("random.default_rng"):
+                wrong += [] if node.args else [(path, node.lineno)]
+    assert where(wrong) == []
+
+
+def test_truncated_images_are_never_asked_for():
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assign) and any("LOAD_TRUNCATED" in ast.unparse(t) for t in node.targets):
+                assert ast.unparse(node.value) == "False", f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_a_module_is_short_documented_and_raises_instead_of_asserting(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert len(text.splitlines()) <= 300
+    if tree.body:
+        assert ast.get_docstring(tree)
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []
+
+
+def test_a_function_is_at_most_forty_lines_unless_it_is_the_loop():
+    """Docstrings not counted; fit() may be long and flat (style.md, rule 13)."""
+    long = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name != "fit":
+                body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+                if node.end_lineno - body[0].lineno + 1 > 40:
+                    long.append((path, node.lineno))
+    assert where(long) == []
+
+
+def test_tests_are_short_enough_to_read():
+    """CONTRIBUTING: no file over 300 lines without a sentence saying why."""
+    files = [p for p in (PACKAGE.parent / "tests").rglob("test_*.py") if len(p.read_text().splitlines()) > 300]
+    assert [p.name for p in files if "300 lines" not in (ast.get_docstring(ast.parse(p.read_text())) or "")] == []
