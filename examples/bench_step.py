@@ -4,7 +4,8 @@
 
 Every method trains the same backbone on the same batch. Rounds are interleaved: round after round each method
 takes one step, and ratios are medians of the per-round ratios, so that a machine that slows down slows all
-alike. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of its own.
+alike. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is
+the allocator's, on a CPU the growth of the resident set in a process of its own.
 """
 
 from __future__ import annotations

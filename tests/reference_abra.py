@@ -79,8 +79,9 @@ def scaled(noise, K):
 
 
 def start_K(cfg, sigma):
-    """The first K of an insertion point, both equal (U7)."""
+    """The first K of an insertion point, both equal (U7), within the bound (U10)."""
     first = cfg.k_init * sigma if cfg.k_init_relative else np.full_like(sigma, cfg.k_init)
+    first = np.minimum(first, cfg.k_bound * sigma)
     return np.stack([first, first])
 
 

@@ -1,16 +1,17 @@
 """Tiny runs of the command: a quarter of the tiny data set, five small stages for a network.
 
-As a program it is `examples/run_expt.py` with that network, which can be told to wait at a step and be killed there.
+As a program it is `examples/run_expt.py` with that network, and can be told where to wait for its end.
 """
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ SPLITS = ("val", "test", "id_test")
 WAIT = "ABRA_TEST_WAIT_AT_STEP"
 
 
-def small_root(sim_root: Path, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] | None = None) -> Path:
+def small_root(
+    sim_root: Path, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+) -> Path:
     """A root_dir with two lines and two plates an experiment, 64 images a split, its rows in no order.
 
     `change` edits the metadata.
@@ -37,7 +40,9 @@ def small_root(sim_root: Path, folder: Path, change: Callable[[pd.DataFrame], pd
     (data / "images").symlink_to(sim_root / "rxrx1_v1.0" / "images")
     (data / "RELEASE_v1.0.txt").touch()
     rows = pd.read_csv(sim_root / "rxrx1_v1.0" / "metadata.csv")
-    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)].sample(frac=1, random_state=0)
+    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)].sample(
+        frac=1, random_state=0
+    )
     (rows if change is None else change(rows)).to_csv(data / "metadata.csv", index=False)
     return folder
 
@@ -89,7 +94,11 @@ def command(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any) 
 
 def child(argv: list[str], wait_at: int | None = None) -> subprocess.Popen[str]:
     """The tiny program as a process, with this process's number of threads, so that sums come out alike."""
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads()), "MKL_NUM_THREADS": str(torch.get_num_threads())}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "MKL_NUM_THREADS": str(torch.get_num_threads()),
+    }
     if wait_at is not None:
         env[WAIT] = str(wait_at)
     return subprocess.Popen(
@@ -120,7 +129,9 @@ def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 120) ->
 
 def state(log_dir: Path, epoch: str = "last", seed: int = 0) -> dict[str, Any]:
     """The content of a checkpoint."""
-    return torch.load(log_dir / f"rxrx1_seed:{seed}_epoch:{epoch}_model.pth", map_location="cpu", weights_only=True)
+    return torch.load(
+        log_dir / f"rxrx1_seed:{seed}_epoch:{epoch}_model.pth", map_location="cpu", weights_only=True
+    )
 
 
 def texts(log_dir: Path) -> dict[str, str]:
@@ -160,6 +171,29 @@ def write_png(path: Path, seed: int = 0, side: int = 32) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+def refusal(
+    capsys: Any, argv: list[Any], log_dir: Path, written: Sequence[str] = (), printed: str = ""
+) -> str:
+    """The sentence with which the command refuses: all that is shown, and log_dir holds `written` alone."""
+    from abra_wilds.cli import main as command_main
+
+    capsys.readouterr()
+    assert command_main([str(argument) for argument in argv]) == 2
+    shown = capsys.readouterr()
+    assert re.fullmatch(printed, shown.out)
+    assert re.fullmatch(r"error: [^\n]{20,}\n", shown.err), shown.err
+    assert sorted(p.name for p in log_dir.glob("*")) == sorted(written)
+    return str(shown.err.removeprefix("error: ").rstrip("\n"))
+
+
+def assert_says(sentence: str, *parts: str) -> None:
+    """What came, what is allowed and what to do, in this order."""
+    at = 0
+    for part in parts:
+        assert part in sentence[at:], f"{part!r} is not in {sentence[at:]!r}"
+        at = sentence.index(part, at) + len(part)
 
 
 def main() -> int:

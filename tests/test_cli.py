@@ -1,4 +1,4 @@
-"""The command line: WILDS' flags, forms of values, config files, --dry_run and --eval_only."""
+"""The command line: WILDS' flags, forms of values, config files."""
 
 from __future__ import annotations
 
@@ -8,40 +8,27 @@ import pytest
 
 from abra_wilds import METHODS
 from abra_wilds.cli import main, make_parser, parse
-from abra_wilds.records import read_records
 from abra_wilds.types import InputError
-from tests import runs
 
 # p-lambda/wilds 4726775: grep -oP "add_argument\(.*?'--\K\w+" examples/run_expt.py
-WILDS_FLAGS = """
-dataset algorithm root_dir split_scheme dataset_kwargs download frac version unlabeled_split unlabeled_version
-use_unlabeled_y loader_kwargs unlabeled_loader_kwargs train_loader uniform_over_groups distinct_groups
-n_groups_per_batch unlabeled_n_groups_per_batch batch_size unlabeled_batch_size eval_loader
+WILDS = """
+dataset algorithm root_dir split_scheme dataset_kwargs download frac version unlabeled_split
+unlabeled_version use_unlabeled_y loader_kwargs unlabeled_loader_kwargs train_loader uniform_over_groups
+distinct_groups n_groups_per_batch unlabeled_n_groups_per_batch batch_size unlabeled_batch_size eval_loader
 gradient_accumulation_steps model model_kwargs noisystudent_add_dropout noisystudent_dropout_rate
 pretrained_model_path load_featurizer_only teacher_model_path transform additional_train_transform
 target_resolution resize_scale max_token_length randaugment_n loss_function loss_kwargs groupby_fields
 group_dro_step_size coral_penalty_weight dann_penalty_weight dann_classifier_lr dann_featurizer_lr
 dann_discriminator_lr afn_penalty_weight safn_delta_r hafn_r use_hafn irm_lambda irm_penalty_anneal_iters
 self_training_lambda self_training_threshold pseudolabel_T2 soft_pseudolabels algo_log_metric
-process_pseudolabels_function val_metric val_metric_decreasing n_epochs optimizer lr weight_decay max_grad_norm
-optimizer_kwargs scheduler scheduler_kwargs scheduler_metric_split scheduler_metric_name
+process_pseudolabels_function val_metric val_metric_decreasing n_epochs optimizer lr weight_decay
+max_grad_norm optimizer_kwargs scheduler scheduler_kwargs scheduler_metric_split scheduler_metric_name
 process_outputs_function evaluate_all_splits eval_splits eval_only eval_epoch device seed log_dir log_every
 save_step save_best save_last save_pred no_group_logging progress_bar resume use_wandb wandb_api_key_path
 wandb_kwargs
-""".split()
+"""
+WILDS_FLAGS = WILDS.split()
 DANN = [name for name in WILDS_FLAGS if name.startswith("dann_")]
-
-
-@pytest.fixture(scope="module")
-def root(sim_root, tmp_path_factory):
-    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        runs.use_tiny_backbone(patch)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -63,17 +50,20 @@ def test_every_flag_of_wilds_is_known_or_refused_with_a_reason(name):
         parse(["--algorithm", "ERM", f"--{name}=1"])
 
 
+CARRIED_OVER = """
+-d rxrx1 --algorithm groupDRO --root_dir data --split_scheme official --frac 0.5 --version 1.0
+--loader_kwargs num_workers=2 pin_memory=False --uniform_over_groups --batch_size 72 --eval_loader standard
+--model resnet50 --model_kwargs pretrained=False --transform rxrx1 --target_resolution 128 128
+--groupby_fields experiment --group_dro_step_size 0.02 --val_metric acc_avg --val_metric_decreasing False
+--n_epochs 90 --optimizer Adam --lr 1e-3 --weight_decay 1e-5 --max_grad_norm 1.0 --scheduler
+cosine_schedule_with_warmup --scheduler_kwargs num_warmup_steps=5415 --device 0 --seed 2 --log_dir ./logs
+--log_every 10 --save_step 5 --save_best true --save_last --save_pred false --no_group_logging
+--progress_bar --resume
+"""
+
+
 def test_a_command_carried_over_from_wilds_is_understood():
-    config = parse(
-        "-d rxrx1 --algorithm groupDRO --root_dir data --split_scheme official --frac 0.5 --version 1.0 "
-        "--loader_kwargs num_workers=2 pin_memory=False --uniform_over_groups --batch_size 72 --eval_loader standard "
-        "--model resnet50 --model_kwargs pretrained=False --transform rxrx1 --target_resolution 128 128 "
-        "--groupby_fields experiment --group_dro_step_size 0.02 --val_metric acc_avg --val_metric_decreasing False "
-        "--n_epochs 90 --optimizer Adam --lr 1e-3 --weight_decay 1e-5 --max_grad_norm 1.0 "
-        "--scheduler cosine_schedule_with_warmup --scheduler_kwargs num_warmup_steps=5415 --device 0 --seed 2 "
-        "--log_dir ./logs --log_every 10 --save_step 5 --save_best true --save_last --save_pred false "
-        "--no_group_logging --progress_bar --resume".split()
-    )
+    config = parse(CARRIED_OVER.split())
     d, t = config.data, config.train
     assert d.loader_kwargs == {"num_workers": 2, "pin_memory": False}
     assert (d.size, d.frac, d.version) == ((128, 128), 0.5, "1.0")
@@ -87,7 +77,10 @@ def test_a_command_carried_over_from_wilds_is_understood():
     [("", True), ("true", True), ("True", True), ("TRUE", True), ("false", False), ("False", False)],
 )
 def test_booleans_are_written_as_in_wilds(text, value):
-    assert parse(["--algorithm", "ERM", "--evaluate_all_splits", *text.split()]).eval.evaluate_all_splits is value
+    assert (
+        parse(["--algorithm", "ERM", "--evaluate_all_splits", *text.split()]).eval.evaluate_all_splits
+        is value
+    )
 
 
 @pytest.mark.parametrize(("text", "size"), [("64", (64, 64)), ("64 64", (64, 64)), ("64 96", (64, 96))])
@@ -103,10 +96,16 @@ def test_model_kwargs_pretrained_is_pretrained(value):
 
 @pytest.mark.parametrize(
     "more",
-    ["--model_kwargs pretrained=False --pretrained false", "--model_kwargs depth=3", "--model_kwargs p=1 pretrained=True"],
+    [
+        "--model_kwargs pretrained=False --pretrained false",
+        "--model_kwargs depth=3",
+        "--model_kwargs p=1 pretrained=True",
+    ],
 )
 def test_other_model_kwargs_are_refused(more):
-    with pytest.raises(InputError, match=r"--model_kwargs takes pretrained=True\|False, once with --pretrained"):
+    with pytest.raises(
+        InputError, match=r"--model_kwargs takes pretrained=True\|False, once with --pretrained"
+    ):
         parse(["--algorithm", "ERM", *more.split()])
 
 
@@ -148,13 +147,22 @@ def test_a_config_file_gives_values_their_flags_types(tmp_path):
     assert got["lr"] == 1e-3 and type(got["warmup_epochs"]) is type(got["max_grad_norm"]) is float
     assert got["groupby_fields"] == ("experiment", "plate") and got["target_resolution"] == (64,)
     assert (got["device"], got["version"], got["save_pred"]) == (("0",), "1.0", False)
-    assert (got["abra_at"], got["abra_k_bound"], got["optimizer_kwargs"]) == (("res3",), float("inf"), {"eps": 0.5})
+    assert (got["abra_at"], got["abra_k_bound"], got["optimizer_kwargs"]) == (
+        ("res3",),
+        float("inf"),
+        {"eps": 0.5},
+    )
     assert {config.origin[k] for k in ("lr", "device", "abra_at")} == {"config file"}
 
 
 def test_a_run_has_one_digest_by_flags_and_by_file(tmp_path):
-    by_file = parse(["--algorithm", "ABRA", *write(tmp_path / "c.yaml", "warmup_epochs: 1\ngroupby_fields: plate\n")])
-    assert by_file.digest() == parse("--algorithm ABRA --warmup_epochs 1 --groupby_fields plate".split()).digest()
+    by_file = parse(
+        ["--algorithm", "ABRA", *write(tmp_path / "c.yaml", "warmup_epochs: 1\ngroupby_fields: plate\n")]
+    )
+    assert (
+        by_file.digest()
+        == parse(["--algorithm", "ABRA", "--warmup_epochs", "1", "--groupby_fields", "plate"]).digest()
+    )
 
 
 def test_flags_win_over_the_config_file(tmp_path):
@@ -195,10 +203,12 @@ def test_a_config_file_that_is_not_there_is_named(tmp_path):
         parse(["--algorithm", "ERM", "--config", str(tmp_path / "none.yaml")])
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="defect: read_file catches no UnicodeDecodeError")
+@pytest.mark.xfail(
+    strict=True, raises=UnicodeDecodeError, reason="defect: read_file catches no UnicodeDecodeError"
+)
 def test_a_config_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="c.yaml"):
+    with pytest.raises(InputError, match=r"c\.yaml"):
         parse(["--algorithm", "ERM", "--config", str(tmp_path / "c.yaml")])
 
 
@@ -209,108 +219,3 @@ def test_help_lists_every_flag_and_method(capsys):
     shown = capsys.readouterr().out
     assert all(name in shown for name in METHODS)
     assert all(f"--{name}" in shown for name in ("abra_k_bound", "irm_lambda", "plate_remainder", "dry_run"))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_dry_run_says_what_would_happen_and_writes_nothing(root, tmp_path, capsys, name):
-    argv = runs.command(root, tmp_path / "run", name, n_epochs=5, gradient_accumulation_steps=3)
-    assert main([*argv, "--dry_run"]) == 0
-    assert not list(tmp_path.iterdir())
-    shown = capsys.readouterr().out
-    config = parse(argv)
-    for setting, value in config.values().items():
-        text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        line = rf"(?m)^ +{setting} +{re.escape(text)} +\({re.escape(config.origin.get(setting, 'flag'))}\)$"
-        if setting != "dry_run":
-            assert re.search(line, shown), setting
-    assert f"preset {config.preset}; digest " in shown
-    assert "an epoch: 8 batches, 3 steps, 64 images drawn, " in shown and "the run: 15 steps" in shown
-    share = float(re.search(r"([\d.]+) % of the training images touched", shown)[1])
-    assert (share == 100) == (name in ("ABRA", "ERM")) and 30 < share <= 100
-    assert "images in train: 64" in shown and "images in id_test: 64" in shown
-    assert f"bio-batch: one {config.data.bio_batch}; {8 if name == 'ABRA' else 4} in training" in shown
-    # torchvision.models.resnet18(num_classes=9): 11,181,129 parameters, 43 MiB; best, and last with Adam's moments
-    disk, memory = re.search(r"disk, estimated: ([\d,]+) MiB", shown), re.search(r"\(weights (\d+), gradients", shown)
-    assert int(memory[1]) == 43 and int(disk[1]) == pytest.approx(4 * 43, abs=2)
-
-
-def test_dry_run_touches_no_folder_that_it_would_refuse(root, tiny, tmp_path, capsys):
-    (tmp_path / "thesis.txt").write_text("keep")
-    main([*runs.command(root, tmp_path, "ERM"), "--dry_run", "--overwrite"])
-    assert (tmp_path / "thesis.txt").read_text() == "keep"
-
-
-def test_dry_run_meets_bad_data_as_training_would(tmp_path, capsys):
-    assert main([*runs.command(tmp_path, tmp_path / "run", "ERM"), "--dry_run"]) == 2
-    assert "there is no data set in" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def stored(root, tiny, tmp_path_factory):
-    """The folder of a run that kept the model of every epoch."""
-    folder = tmp_path_factory.mktemp("stored")
-    argv = runs.command(root, folder, "ABRA", n_epochs=3, save_step=1)
-    assert main(argv) == 0
-    return folder, argv
-
-
-def test_eval_only_evaluates_the_best_model_again(root, tiny, stored):
-    folder, argv = stored
-    predictions = {path.name: path.read_bytes() for path in folder.glob("*best_pred.csv")}
-    for path in folder.glob("*best_pred.csv"):
-        path.unlink()
-    weights = runs.state(folder, "best")
-    results = (folder / "results.jsonl").read_bytes()
-    assert main([*argv, "--eval_only"]) == 0
-    assert {path.name: path.read_bytes() for path in folder.glob("*best_pred.csv")} == predictions
-    assert runs.differences(runs.state(folder, "best"), weights) == []
-    assert (folder / "results.jsonl").read_bytes() == results
-
-
-@pytest.mark.parametrize("epoch", [0, 2])
-def test_eval_epoch_evaluates_that_epoch(root, tiny, stored, epoch):
-    folder, argv = stored
-    name = f"rxrx1_split:test_seed:0_epoch:{epoch}_pred.csv"
-    before = (folder / name).read_bytes()
-    (folder / name).unlink()
-    assert main([*argv, "--eval_only", "--eval_epoch", str(epoch)]) == 0
-    assert (folder / name).read_bytes() == before
-    found = [r for r in read_records(folder / "results.jsonl") if r.checkpoint == str(epoch)]
-    assert {(r.split, r.epoch) for r in found} == {(split, epoch) for split in runs.SPLITS}
-    row = runs.rows_of(folder / "test_eval.csv")[epoch]
-    assert next(r.acc for r in found if r.split == "test") == float(row["acc_avg"])
-
-
-def test_eval_epoch_that_was_not_saved_is_refused(root, tiny, stored, capsys):
-    folder, argv = stored
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert main([*argv, "--eval_only", "--eval_epoch", "7"]) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(r"error: there is no checkpoint .*epoch:7_model.pth; .*\n", error)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-@pytest.mark.xfail(strict=True, reason="defect: evaluate_saved does not ask whether it is the same run")
-@pytest.mark.parametrize(("algorithm", "change"), [("deepCORAL", {}), ("ERM", {"bn_stats": "precise"})])
-def test_eval_only_with_other_settings_is_refused(root, tiny, tmp_path, capsys, algorithm, change):
-    """Its record would otherwise carry another method's name, or statistics that the checkpoint does not have."""
-    assert main(runs.command(root, tmp_path, "ERM")) == 0
-    assert main([*runs.command(root, tmp_path, algorithm, **change), "--eval_only"]) == 2
-    assert "holds a run with other settings" in capsys.readouterr().err
-
-
-@pytest.mark.xfail(strict=True, reason="defect: --eval_only --overwrite deletes the model it should evaluate")
-def test_eval_only_never_empties_the_folder(root, tiny, tmp_path):
-    argv = runs.command(root, tmp_path, "ERM", n_epochs=1)
-    assert main(argv) == 0
-    main([*argv, "--eval_only", "--overwrite"])
-    assert (tmp_path / "rxrx1_seed:0_epoch:best_model.pth").exists()
-
-
-def test_overwrite_starts_anew_in_a_folder_of_a_run(root, tiny, tmp_path):
-    argv = runs.command(root, tmp_path, "ERM", n_epochs=1, save_step=1)
-    assert main(argv) == 0
-    (tmp_path / "tensorboard").mkdir()
-    assert main([*runs.command(root, tmp_path, "ERM", n_epochs=1), "--overwrite"]) == 0
-    assert not list(tmp_path.glob("*epoch:0*")) and not (tmp_path / "tensorboard").exists()
-    assert len(read_records(tmp_path / "results.jsonl")) == 6

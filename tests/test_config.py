@@ -116,7 +116,6 @@ OTHER = {
     "scheduler_kwargs": {"num_warmup_steps": 3},
     "val_metric": "acc_wg",
     "eval_splits": ("test",),
-    "bn_stats": "running",
     "device": ("cpu",),
     "log_dir": "elsewhere",
     "root_dir": "elsewhere",
@@ -133,14 +132,20 @@ OTHER = {
     "abra_soft_arc": "two_term",
     "abra_stats_over": "batch",
 }
+# The same where methods differ in their default.
+SWAPPED = {
+    "mix": {"none": "cutmix", "cutmix": "none"},
+    "train_loader": {"plate": "group", "group": "plate", "standard": "plate"},
+    "bn_stats": {"running": "precise", "precise": "running"},
+}
 
 
 def other(name, value):
     """Another value of a flag."""
     if name in OTHER:
         return OTHER[name]
-    if name in ("mix", "train_loader"):
-        return {"none": "cutmix", "cutmix": "none", "plate": "group", "group": "plate", "standard": "plate"}[value]
+    if name in SWAPPED:
+        return SWAPPED[name][value]
     if isinstance(value, bool):
         return not value
     return value * 0.75 + 0.01 if isinstance(value, float) else value + 1
@@ -197,7 +202,9 @@ def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
     assert not any(flag_of(f).local for m in METHODS.values() for f in fields(m.Config))
 
 
-@pytest.mark.xfail(strict=True, reason="defect: resolve() takes 1 and 1.0 for different values of a float flag")
+@pytest.mark.xfail(
+    strict=True, reason="defect: resolve() takes 1 and 1.0 for different values of a float flag"
+)
 def test_one_run_has_one_digest_whether_it_is_written_as_flag_or_in_python():
     """A whole number given for a float is that float; a list given for a tuple is that tuple."""
     a = run_config("ABRA", warmup_epochs=1, abra_js_weight=2, groupby_fields=["plate", "experiment"])

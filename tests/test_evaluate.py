@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -50,17 +51,21 @@ def loader(data, split, kind, batch_size=5):
 def test_the_grouped_loader_gives_the_predictions_of_the_standard_one(data, method, split):
     """The rows of the data set are not sorted by plate, so that the grouped loader has to put them back."""
     seen = []
-    grouped = predict(method, loader(data, split, "group"), CPU, watch=lambda _, b: seen.append(b.rows.tolist()))
+    grouped = predict(
+        method, loader(data, split, "group"), CPU, watch=lambda _, b: seen.append(b.rows.tolist())
+    )
     standard = predict(method, loader(data, split, "standard"), CPU)
     assert torch.equal(grouped, standard)
-    assert sum(seen, []) != sorted(sum(seen, [])) == list(range(64))
+    assert list(chain(*seen)) != sorted(chain(*seen)) == list(range(64))
     assert standard.dtype == torch.int64 and len(set(standard.tolist())) > 1
 
 
 def test_dataset_order_survives_a_loader_that_mixes_everything(data, method):
-    shuffled = make_train_loader(split_subset(data[0], "test"), data[1], train_loader="standard", batch_size=7, seed=3)
+    shuffled = make_train_loader(
+        split_subset(data[0], "test"), data[1], train_loader="standard", batch_size=7, seed=3
+    )
     rows = [b.rows.tolist() for b in shuffled]
-    assert sum(rows, []) != sorted(sum(rows, []))
+    assert list(chain(*rows)) != sorted(chain(*rows))
     assert torch.equal(predict(method, shuffled, CPU), predict(method, loader(data, "test", "standard"), CPU))
 
 
@@ -153,7 +158,10 @@ def test_predictions_are_saved_one_a_line_and_read_back(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("1\n2\n", "holds 2 predictions for 3 images; predict again"), ("1\n2.5\n3\n", "must hold one class id a line")],
+    [
+        ("1\n2\n", "holds 2 predictions for 3 images; predict again"),
+        ("1\n2.5\n3\n", "must hold one class id a line"),
+    ],
 )
 def test_other_predictions_are_refused(tmp_path, text, said):
     (tmp_path / "pred.csv").write_text(text)

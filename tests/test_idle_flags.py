@@ -50,8 +50,12 @@ def test_a_flag_that_would_have_no_effect_is_an_error(name, given, needs):
 
 
 def test_the_same_flags_are_accepted_where_they_have_an_effect():
-    run_config("ERM", train_loader="group", n_groups_per_batch=2, distinct_groups=False, uniform_over_groups=True)
-    run_config("ERM", train_loader="plate", plate_remainder="drop", mix="cutmix", cutmix_alpha=0.5, cutmix_prob=0.5)
+    run_config(
+        "ERM", train_loader="group", n_groups_per_batch=2, distinct_groups=False, uniform_over_groups=True
+    )
+    run_config(
+        "ERM", train_loader="plate", plate_remainder="drop", mix="cutmix", cutmix_alpha=0.5, cutmix_prob=0.5
+    )
     run_config("ERM", evaluate_all_splits=False, eval_splits=["test"])
     run_config("ERM", eval_only=True, eval_epoch=3)
     run_config("ERM", warmup_from=1e-4, scheduler_kwargs={"num_warmup_steps": 3})
@@ -68,7 +72,9 @@ def test_another_methods_flag_is_refused_and_its_owner_named(name):
         for f in fields(method.Config):
             if owner != name:
                 flag = flag_name(f, owner)
-                with pytest.raises(InputError, match=f"--{flag} belongs to {owner} and would have no effect on {name}"):
+                with pytest.raises(
+                    InputError, match=f"--{flag} belongs to {owner} and would have no effect on {name}"
+                ):
                     run_config(name, **{flag: default_of(f)})
 
 

@@ -76,7 +76,9 @@ def test_the_table_is_split_by_average_and_cell_type_in_percent():
 
 
 def test_the_table_names_simulated_data():
-    assert results_table([replace(FIRST, simulated=True)]).startswith("Accuracy in percent on simulated data\n")
+    assert results_table([replace(FIRST, simulated=True)]).startswith(
+        "Accuracy in percent on simulated data\n"
+    )
 
 
 def test_no_record_is_said_to_be_none():

@@ -95,7 +95,7 @@ class ABRA(Method):
             return self.clean_only(batch)
         if c.two_forward:
             with torch.no_grad():
-                points = self.clean(batch)
+                points = self.clean(batch, literal=True)
             noise = self.draw(points, batch)
             logs = self.explore(points[0], noise, batch)
             points = self.clean(batch, observe=False)
@@ -106,8 +106,7 @@ class ABRA(Method):
 
         noise = noise if c.reuse_noise else self.draw(points, batch)
         with bn_buffers_kept(self.net):  # running statistics stay those of clean features
-            start = points[0].detach() if c.detach_stats else points[0]
-            f_t = self.shifted(Point(points[0].x, start.mu, start.sigma), noise, batch)  # (N, D)
+            f_t = self.shifted(points[0], noise, batch, detach=c.detach_stats)  # (N, D)
         f = self.leave(self.at[-1], points[-1].x)  # (N, D)
         clean, p = self.task_loss(f, batch.target)  # Phase 2: learn on both.
         hard, q = self.task_loss(f_t, batch.target)
@@ -144,17 +143,19 @@ class ABRA(Method):
         loss, logits = self.task_loss(self.features(batch.x), batch.target)
         return StepOutput(loss, logits, {"L_clean": loss.detach()})
 
-    def clean(self, batch: Batch, observe: bool = True) -> list[Point]:
+    def clean(self, batch: Batch, observe: bool = True, literal: bool = False) -> list[Point]:
         """One pass of the backbone up to the last insertion point: the clean representation at each.
 
-        In training the perturbations observe the points' sigma, once a step.
+        The perturbations observe the points' sigma, once a step. In the literal phase 1 it is the shifted pass
+        that moves the running statistics behind the first point, as a forward of its own would.
         """
         points: list[Point] = []
         X, after = batch.x, None
         for name in self.at:
-            X, after = self.net(X, after=after, upto=name), name
+            with bn_buffers_kept(self.net) if literal and points else nullcontext():
+                X, after = self.net(X, after=after, upto=name), name
             points.append(self.arrive(name, X, batch))
-            if self.training and observe:
+            if observe:
                 sigma = points[-1].sigma.detach()
                 self.perturb[name].observe(sigma.mean(0) if sigma.dim() == 2 else sigma)
         return points
@@ -179,12 +180,24 @@ class ABRA(Method):
         """Pooled features (N, D) of what left an insertion point."""
         return x if self.pooled(name) else at_least_fp32(self.net(x, after=name)).mean((2, 3))
 
-    def shifted(self, start: Point, noise: list[Pair], batch: Batch, K: list[Pair] | None = None) -> Tensor:
-        """Pooled features (N, D) after shifting at every point; later points see what earlier ones did."""
+    def shifted(
+        self,
+        start: Point,
+        noise: list[Pair],
+        batch: Batch,
+        K: list[Pair] | None = None,
+        detach: bool = False,
+    ) -> Tensor:
+        """Pooled features (N, D) after shifting at every point; later points see what earlier ones did.
+
+        With detach, statistics are constants at every point.
+        """
         point, x = start, start.x
         for i, name in enumerate(self.at):
             if i > 0:
                 point = self.arrive(name, self.net(x, after=self.at[i - 1], upto=name), batch)
+            if detach:
+                point = Point(point.x, point.mu.detach(), point.sigma.detach())
             with full_precision(point.x.device.type):
                 perturb = self.perturb[name]
                 x = perturb(
@@ -223,7 +236,8 @@ class ABRA(Method):
                 K = [self.perturb[name].leaves() for name in self.at]
                 with torch.enable_grad():
                     adv, _ = self.task_loss(self.shifted(start, noise, batch, K), batch.target)
-                    grads = torch.autograd.grad(adv, [k for pair in K for k in pair])
+                    with full_precision(adv.device.type):
+                        grads = torch.autograd.grad(adv, [k for pair in K for k in pair])
                 for name, g_mu, g_sigma in zip(self.at, grads[::2], grads[1::2], strict=True):
                     self.perturb[name].ascend(g_mu, g_sigma, self.alpha)
                 if log and i == 0:

@@ -45,7 +45,7 @@ class Method(nn.Module):
         self.context: StepContext | None = None
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Everything that is differentiated."""
+        """Everything that is differentiated; a training step, which may move the method's own state."""
         raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from abra_wilds.functional.losses import coral, cross_entropies
+from abra_wilds.functional.precision import full_precision
 from abra_wilds.methods.base import Method
 from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, StepOutput
@@ -35,6 +36,7 @@ class DeepCORAL(Method):
         """Mean cross-entropy plus the weighted penalty on pooled features."""
         f = self.features(batch.x)  # (N, D)
         logits = self.classify(f)  # (N, O)
-        penalty = coral(f, batch.groups)
+        with full_precision(f.device.type):
+            penalty = coral(f, batch.groups)
         loss = cross_entropies(logits, batch.target).mean() + self.cfg.penalty_weight * penalty
         return StepOutput(loss, logits, {"penalty": penalty.detach()})

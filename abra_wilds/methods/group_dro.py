@@ -62,7 +62,8 @@ class GroupDRO(Method):
         losses = group_means(cross_entropies(logits, batch.target), batch.g, self.info.n_groups)  # (G_all,)
         if self.training:
             self.reweight(losses.detach())
-        return StepOutput(losses @ self.q, logits, {"max_group_weight": self.q.max()})
+        # Not a dot product: autocast would compute that in half precision.
+        return StepOutput((losses * self.q).sum(), logits, {"max_group_weight": self.q.max()})
 
     @torch.no_grad()
     def reweight(self, losses: Tensor) -> None:

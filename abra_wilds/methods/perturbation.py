@@ -37,13 +37,14 @@ class StatPerturbation(nn.Module):
 
     @torch.no_grad()
     def observe(self, sigma: Tensor) -> None:
-        """Follow the batch's standard deviations (C,); the first ones give K its first value.
+        """Follow the batch's standard deviations (C,); the first ones give K its first value, within bounds.
 
         Written without a branch on `seen`, which would make the host wait for the device.
         """
         first = self.seen == 0
         self.sigma_ema.copy_(torch.where(first, sigma, self.sigma_ema.lerp(sigma, self.momentum)))
         start = self.start * sigma if self.relative else torch.full_like(sigma, self.start)
+        start = torch.minimum(start, self.bound * self.sigma_ema)
         for K in (self.K_mu, self.K_sigma):
             K.copy_(torch.where(first, start, K))
         self.seen.add_(1)

@@ -8,7 +8,13 @@ import pickle
 import pytest
 import torch
 
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, load_weights, read_checkpoint, save_checkpoint
+from abra_wilds.engine.checkpoint import (
+    Progress,
+    load_checkpoint,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
 from abra_wilds.engine.step import step
 from abra_wilds.methods.irm import IRMConfig
 from abra_wilds.types import InputError
@@ -45,7 +51,9 @@ def test_a_checkpoint_has_the_keys_that_wilds_reads(tmp_path):
 
 
 def test_a_missing_checkpoint_is_said_to_be_missing(tmp_path):
-    with pytest.raises(InputError, match=r"there is no checkpoint .*c.pth; train first, or give the path of one"):
+    with pytest.raises(
+        InputError, match=r"there is no checkpoint .*c.pth; train first, or give the path of one"
+    ):
         read_checkpoint(tmp_path / "c.pth")
 
 
@@ -59,7 +67,9 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))]
+)
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, write):
     write({"algorithm": Bomb(tmp_path / "ran"), "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
     with pytest.raises(InputError, match=r"is not a checkpoint that can be loaded") as caught:
@@ -71,7 +81,9 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, write):
 @pytest.mark.parametrize("content", [b"", b"half", b"PK\x03\x04" + bytes(100)])
 def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
     (tmp_path / "c.pth").write_bytes(content)
-    with pytest.raises(InputError, match=r"c.pth is not a checkpoint that can be loaded \(.+\); restore it") as caught:
+    with pytest.raises(
+        InputError, match=r"c.pth is not a checkpoint that can be loaded \(.+\); restore it"
+    ) as caught:
         read_checkpoint(tmp_path / "c.pth")
     assert "\n" not in str(caught.value)
 
@@ -116,7 +128,9 @@ def test_a_checkpoint_of_another_method_does_not_fit(tmp_path, of, into):
 
 def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
     method = make_method("ERM")
-    save_checkpoint(tmp_path / "c.pth", method, Progress(0), torch.optim.Adam(list(method.parameters())[:2], 0.1))
+    save_checkpoint(
+        tmp_path / "c.pth", method, Progress(0), torch.optim.Adam(list(method.parameters())[:2], 0.1)
+    )
     with pytest.raises(InputError, match="does not fit ERM"):
         load_checkpoint(tmp_path / "c.pth", method, torch.optim.Adam(method.parameters(), 0.1))
 
@@ -155,11 +169,15 @@ def test_load_weights_reads_bare_state_dicts(tmp_path):
 
 def test_load_weights_names_a_classifier_that_does_not_fit(tmp_path):
     save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress())
-    with pytest.raises(InputError, match=r"size mismatch for head.*; --load_featurizer_only leaves the classifier out"):
+    with pytest.raises(
+        InputError, match=r"size mismatch for head.*; --load_featurizer_only leaves the classifier out"
+    ):
         load_weights(tmp_path / "c.pth", other_head(), featurizer_only=False)
 
 
 def test_load_weights_names_the_first_missing_weight(tmp_path):
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match=r"lacks \d+ weights of this model, the first is net\.\S+; use its --model"):
+    with pytest.raises(
+        InputError, match=r"lacks \d+ weights of this model, the first is net\.\S+; use its --model"
+    ):
         load_weights(tmp_path / "c.pth", make_method("ERM"), featurizer_only=False)

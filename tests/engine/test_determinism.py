@@ -10,6 +10,7 @@ import torch
 
 from abra_wilds import METHODS, fit, run_config
 from abra_wilds.engine.fit import seed_epoch
+from abra_wilds.engine.setup import build_method, prepare
 from tests import runs
 
 
@@ -44,6 +45,17 @@ def test_another_seed_is_another_run(root, tiny, first, tmp_path, name):
     weights = (found["last"]["algorithm"]["net.stages.res4.0.weight"] for found in (other, first[name]))
     assert not torch.equal(*weights)
     assert other["csv"]["train_eval.csv"] != first[name]["csv"]["train_eval.csv"]
+
+
+def test_the_first_weights_depend_on_the_seed_alone(root, tiny, tmp_path):
+    def head(seed, **changes):
+        config = run_config("ABRA", **runs.settings(root, tmp_path, seed=seed, **changes))
+        method = build_method(config, prepare(config).info)
+        return torch.cat([method.head.weight, method.arc_weight]), method.net.stages["stem"][0].weight
+
+    first, again, other = head(0), head(0, batch_size=4), head(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_what_ran_before_does_not_enter_and_global_generators_are_left_alone(root, tiny, first, tmp_path):

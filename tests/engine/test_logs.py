@@ -128,7 +128,9 @@ def test_keep_through_drops_the_rows_of_later_epochs_alone(tmp_path):
     assert not (tmp_path / "none.csv").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: a row that a kill cut inside its epoch counts as an earlier epoch's")
+@pytest.mark.xfail(
+    strict=True, reason="defect: a row that a kill cut inside its epoch counts as an earlier epoch's"
+)
 def test_keep_through_drops_a_row_that_was_cut_short(tmp_path):
     log, path = CsvLog(tmp_path / "a.csv"), tmp_path / "a.csv"
     for epoch in range(13):
@@ -158,8 +160,8 @@ def test_the_guard_names_the_first_step_that_is_not_finite():
     with pytest.raises(Diverged) as caught:
         guard.check("nothing is left")
     assert str(caught.value) == (
-        "the loss became inf at step 5 (learning rate 0.01, bio-batch plate = 1; plate = 2; plate = 3 and others, "
-        "L_clean = 2, L_shifted = inf); nothing is left; lower --lr or clip with --max_grad_norm"
+        "the loss became inf at step 5 (learning rate 0.01, bio-batch plate = 1; plate = 2; plate = 3 "
+        "and others, L_clean = 2, L_shifted = inf); nothing is left; lower --lr or clip with --max_grad_norm"
     )
 
 
@@ -180,7 +182,9 @@ def lose_at(patch, name, call):
         calls[0] += 1
         if calls[0] != call:
             return out
-        return StepOutput(out.loss * math.nan, out.logits, {**out.logs, "L_shifted": out.loss.detach() * math.nan})
+        return StepOutput(
+            out.loss * math.nan, out.logits, {**out.logs, "L_shifted": out.loss.detach() * math.nan}
+        )
 
     patch.setattr(METHODS[name], "forward", lost)
     return calls
@@ -199,8 +203,8 @@ def test_a_lost_loss_stops_the_run_and_keeps_the_last_good_checkpoint(root, tiny
     assert re.fullmatch(
         rf"error: the loss became nan at step 12 \(learning rate {re.escape(rate)}, "
         r"bio-batch plate = [12], experiment = (HEPG2|HUVEC)-0[12], (L_adv\w* = [\d.]+, )*"
-        r"L_clean = [\d.]+, L_shifted = nan\); rxrx1_seed:0_epoch:last_model.pth holds the state after epoch 0; "
-        r"lower --lr or clip with --max_grad_norm\n",
+        r"L_clean = [\d.]+, L_shifted = nan\); rxrx1_seed:0_epoch:last_model.pth holds the state after epoch "
+        r"0; lower --lr or clip with --max_grad_norm\n",
         error,
     ), error
     method = build_method(config, prepare(config).info)

@@ -58,7 +58,9 @@ def wilds_dataset(root):
 def judged(dataset, folder, split, epoch):
     """WILDS' evaluation of a predictions file."""
     subset = dataset.get_subset(split)
-    y_pred = torch.from_numpy(np.loadtxt(folder / f"rxrx1_split:{split}_seed:0_epoch:{epoch}_pred.csv", dtype=int))
+    y_pred = torch.from_numpy(
+        np.loadtxt(folder / f"rxrx1_split:{split}_seed:0_epoch:{epoch}_pred.csv", dtype=int)
+    )
     results, _ = dataset.eval(y_pred, subset.y_array, subset.metadata_array)
     return {name: float(value) for name, value in results.items()}
 
@@ -103,13 +105,16 @@ def test_csv_columns_are_those_of_wilds(finished, name):
         assert {"loss_group:0", "acc_group:0", "count_group:0"} < set(algo[0])
         per_epoch = [sum(float(r["count"]) for r in algo if r["epoch"] == e) for e in ("0", "1")]
         assert per_epoch == [64, 64]
-        assert all(sum(float(v) for k, v in r.items() if k.startswith("count_group:")) == float(r["count"]) for r in algo)
+        assert all(
+            sum(float(v) for k, v in r.items() if k.startswith("count_group:")) == float(r["count"])
+            for r in algo
+        )
 
 
 def test_predictions_are_one_integer_a_line_in_dataset_order(finished, wilds_dataset, root, tiny):
     """Predicted again image by image, by the checkpoint, without our loaders."""
     folder = finished["ABRA"][0]
-    config = run_config("ABRA", **{k: v for k, v in runs.settings(root, folder).items()})
+    config = run_config("ABRA", **runs.settings(root, folder))
     method = build_method(config, prepare(config).info)
     method.load_state_dict(runs.state(folder)["algorithm"])
     method.eval()
@@ -128,6 +133,15 @@ def test_abra_logs_what_the_issue_lists(finished):
     wanted = {"L_adv", "L_adv_after", "R_JS", "K_rel_mean", "K_rel_max", "flipped", "acc_avg", "lr"}
     assert wanted < set(row)
     assert all(np.isfinite(float(row[name])) for name in wanted)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="defect: a csv has the columns of its first row, here an unperturbed batch's"
+)
+def test_abra_logs_the_same_columns_where_the_first_batches_are_not_perturbed(root, tiny, tmp_path):
+    fit(run_config("ABRA", **runs.settings(root, tmp_path, abra_prob=0.3, log_every=1)))
+    rows = runs.rows_of(tmp_path / "train_algo.csv")
+    assert {"L_adv", "R_JS", "K_rel_max"} < set(rows[0])
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -17,7 +17,7 @@ from abra_wilds.engine import fit as fit_module
 from abra_wilds.records import read_records
 from tests import runs
 
-# 16 steps an epoch for ABRA; 8 for IRM, whose annealing step is the 13th. Rows of a broken epoch are in the csv files.
+# 16 steps an epoch for ABRA, and 8 for IRM, whose annealing step is the 13th.
 CASES = {
     "ABRA": {"batch_size": 4, "n_epochs": 3, "log_every": 3, "save_step": 2},
     "IRM": {"n_epochs": 3, "log_every": 2, "irm_penalty_anneal_iters": 12, "irm_lambda": 30.0},
@@ -67,7 +67,9 @@ def assert_same_run(folder, reference):
 
 
 @pytest.mark.parametrize("name", ["ABRA", "IRM"])
-def test_kill_9_inside_an_epoch_and_resume_equal_the_uninterrupted_run(root, tiny, whole_runs, tmp_path, name):
+def test_kill_9_inside_an_epoch_and_resume_equal_the_uninterrupted_run(
+    root, tiny, whole_runs, tmp_path, name
+):
     folder = tmp_path / "run"
     argv = runs.command(root, folder, name, **CASES[name])
     runs.kill_at(argv, folder, KILL_AT[name])
@@ -132,7 +134,11 @@ def test_where_a_run_happens_may_change_on_resume(root, tiny, whole_runs, tmp_pa
 
 def test_resuming_a_finished_run_changes_nothing(root, tiny, whole_runs, tmp_path):
     folder = shutil.copytree(whole_runs["ABRA"], tmp_path / "run")
-    keep = {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("log.txt", "config.json")}
+    keep = {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name not in ("log.txt", "config.json")
+    }
     assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 0
     now = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert {name: now[name] for name in keep} == keep
@@ -158,7 +164,9 @@ def test_resuming_asks_for_no_imagenet_weights(root, tiny, tmp_path, monkeypatch
     assert asked == [True, False]
 
 
-def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(root, tiny, whole_runs, tmp_path, monkeypatch):
+def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(
+    root, tiny, whole_runs, tmp_path, monkeypatch
+):
     folder = shutil.copytree(whole_runs["IRM"], tmp_path / "run")
     path = folder / "rxrx1_seed:0_epoch:last_model.pth"
     before = path.read_bytes()
@@ -209,8 +217,12 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(root, tiny, tmp_path, c
 @pytest.mark.parametrize(
     "kept",
     [
-        pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="defect: an empty csv never gets a header")),
-        pytest.param(20, marks=pytest.mark.xfail(strict=True, reason="defect: half a header is taken for one")),
+        pytest.param(
+            0, marks=pytest.mark.xfail(strict=True, reason="defect: an empty csv never gets a header")
+        ),
+        pytest.param(
+            20, marks=pytest.mark.xfail(strict=True, reason="defect: half a header is taken for one")
+        ),
         -100,
     ],
 )
@@ -223,7 +235,9 @@ def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs,
     assert runs.texts(folder) == runs.texts(whole_runs["ABRA"])
 
 
-@pytest.mark.xfail(strict=True, reason="defect: append_records is not whole, and half a line cannot be resumed")
+@pytest.mark.xfail(
+    strict=True, reason="defect: append_records is not whole, and half a line cannot be resumed"
+)
 def test_records_that_a_kill_cut_short_are_written_again_on_resume(root, tiny, whole_runs, tmp_path):
     folder = shutil.copytree(whole_runs["IRM"], tmp_path / "run")
     path = folder / "results.jsonl"

@@ -1,4 +1,4 @@
-"""The learning rate against closed forms and torch's schedulers; accumulation, clipping, forgotten moments."""
+"""The learning rate against closed forms and torch's schedulers; how fit counts and averages steps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def test_linear_with_warmup_equals_the_lambda_that_wilds_steps():
         return step / 4 if step < 4 else max(0.0, (3 * STEPS - step) / (3 * STEPS - 4))
 
     wanted = by_torch(lambda o: torch.optim.lr_scheduler.LambdaLR(o, factor), 3 * STEPS, 0.2)
-    got = rates(n_epochs=3, lr=0.2, scheduler="linear_schedule_with_warmup", scheduler_kwargs={"num_warmup_steps": 4})
+    got = rates(
+        n_epochs=3, lr=0.2, scheduler="linear_schedule_with_warmup", scheduler_kwargs={"num_warmup_steps": 4}
+    )
     assert got == pytest.approx(wanted, rel=1e-12)
 
 
@@ -75,7 +77,9 @@ def test_constant_after_warmup():
 def test_warmup_from_is_the_first_rate_and_lr_the_first_after_it():
     """Paper, section 4.1: 1e-4 to 1e-2, linearly over the warm-up's epochs."""
     got = rates(n_epochs=4, lr=1e-2, warmup_from=1e-4, warmup_epochs=2)
-    assert got[: 2 * STEPS + 1] == pytest.approx([1e-4 + (1e-2 - 1e-4) * k / (2 * STEPS) for k in range(2 * STEPS + 1)])
+    assert got[: 2 * STEPS + 1] == pytest.approx(
+        [1e-4 + (1e-2 - 1e-4) * k / (2 * STEPS) for k in range(2 * STEPS + 1)]
+    )
     assert got[2 * STEPS] == max(got)
     assert got[-1] == pytest.approx(1e-2 * 0.5 * (1 + math.cos(math.pi * (1 - 1 / (2 * STEPS)))))
 
@@ -88,7 +92,9 @@ def test_warmup_in_epochs_is_warmup_in_steps(epochs):
 
 
 def test_a_warmup_as_long_as_the_run_never_divides_by_zero():
-    assert rates(n_epochs=2, lr=1.0, warmup_epochs=2) == pytest.approx([k / (2 * STEPS) for k in range(2 * STEPS)])
+    assert rates(n_epochs=2, lr=1.0, warmup_epochs=2) == pytest.approx(
+        [k / (2 * STEPS) for k in range(2 * STEPS)]
+    )
 
 
 def test_every_parameter_group_gets_the_rate():
@@ -98,7 +104,9 @@ def test_every_parameter_group_gets_the_rate():
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
 
 
-@pytest.mark.parametrize(("name", "kwargs"), [("Adam", {"eps": 1e-4}), ("AdamW", {}), ("SGD", {"momentum": 0.9})])
+@pytest.mark.parametrize(
+    ("name", "kwargs"), [("Adam", {"eps": 1e-4}), ("AdamW", {}), ("SGD", {"momentum": 0.9})]
+)
 def test_optimisers_take_their_arguments(name, kwargs):
     frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
     optimizer = make_optimizer(
@@ -152,7 +160,9 @@ def test_one_batch_is_one_step_without_accumulation(root, tiny, tmp_path, monkey
 
 def test_irm_forgets_moments_at_the_annealing_step_and_keeps_the_schedule(root, tiny, tmp_path, monkeypatch):
     found = recorded(monkeypatch)
-    config = run_config("IRM", **runs.settings(root, tmp_path, "IRM", irm_penalty_anneal_iters=5, log_every=1))
+    config = run_config(
+        "IRM", **runs.settings(root, tmp_path, "IRM", irm_penalty_anneal_iters=5, log_every=1)
+    )
     fit(config)
     assert [lr for _, _, lr in found] == [learning_rate(config.optim, step, 8) for step in range(16)]
     saved = runs.state(tmp_path)["optimizer"]["state"]

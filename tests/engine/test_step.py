@@ -40,7 +40,9 @@ def weights(method):
     return {name: p.detach().clone() for name, p in method.named_parameters()}
 
 
-@pytest.mark.parametrize("make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.Adam(p, 0.01)])
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.SGD(p, 0.1, momentum=0.9), lambda p: torch.optim.Adam(p, 0.01)]
+)
 @pytest.mark.parametrize("max_norm", [None, 1e-3])
 def test_accumulated_batches_move_theta_as_one_big_batch(make, max_norm):
     batches, big = parts()

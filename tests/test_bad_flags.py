@@ -1,0 +1,232 @@
+"""Acceptance 9: a bad flag is one sentence on stderr and exit code 2, before training, and leaves no file."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import runs
+from tests.runs import assert_says
+
+
+@pytest.fixture(scope="module")
+def root(sim_root, tmp_path_factory):
+    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    runs.use_tiny_backbone(monkeypatch)
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a command line that must be refused; returns its sentence."""
+    return lambda argv, **kwargs: runs.refusal(capsys, argv, tmp_path / "run", **kwargs)
+
+
+# Command line: (algorithm, flags, parts of the sentence)
+FLAGS = [
+    ("ERMM", {}, ("unknown algorithm 'ERMM'", "choose one of ERM, ABRA, deepCORAL, groupDRO, IRM")),
+    ("ERM", {"preset": "mine"}, ("--preset must be one of paper, wilds", "got 'mine'")),
+    ("ERM", {"dataset": "camelyon17"}, ("--dataset must be one of rxrx1", "got 'camelyon17'")),
+    ("ERM", {"model": "vgg"}, ("--model must be one of resnet18, resnet50", "got 'vgg'")),
+    ("ERM", {"n_epochs": "many"}, ("--n_epochs", "'many'")),
+    ("ERM", {"n_epochs": 0}, ("--n_epochs must be 1 or more", "got 0")),
+    ("ERM", {"batch_size": 1}, ("--batch_size must be 2 or more", "got 1")),
+    ("ERM", {"lr": 0}, ("--lr must be positive", "got 0.0")),
+    ("ERM", {"lr": "nan"}, ("--lr must be positive", "got nan")),
+    ("ERM", {"weight_decay": -1}, ("--weight_decay must be 0 or more", "got -1.0")),
+    ("ERM", {"max_grad_norm": 0}, ("--max_grad_norm must be positive", "got 0.0")),
+    ("ERM", {"frac": 1.5}, ("--frac must be a share in (0, 1]", "got 1.5")),
+    ("ERM", {"seed": -1}, ("--seed must be 0 or more", "got -1")),
+    ("ERM", {"device": ["0", "1"]}, ("--device must be one device", "torchrun", "got '0 1'")),
+    ("ERM", {"device": "gpu"}, ("--device must be a CUDA index or cpu", "got 'gpu'")),
+    ("ERM", {"log_every": 0}, ("--log_every must be 1 or more", "got 0")),
+    ("ERM", {"save_step": 0}, ("--save_step must be 1 or more", "got 0")),
+    ("ERM", {"save_pred": "maybe"}, ("--save_pred", "expected true or false", "'maybe'")),
+    (
+        "ERM",
+        {"transform": "randaugment"},
+        ("--transform must be one of rxrx1, paper, none", "got 'randaugment'"),
+    ),
+    (
+        "ERM",
+        {"train_loader": "plates"},
+        ("--train_loader must be one of plate, group, standard", "got 'plates'"),
+    ),
+    (
+        "ERM",
+        {"target_resolution": [64, 64, 64]},
+        ("--target_resolution must be one or two sides", "got (64, 64, 64)"),
+    ),
+    ("ERM", {"target_resolution": 8}, ("--target_resolution must be", "32 pixels or more", "got (8,)")),
+    (
+        "ERM",
+        {"loader_kwargs": {"shuffle": True}},
+        ("--loader_kwargs must be one of num_workers", "got 'shuffle'"),
+    ),
+    (
+        "ERM",
+        {"loader_kwargs": {"num_workers": -1}},
+        ("--loader_kwargs num_workers must be 0 or more", "got -1"),
+    ),
+    ("ERM", {"loader_kwargs": "num_workers"}, ("--loader_kwargs", "expected key=value", "'num_workers'")),
+    ("ERM", {"optimizer": "Lion"}, ("--optimizer must be one of Adam, AdamW, SGD", "got 'Lion'")),
+    ("ERM", {"optimizer_kwargs": {"momentum": 0.9}}, ("Adam does not take --optimizer_kwargs", "momentum")),
+    (
+        "ERM",
+        {"scheduler": "StepLR", "scheduler_kwargs": {"num_warmup_steps": 3}},
+        ("of StepLR must be", "got 'num_w"),
+    ),
+    ("ERM", {"scheduler_kwargs": {"gamma": 3}}, ("must be one of num_warmup_steps", "got 'gamma'")),
+    (
+        "ERM",
+        {"optimizer": "SGD", "scheduler": "cosine"},
+        ("--scheduler must be one of cosine_schedule", "got 'cosine'"),
+    ),
+    ("ERM", {"cutmix_prob": 2, "mix": "cutmix"}, ("--cutmix_prob must be a probability", "got 2.0")),
+    (
+        "ERM",
+        {"resume": True, "overwrite": True},
+        ("--resume must be given without --overwrite", "got 'both'"),
+    ),
+    ("ERM", {"n_epoch": 3}, ("unknown argument '--n_epoch'", "did you mean --n_epochs?")),
+    ("ERM", {"download": True}, ("--download has no meaning here", "README", "leave it out")),
+    ("ERM", {"irm_lambda": 1}, ("--irm_lambda belongs to IRM", "no effect on ERM", "leave it out")),
+    (
+        "ERM",
+        {"n_groups_per_batch": 2},
+        ("--n_groups_per_batch would have no effect", "--train_loader group", "add that"),
+    ),
+    ("ABRA", {"abra_at": "res9"}, ("--abra_at must be one of res1, res2, res3, res4", "got 'res9'")),
+    ("ABRA", {"abra_neck": "batchnorm"}, ("--abra_neck must be none or layernorm", "got 'batchnorm'")),
+    ("ABRA", {"abra_terms": "js"}, ("--abra_terms must be", "got 'js'")),
+    ("ABRA", {"abra_lam": 2}, ("--abra_lam must be a weight in [0, 1]", "got 2.0")),
+    ("IRM", {"irm_lambda": -1}, ("--irm_lambda must be 0 or more", "got -1.0")),
+    (
+        "IRM",
+        {"train_loader": "plate", "n_groups_per_batch": None},
+        ("IRM needs --train_loader group", "got plate"),
+    ),
+]
+BAD_VALUES = "defect: values of scheduler_kwargs are not checked"
+FLAGS += [
+    pytest.param("ERM", flags, says, marks=pytest.mark.xfail(strict=True, reason=reason))
+    for flags, says, reason in (
+        (
+            {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": "many"}},
+            ("num_warmup_steps",),
+            BAD_VALUES,
+        ),
+        (
+            {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": -3}},
+            ("num_warmup_steps",),
+            BAD_VALUES,
+        ),
+        ({"scheduler": "StepLR", "scheduler_kwargs": {"step_size": 0}}, ("step_size",), BAD_VALUES),
+        ({"scheduler": "StepLR", "scheduler_kwargs": {"gamma": "much"}}, ("gamma",), BAD_VALUES),
+        (
+            {"loader_kwargs": {"num_workers": "["}},
+            ("num_workers=[",),
+            "defect: parse_pair lets YAML's error through",
+        ),
+        ({"loader_kwargs": {"num_workers": True}}, ("num_workers",), "defect: True is taken for 1 worker"),
+        ({"loader_kwargs": {"pin_memory": "perhaps"}}, ("pin_memory",), "defect: any text is true"),
+    )
+]
+
+
+@pytest.mark.parametrize(("algorithm", "flags", "parts"), FLAGS)
+def test_a_bad_flag(root, refused, tmp_path, algorithm, flags, parts):
+    assert_says(refused(runs.command(root, tmp_path / "run", algorithm, **flags)), *parts)
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ("--algorithm",)),
+        (["--algorithm"], ("--algorithm", "expected one argument")),
+        (["--algorithm", "ERM", "more"], ("unknown argument 'more'",)),
+        (["--algorithm", "ERM", "--batch_size"], ("--batch_size", "expected one argument")),
+    ],
+)
+def test_a_command_line_that_is_none(refused, argv, parts):
+    assert_says(refused(argv), *parts)
+
+
+# With data: (algorithm, flags, parts)
+RUNS = [
+    (
+        "ABRA",
+        {"batch_size": 9},
+        ("batch_size (9) is larger", "8 images: ", "plate = ", "use --batch_size 8 or lower"),
+    ),
+    (
+        "IRM",
+        {"batch_size": 10},
+        ("batch_size (10) must be a multiple of n_groups_per_batch (4)", "change one"),
+    ),
+    (
+        "IRM",
+        {"batch_size": 16, "n_groups_per_batch": 8},
+        ("n_groups_per_batch (8) is more than the 4", "lower it"),
+    ),
+    (
+        "ERM",
+        {"groupby_fields": "batch"},
+        ("groupby_fields got ['batch']", "give one or more of cell_type, experiment"),
+    ),
+    ("ERM", {"version": "2.0"}, ("unknown version '2.0'", "choose one of 1.0")),
+    ("ERM", {"split_scheme": "mine"}, ("--split_scheme must be one of official", "got 'mine'")),
+    (
+        "ERM",
+        {"evaluate_all_splits": False, "eval_splits": "train"},
+        ("--eval_splits got 'train'", "choose among val"),
+    ),
+    (
+        "ERM",
+        {"evaluate_all_splits": False, "eval_splits": "ood"},
+        ("'ood'", "choose among val, test, id_test"),
+    ),
+    ("ERM", {"val_metric": "auc"}, ("--val_metric 'auc'", "choose one of acc_avg", "acc_wg")),
+    (
+        "ERM",
+        {"gradient_accumulation_steps": 9},
+        ("steps 9 is more than the 8 batches of an epoch", "lower it"),
+    ),
+    ("ERM", {"warmup_epochs": 3}, ("the warm-up of 3 epochs is longer than the run of 2", "--warmup_epochs")),
+    ("ERM", {"frac": 0.001}, ("has no image with frac=0.001", "raise --frac")),
+    (
+        "ERM",
+        {"pretrained_model_path": "none.pth", "pretrained": None},
+        ("there is no checkpoint none.pth", "give"),
+    ),
+    ("ERM", {"eval_only": True}, ("there is no checkpoint", "epoch:best_model.pth", "train first")),
+]
+RUNS[-1] = pytest.param(
+    *RUNS[-1],
+    marks=pytest.mark.xfail(strict=True, reason="defect: --eval_only makes the folder it should find"),
+)
+RUNS += [
+    pytest.param("ERM", flags, says, marks=pytest.mark.xfail(strict=True, reason=reason))
+    for flags, says, reason in (
+        (
+            {"batch_size": 63},
+            ("--batch_size",),
+            "defect: a last batch of one image ends in batch norm's traceback",
+        ),
+        (
+            {"val_metric": "count_cell_type:HEPG2"},
+            ("--val_metric",),
+            "defect: a count is no validation metric",
+        ),
+        ({"weight_decay": "inf"}, ("--weight_decay",), "defect: infinite values are taken"),
+    )
+]
+
+
+@pytest.mark.parametrize(("algorithm", "flags", "parts"), RUNS)
+def test_settings_that_do_not_fit_the_data(root, refused, tmp_path, algorithm, flags, parts):
+    said = refused(runs.command(root, tmp_path / "run", algorithm, **flags))
+    assert_says(said, *parts)
+    assert not (tmp_path / "run").exists()
