@@ -13,10 +13,11 @@ from typing import Any, NoReturn
 import yaml
 
 from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of
+from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.options import Flag, default_of
 from abra_wilds.presets import PRESETS, resolve
-from abra_wilds.types import Diverged, InputError
+from abra_wilds.terminal import Parser, guarded
 
 NO_UNLABELED = "no method here trains on unlabeled images"
 # WILDS' flags without a meaning here, so that a command carried over says why it stops.
@@ -44,6 +45,10 @@ WITHOUT_MEANING = {
         ),
         NO_UNLABELED,
     ),
+    **dict.fromkeys(
+        ("dann_penalty_weight", "dann_classifier_lr", "dann_featurizer_lr", "dann_discriminator_lr"),
+        "DANN is not among the algorithms yet",
+    ),
     "dataset_kwargs": "rxrx1 takes no further arguments",
     "download": "WILDS' own download no longer answers; the README says how to get the data",
     "additional_train_transform": "WILDS' rxrx1 transform ignores it; --transform names our augmentations",
@@ -62,14 +67,6 @@ WITHOUT_MEANING = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises instead of printing usage, so that every refusal is one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise argparse's complaint."""
-        raise InputError(message)
-
-
 def parse_bool(text: str) -> bool:
     """True or False, as WILDS writes them."""
     if text.lower() not in ("true", "false"):
@@ -82,7 +79,14 @@ def parse_pair(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
-    return key, yaml.safe_load(value) if value else ""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"cannot read the value of {text!r}") from None
+    try:
+        return key, float(read) if isinstance(read, str) else read  # YAML reads 1e-4 as text
+    except ValueError:
+        return key, read
 
 
 def add_flag(parser: argparse._ActionsContainer, name: str, flag: Flag, default: Any) -> None:
@@ -108,7 +112,7 @@ def make_parser() -> Parser:
         allow_abbrev=False,
         description="Train and evaluate one algorithm on RxRx1-WILDS; flags carry WILDS' names and meanings.",
     )
-    parser.add_argument("--algorithm", required=True, metavar="NAME", help=f"[{', '.join(METHODS)}]")
+    parser.add_argument("--algorithm", metavar="NAME", help=f"[{', '.join(METHODS)}]")
     parser.add_argument(
         "--preset",
         metavar="NAME",
@@ -156,7 +160,13 @@ def parse(argv: Sequence[str]) -> RunConfig:
             f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}"
         )
     flags |= model_kwargs
-    return resolve(algorithm, flags, read_file(Path(path)) if path else None, preset)
+    file = read_file(Path(path)) if path else {}
+    algorithm, preset = algorithm or file.pop("algorithm", None), preset or file.pop("preset", None)
+    if algorithm is None:
+        raise InputError(f"--algorithm is missing; choose one of {', '.join(METHODS)}")
+    return resolve(
+        algorithm, flags, {k: v for k, v in file.items() if k not in ("algorithm", "preset")}, preset
+    )
 
 
 def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
@@ -176,21 +186,20 @@ def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The settings of a --config file, with the types their flags ask for.
+    """The settings of a --config file.
 
     Raises:
         InputError: if it is no flat mapping of flags to values.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise InputError(f"--config {path} cannot be read ({fault.strerror}); give a YAML file") from None
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError(f"--config {path} cannot be read ({fault}); give a YAML file") from None
     except yaml.YAMLError as fault:
         raise InputError(f"--config {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
     if not isinstance(content, Mapping):
         raise InputError(f"--config {path} holds no settings; write one `name: value` a line")
-    kinds = flags_by_name()
-    return {str(k): typed(str(k), v, kinds[str(k)]) if str(k) in kinds else v for k, v in content.items()}
+    return {str(name): value for name, value in content.items()}
 
 
 def flags_by_name() -> dict[str, Flag]:
@@ -199,49 +208,9 @@ def flags_by_name() -> dict[str, Flag]:
     return named | {flag_name(f, m.name): flag_of(f) for m in METHODS.values() for f in fields(m.Config)}
 
 
-def typed(name: str, value: Any, flag: Flag) -> Any:
-    """A value of a config file in its flag's type.
-
-    Raises:
-        InputError: if it is of another type.
-    """
-    if value is None:
-        return None
-    if flag.many:
-        return tuple(
-            typed(name, v, Flag(flag.help, flag.kind))
-            for v in (value if isinstance(value, list) else [value])
-        )
-    if flag.kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            pass
-    if flag.kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, flag.kind) or (flag.kind is int and isinstance(value, bool)):
-        raise InputError(f"{name} in the config file must be {flag.kind.__name__}; got {value!r}")
-    return value
-
-
 def _is_dict(name: str) -> bool:
     flag = flags_by_name().get(name)
     return flag is not None and flag.kind is dict
-
-
-def guarded(body: Callable[[], int]) -> int:
-    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1."""
-    try:
-        return body()
-    except InputError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 2
-    except Diverged as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; --resume goes on after the last complete epoch", file=sys.stderr)
-        return 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 STAND_IN_VERSION = "abra_wilds stand-in"
 

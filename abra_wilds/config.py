@@ -72,8 +72,11 @@ class DataConfig:
         )
         for key in self.loader_kwargs:
             require_choice("loader_kwargs", key, ("num_workers", "pin_memory"))
-        workers = self.loader_kwargs.get("num_workers", 0)
-        require(isinstance(workers, int) and workers >= 0, "loader_kwargs num_workers", "0 or more", workers)
+        workers, pinned = self.loader_kwargs.get("num_workers", 0), self.loader_kwargs.get("pin_memory", True)
+        require(type(workers) is int and workers >= 0, "loader_kwargs num_workers", "0 or more", workers)
+        require(isinstance(pinned, bool), "loader_kwargs pin_memory", "true or false", pinned)
+        # WILDS numbers groups in the data set's order whatever the order given, so the order means nothing.
+        object.__setattr__(self, "groupby_fields", tuple(sorted(set(self.groupby_fields))))
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -84,7 +87,7 @@ class DataConfig:
     def bio_batch(self) -> str:
         """What one bio-batch is: "plate", "experiment", or the fields that define it."""
         named = {("experiment",): "experiment", ("experiment", "plate"): "plate"}
-        return named.get(tuple(sorted(self.groupby_fields)), "+".join(self.groupby_fields))
+        return named.get(self.groupby_fields, "+".join(self.groupby_fields))
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class OptimConfig:
         check_choices(self)
         require(self.n_epochs >= 1, "n_epochs", "1 or more", self.n_epochs)
         require(self.lr > 0 and math.isfinite(self.lr), "lr", "positive", self.lr)
-        require(self.weight_decay >= 0, "weight_decay", "0 or more", self.weight_decay)
+        finite = self.weight_decay >= 0 and math.isfinite(self.weight_decay)
+        require(finite, "weight_decay", "0 or more, and finite", self.weight_decay)
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0,
             "max_grad_norm",
@@ -135,6 +139,13 @@ class OptimConfig:
         allowed = ("step_size", "gamma") if self.scheduler == "StepLR" else ("num_warmup_steps",)
         for key in self.scheduler_kwargs:
             require_choice(f"scheduler_kwargs of {self.scheduler}", key, allowed)
+        for key, value in self.scheduler_kwargs.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+            whole = number and isinstance(value, int) and value >= 1
+            fits, needs = (
+                (whole, "a whole number of 1 or more") if key == "step_size" else (number, "0 or more")
+            )
+            require(fits, f"scheduler_kwargs {key}", needs, value)
 
 
 @dataclass(frozen=True)
@@ -143,8 +154,10 @@ class EvalConfig:
 
     val_metric: str = option("acc_avg", "entry of WILDS' evaluation of `val` that picks the best epoch")
     val_metric_decreasing: bool = option(False, "smaller values of val_metric are better")
-    evaluate_all_splits: bool = option(True, "evaluate every split after each epoch, not only val")
-    eval_splits: tuple[str, ...] = option((), "splits to evaluate besides val", kind=str)
+    evaluate_all_splits: bool = option(
+        True, "evaluate every split after each epoch, not only val", local=True
+    )
+    eval_splits: tuple[str, ...] = option((), "splits to evaluate besides val", kind=str, local=True)
     bn_stats: str = option(
         "running",
         "batch-norm statistics: running, or re-estimated on training images",

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
-from abra_wilds.cli import Parser, guarded
-from abra_wilds.doctor import run as run_doctor
+from abra_wilds.terminal import Parser, guarded
 
 
-def make_parser() -> Parser:
-    """One sub-command for each job."""
+def make_parser(job: str | None) -> Parser:
+    """One sub-command for each job; only the one asked for is imported, so that doctor always starts."""
     parser = Parser(prog="abra-wilds", description="Tools around training with abra_wilds.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-
     doctor = jobs.add_parser("doctor", help="versions, devices, what is missing and how to mend it")
-    doctor.set_defaults(run=lambda args: run_doctor())
+    simulation = jobs.add_parser("simulate", help="write a simulated screen like RxRx1")
+    if job == "doctor":
+        add_doctor(doctor)
+    elif job == "simulate":
+        add_simulate(simulation)
+    return parser
 
+
+def add_doctor(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds doctor`."""
+    from abra_wilds.doctor import run
+
+    parser.set_defaults(run=lambda args: run())
+
+
+def add_simulate(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds simulate ROOT`."""
     from abra_wilds.data import simulate
 
-    simulation = jobs.add_parser(
-        "simulate",
-        help="write a simulated screen in RxRx1-WILDS' or RxRx1's own layout",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    simulate.add_arguments(simulation)
-    simulation.set_defaults(run=simulate.run)
-    return parser
+    simulate.add_arguments(parser)
+    parser.set_defaults(run=simulate.run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
 
     def body() -> int:
-        args = make_parser().parse_args(argv)
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = make_parser(words[0] if words else None).parse_args(words)
         code: int = args.run(args)
         return code
 

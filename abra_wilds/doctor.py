@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 REQUIRED = (
     "torch",

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
+
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    dict: "key=value pairs",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,31 @@ def method_option(default: Any, help: str, **flag: Any) -> Any:
 def default_of(f: Any) -> Any:
     """The default of a dataclass field."""
     return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def typed(name: str, value: Any, flag: Flag, default: Any = None) -> Any:
+    """A value in its flag's type, however it was written: 1 is 1.0 for a float, one name is a tuple of one.
+
+    Raises:
+        InputError: if it is of another type.
+    """
+    if value is None and default is None:
+        return None
+    if flag.many:
+        values = value if isinstance(value, list | tuple) else [value]
+        single = replace(flag, many=False)
+        return tuple(typed(name, v, single, default=()) for v in values)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if flag.kind is float and (number or isinstance(value, str)):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    if flag.kind is str and number:
+        return str(value)
+    if not isinstance(value, flag.kind) or (flag.kind is int and isinstance(value, bool)):
+        raise InputError(f"--{name} must be {KINDS[flag.kind]}; got {value!r}")
+    return value
 
 
 def require(ok: bool, flag: str, allowed: str, got: Any) -> None:

@@ -12,10 +12,10 @@ from dataclasses import fields
 from typing import Any
 
 from abra_wilds.config import RunConfig, flag_name, flag_of, sections
+from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS, get_method
 from abra_wilds.methods.base import Method
-from abra_wilds.options import default_of, require_choice
-from abra_wilds.types import InputError
+from abra_wilds.options import default_of, require_choice, typed
 
 # ABRA paper, section 4.1: Adam, batch 128, 100 epochs, linear warm-up 1e-4 -> 1e-2 over 10 epochs, weight
 # decay 1e-5, flips, quarter turns, crop 256 -> 512, a replaced first convolution. Cosine after warm-up is
@@ -111,9 +111,8 @@ def resolve(
                 ((s, la) for s, la in layers if name in la), ("default", {name: default_of(f)})
             )
             value = layer[name]
-            if flag_of(f).kind is dict:
-                value = {**default_of(f), **value}
-            values[f.name] = tuple(value) if flag_of(f).many else value
+            value = typed(name, value, flag_of(f), default_of(f))
+            values[f.name] = {**default_of(f), **value} if flag_of(f).kind is dict else value
             origin[name] = source
         return section(**values)
 
@@ -167,7 +166,15 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "warmup_from": (not o.warmup_epochs and "num_warmup_steps" not in o.scheduler_kwargs, "a warm-up"),
         "resume": (e.eval_only and t.resume, "training, not with --eval_only"),
         "dry_run": (e.eval_only and t.dry_run, "training, not with --eval_only"),
+        "overwrite": (e.eval_only and t.overwrite, "training, not with --eval_only"),
+        "pretrained": (config.model.pretrained_model_path is not None, "no --pretrained_model_path"),
+        "abra_soft_arc": (d.mix != "cutmix", "--mix cutmix"),
+        **{name: (True, needs) for name, needs in config.method.idle().items()},
     }
+    if t.resume and not t.save_last and not e.eval_only:
+        idle["resume"] = (True, "--save_last true")
+    if {"lr", "weight_decay"} & set(o.optimizer_kwargs):
+        idle["optimizer_kwargs"] = (True, "arguments other than --lr and --weight_decay")
     for name, (is_idle, needs) in idle.items():
         if name in given and is_idle:
             raise InputError(

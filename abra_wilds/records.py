@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
+from abra_wilds.files import write_text
 
 RESULTS = "results.jsonl"
 
@@ -88,11 +89,10 @@ def read_records(path: Path) -> list[Record]:
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Append the records that the file does not hold yet."""
+    """Append the records that the file does not hold yet; it is written anew, so that it is always whole."""
     known = read_records(path)
     new = [r for r in records if not any(r.same_result(k) for k in known)]
-    with open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(asdict(r)) + "\n" for r in new))
+    write_text(path, "".join(json.dumps(asdict(r)) + "\n" for r in [*known, *new]))
 
 
 def results_table(records: Sequence[Record]) -> str:

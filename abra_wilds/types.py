@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from abra_wilds.errors import Diverged, InputError
 
-class InputError(ValueError):
-    """Something the user gave cannot be used.
-
-    The message is one sentence: what came, what is allowed, what to do.
-    """
-
-
-class Diverged(RuntimeError):
-    """Training met a loss that is not finite; the message is one sentence."""
+__all__ = [
+    "Batch",
+    "BatchPlan",
+    "DataInfo",
+    "Diverged",
+    "InputError",
+    "StepContext",
+    "StepOutput",
+    "Target",
+]
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from abra_wilds import METHODS
 from abra_wilds.cli import main
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.methods.base import Method
+from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, StepOutput
 
 
 @dataclass(frozen=True)
-class VRExConfig:
+class VRExConfig(MethodConfig):
     """Weight of the variance of risks."""
 
     beta: float = method_option(1.0, "weight of the variance of the domains' risks")

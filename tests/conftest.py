@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
+
+# Before torch is imported, here and in the processes that tests start: on tiny tensors threads wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

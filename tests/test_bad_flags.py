@@ -108,31 +108,33 @@ FLAGS = [
         {"train_loader": "plate", "n_groups_per_batch": None},
         ("IRM needs --train_loader group", "got plate"),
     ),
-]
-BAD_VALUES = "defect: values of scheduler_kwargs are not checked"
-FLAGS += [
-    pytest.param("ERM", flags, says, marks=pytest.mark.xfail(strict=True, reason=reason))
-    for flags, says, reason in (
-        (
-            {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": "many"}},
-            ("num_warmup_steps",),
-            BAD_VALUES,
-        ),
-        (
-            {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": -3}},
-            ("num_warmup_steps",),
-            BAD_VALUES,
-        ),
-        ({"scheduler": "StepLR", "scheduler_kwargs": {"step_size": 0}}, ("step_size",), BAD_VALUES),
-        ({"scheduler": "StepLR", "scheduler_kwargs": {"gamma": "much"}}, ("gamma",), BAD_VALUES),
-        (
-            {"loader_kwargs": {"num_workers": "["}},
-            ("num_workers=[",),
-            "defect: parse_pair lets YAML's error through",
-        ),
-        ({"loader_kwargs": {"num_workers": True}}, ("num_workers",), "defect: True is taken for 1 worker"),
-        ({"loader_kwargs": {"pin_memory": "perhaps"}}, ("pin_memory",), "defect: any text is true"),
-    )
+    (
+        "ERM",
+        {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": "many"}},
+        ("--scheduler_kwargs num_warmup_steps must be 0 or more", "got 'many'"),
+    ),
+    (
+        "ERM",
+        {"warmup_epochs": None, "scheduler_kwargs": {"num_warmup_steps": -3}},
+        ("--scheduler_kwargs num_warmup_steps must be 0 or more", "got -3"),
+    ),
+    (
+        "ERM",
+        {"scheduler": "StepLR", "scheduler_kwargs": {"step_size": 0}},
+        ("--scheduler_kwargs step_size must be a whole number of 1 or more", "got 0"),
+    ),
+    (
+        "ERM",
+        {"scheduler": "StepLR", "scheduler_kwargs": {"gamma": "much"}},
+        ("--scheduler_kwargs gamma must be 0 or more", "got 'much'"),
+    ),
+    ("ERM", {"loader_kwargs": {"num_workers": "["}}, ("cannot read the value of 'num_workers=['",)),
+    ("ERM", {"loader_kwargs": {"num_workers": True}}, ("num_workers must be 0 or more", "got True")),
+    (
+        "ERM",
+        {"loader_kwargs": {"pin_memory": "perhaps"}},
+        ("pin_memory must be true or false", "got 'perhaps'"),
+    ),
 ]
 
 
@@ -201,27 +203,10 @@ RUNS = [
         {"pretrained_model_path": "none.pth", "pretrained": None},
         ("there is no checkpoint none.pth", "give"),
     ),
-    ("ERM", {"eval_only": True}, ("there is no checkpoint", "epoch:best_model.pth", "train first")),
-]
-RUNS[-1] = pytest.param(
-    *RUNS[-1],
-    marks=pytest.mark.xfail(strict=True, reason="defect: --eval_only makes the folder it should find"),
-)
-RUNS += [
-    pytest.param("ERM", flags, says, marks=pytest.mark.xfail(strict=True, reason=reason))
-    for flags, says, reason in (
-        (
-            {"batch_size": 63},
-            ("--batch_size",),
-            "defect: a last batch of one image ends in batch norm's traceback",
-        ),
-        (
-            {"val_metric": "count_cell_type:HEPG2"},
-            ("--val_metric",),
-            "defect: a count is no validation metric",
-        ),
-        ({"weight_decay": "inf"}, ("--weight_decay",), "defect: infinite values are taken"),
-    )
+    ("ERM", {"eval_only": True}, ("does not exist, so it holds no model to evaluate", "train first")),
+    ("ERM", {"batch_size": 63}, ("--batch_size 63 leaves a training batch of 1 image", "change it by one")),
+    ("ERM", {"val_metric": "count_cell_type:HEPG2"}, ("--val_metric 'count_cell_type:HEPG2' is no entry",)),
+    ("ERM", {"weight_decay": "inf"}, ("--weight_decay must be 0 or more, and finite", "got inf")),
 ]
 
 

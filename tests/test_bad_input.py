@@ -214,7 +214,6 @@ def test_weights_of_another_model(root, refused, tmp_path):
     assert_says(said, "w.pth lacks", "weights of this model", "--model")
 
 
-@pytest.mark.xfail(strict=True, reason="defect: make_tracker comes after the folder was written to")
 def test_a_tracker_that_is_not_installed(root, refused, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     said = refused(runs.command(root, tmp_path / "run", "ERM", tracker="tensorboard"))

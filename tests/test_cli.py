@@ -28,18 +28,9 @@ save_step save_best save_last save_pred no_group_logging progress_bar resume use
 wandb_kwargs
 """
 WILDS_FLAGS = WILDS.split()
-DANN = [name for name in WILDS_FLAGS if name.startswith("dann_")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason="defect: not in WITHOUT_MEANING"))
-        if n in DANN
-        else n
-        for n in WILDS_FLAGS
-    ],
-)
+@pytest.mark.parametrize("name", WILDS_FLAGS)
 def test_every_flag_of_wilds_is_known_or_refused_with_a_reason(name):
     known = {flag for action in make_parser()._actions for flag in action.option_strings}
     if f"--{name}" in known:
@@ -109,7 +100,6 @@ def test_other_model_kwargs_are_refused(more):
         parse(["--algorithm", "ERM", *more.split()])
 
 
-@pytest.mark.xfail(strict=True, reason="defect: YAML reads 1e-4 as text, and Adam then refuses it")
 def test_numbers_in_key_value_pairs_may_be_written_with_an_exponent():
     config = parse(["--algorithm", "ERM", "--optimizer_kwargs", "eps=1e-4"])
     assert config.optim.optimizer_kwargs == {"eps": 1e-4}
@@ -175,22 +165,18 @@ def test_flags_win_over_the_config_file(tmp_path):
     [
         ("learning_rate: 1", "unknown setting 'learning_rate'; `--help` lists the known ones"),
         ("irm_lambda: 1", "--irm_lambda belongs to IRM and would have no effect on ERM; leave it out"),
-        ("n_epochs: many", "n_epochs in the config file must be int; got 'many'"),
-        ("n_epochs: 2.5", "n_epochs in the config file must be int; got 2.5"),
-        ("n_epochs: true", "n_epochs in the config file must be int; got True"),
-        ("lr: fast", "lr in the config file must be float; got 'fast'"),
-        ("save_pred: 1", "save_pred in the config file must be bool; got 1"),
-        ("optimizer_kwargs: 3", "optimizer_kwargs in the config file must be dict; got 3"),
+        ("n_epochs: many", "--n_epochs must be a whole number; got 'many'"),
+        ("n_epochs: 2.5", "--n_epochs must be a whole number; got 2.5"),
+        ("n_epochs: true", "--n_epochs must be a whole number; got True"),
+        ("lr: fast", "--lr must be a number; got 'fast'"),
+        ("save_pred: 1", "--save_pred must be true or false; got 1"),
+        ("optimizer_kwargs: 3", "--optimizer_kwargs must be key=value pairs; got 3"),
         ("- 1", "holds no settings; write one `name: value` a line"),
         ("", "holds no settings"),
         ("a: [", "is no YAML"),
         ("mix: mixup", "--mix must be one of none, cutmix; got 'mixup'"),
         ("n_groups_per_batch: 2", "--n_groups_per_batch would have no effect here"),
-        pytest.param(
-            "n_epochs:",
-            "n_epochs",
-            marks=pytest.mark.xfail(strict=True, raises=TypeError, reason="defect: null passes for any type"),
-        ),
+        ("n_epochs:", "--n_epochs must be a whole number; got None"),
     ],
 )
 def test_a_config_file_is_checked_as_flags_are(tmp_path, text, said):
@@ -199,13 +185,10 @@ def test_a_config_file_is_checked_as_flags_are(tmp_path, text, said):
 
 
 def test_a_config_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"--config .*none.yaml cannot be read \(No such file"):
+    with pytest.raises(InputError, match=r"--config .*none.yaml cannot be read \(.*No such file"):
         parse(["--algorithm", "ERM", "--config", str(tmp_path / "none.yaml")])
 
 
-@pytest.mark.xfail(
-    strict=True, raises=UnicodeDecodeError, reason="defect: read_file catches no UnicodeDecodeError"
-)
 def test_a_config_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"c\.yaml"):

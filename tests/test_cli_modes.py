@@ -106,7 +106,6 @@ def test_eval_epoch_that_was_not_saved_is_refused(root, tiny, stored, capsys):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.xfail(strict=True, reason="defect: evaluate_saved does not ask whether it is the same run")
 @pytest.mark.parametrize(("algorithm", "change"), [("deepCORAL", {}), ("ERM", {"bn_stats": "precise"})])
 def test_eval_only_with_other_settings_is_refused(root, tiny, tmp_path, capsys, algorithm, change):
     """Its record would carry another method's name, or statistics that the checkpoint does not have."""
@@ -115,7 +114,6 @@ def test_eval_only_with_other_settings_is_refused(root, tiny, tmp_path, capsys, 
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=True, reason="defect: --eval_only --overwrite deletes the model it should evaluate")
 def test_eval_only_never_empties_the_folder(root, tiny, tmp_path):
     argv = runs.command(root, tmp_path, "ERM", n_epochs=1)
     assert main(argv) == 0

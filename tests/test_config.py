@@ -202,9 +202,6 @@ def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
     assert not any(flag_of(f).local for m in METHODS.values() for f in fields(m.Config))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: resolve() takes 1 and 1.0 for different values of a float flag"
-)
 def test_one_run_has_one_digest_whether_it_is_written_as_flag_or_in_python():
     """A whole number given for a float is that float; a list given for a tuple is that tuple."""
     a = run_config("ABRA", warmup_epochs=1, abra_js_weight=2, groupby_fields=["plate", "experiment"])

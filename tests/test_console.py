@@ -43,9 +43,6 @@ def test_doctor_says_what_to_mend_and_fails(capsys, monkeypatch, name, found, me
     assert mend in shown and "1 to mend" in shown
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: console, doctor and types import torch, which doctor should miss"
-)
 @pytest.mark.parametrize("package", ["torch", "yaml"])
 def test_doctor_works_where_a_package_is_missing(package):
     program = (

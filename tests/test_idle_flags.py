@@ -24,21 +24,19 @@ IDLE = [
     ("ERM", {"warmup_from": 1e-4, "warmup_epochs": 0}, "a warm-up"),
     ("ERM", {"eval_only": True, "resume": True}, "training, not with --eval_only"),
     ("ERM", {"eval_only": True, "dry_run": True}, "training, not with --eval_only"),
-]
-NOT_REFUSED = "defect: has no effect and is accepted"
-IDLE += [
-    pytest.param(*case, marks=pytest.mark.xfail(strict=True, reason=NOT_REFUSED))
-    for case in (
-        ("ERM", {"eval_only": True, "overwrite": True}, ""),
-        ("ERM", {"pretrained": True, "pretrained_model_path": "w.pth"}, ""),
-        ("ERM", {"optimizer_kwargs": {"lr": 0.5}}, ""),
-        ("ABRA", {"abra_terms": ["ce", "js"], "abra_margin": 0.25}, ""),
-        ("ABRA", {"abra_terms": ["ce", "js"], "abra_scale": 2.0}, ""),
-        ("ABRA", {"abra_terms": ["ce"], "abra_lam": 0.5}, ""),
-        ("ABRA", {"abra_terms": ["ce", "arc"], "abra_js_weight": 2.0}, ""),
-        ("ABRA", {"mix": "none", "abra_soft_arc": "two_term"}, ""),
-        ("ABRA", {"abra_at": ["res2"], "abra_pooled_path": False}, ""),
-    )
+    ("ERM", {"eval_only": True, "overwrite": True}, "training, not with --eval_only"),
+    ("ERM", {"resume": True, "save_last": False}, "--save_last true"),
+    ("ERM", {"pretrained": True, "pretrained_model_path": "w.pth"}, "no --pretrained_model_path"),
+    ("ERM", {"optimizer_kwargs": {"lr": 0.5}}, "other than --lr and --weight_decay"),
+    ("ABRA", {"abra_terms": ["ce", "js"], "abra_margin": 0.25}, "arc in --abra_terms"),
+    ("ABRA", {"abra_terms": ["ce", "js"], "abra_scale": 2.0}, "arc in --abra_terms"),
+    ("ABRA", {"abra_terms": ["ce"], "abra_share_arc_weight": True}, "arc in --abra_terms"),
+    ("ABRA", {"abra_terms": ["ce"], "abra_halve_arc": True}, "arc in --abra_terms"),
+    ("ABRA", {"abra_terms": ["ce"], "abra_lam": 0.5}, "both ce and arc in --abra_terms"),
+    ("ABRA", {"abra_terms": ["ce", "arc"], "abra_js_weight": 2.0}, "js in --abra_terms"),
+    ("ABRA", {"abra_terms": ["arc"], "abra_js_detach_clean": True}, "js in --abra_terms"),
+    ("ABRA", {"mix": "none", "abra_soft_arc": "two_term"}, "--mix cutmix"),
+    ("ABRA", {"abra_at": ["res2"], "abra_pooled_path": False}, "res4 in --abra_at"),
 ]
 
 

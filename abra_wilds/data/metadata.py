@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 INTEGERS = ("plate", "site", "sirna_id")
 TEXTS = ("cell_type", "experiment", "well", "dataset")

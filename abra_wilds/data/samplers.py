@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 NAMES = ("rxrx1", "paper", "none")
 CROP, CROP_TO = 256, 512  # ABRA section 4.1: "crop 256x256, resize to 512x512"

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from abra_wilds.errors import InputError
 from abra_wilds.files import whole
 from abra_wilds.methods.base import Method
-from abra_wilds.types import InputError
 
 
 @dataclass(frozen=True)

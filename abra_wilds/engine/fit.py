@@ -20,7 +20,7 @@ from abra_wilds.engine.results import conclude, csv_logs, evaluate_rows, evaluat
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.step import step
-from abra_wilds.engine.trackers import make_tracker
+from abra_wilds.engine.trackers import check_tracker, make_tracker
 from abra_wilds.evaluate import plain_images, reestimate_bn
 from abra_wilds.records import Record
 from abra_wilds.types import StepContext
@@ -37,6 +37,7 @@ def fit(config: RunConfig) -> list[Record]:
         Diverged: at a loss that is not finite; the checkpoints of earlier epochs stay.
     """
     t, o, e, d = config.train, config.optim, config.eval, config.data
+    check_tracker(t.tracker)
     setup = prepare(config)
     device, loader = setup.device, setup.train_loader
     resuming = t.resume and folder_of(config).model("last").exists()
@@ -54,13 +55,13 @@ def fit(config: RunConfig) -> list[Record]:
     for csv in csvs.values():
         csv.keep_through(done.epoch)
     write_config(folder, config)
-    tracker = make_tracker(t.tracker, folder.path)
     log.write(opening(config, setup, done))
 
     guard = Guard(setup.grouper.group_str)
     meter = Meter(setup.info.n_groups, device, by_group=not t.no_group_logging)
     accumulate = o.gradient_accumulation_steps
     steps_per_epoch = setup.steps_per_epoch(accumulate)
+    tracker = make_tracker(t.tracker, folder.path, (done.epoch + 1) * steps_per_epoch)
     bar = tqdm(
         total=o.n_epochs * loader.images_per_epoch,
         initial=(done.epoch + 1) * loader.images_per_epoch,

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.config import RunConfig, jsonable
+from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS
-from abra_wilds.types import InputError
 
 CONFIG = "config.json"
 TRACKER = "tensorboard"
@@ -60,6 +60,8 @@ def open_folder(config: RunConfig) -> RunFolder:
     """
     t = config.train
     path = Path(t.log_dir)
+    if config.eval.eval_only and not path.is_dir():
+        raise InputError(f"--log_dir {path} does not exist, so it holds no model to evaluate; train first")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):

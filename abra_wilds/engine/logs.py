@@ -31,33 +31,43 @@ class TextLog:
 
 
 class CsvLog:
-    """A csv whose columns are those of its first row, as WILDS' BatchLogger writes it."""
+    """A csv with a header, as WILDS' BatchLogger writes it; a row with new columns widens the file."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row; the first one also writes the header."""
-        new = not self.path.exists()
-        columns = list(row) if new else self.columns()
+        columns = self._columns()
+        new = [name for name in row if name not in columns]
+        if new:
+            self._rewrite([*columns, *new], self._rows())
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def columns(self) -> list[str]:
-        """Column names of the file."""
-        with open(self.path, newline="", encoding="utf-8") as file:
-            return next(csv.reader(file), [])
+            csv.DictWriter(file, [*columns, *new]).writerow(row)
 
     def keep_through(self, epoch: int) -> None:
-        """Drop the rows of later epochs: a resumed run writes them again."""
+        """Drop the rows of later epochs, and what a kill cut short: a resumed run writes them again."""
+        columns = self._columns()
+        if columns:
+            self._rewrite(columns, [row for row in self._rows() if int(row["epoch"]) <= epoch])
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[str]:
+        """The lines that are complete."""
         if not self.path.exists():
-            return
-        with open(self.path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) <= epoch]
-        columns = self.columns()
+            return []
+        return [
+            line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")
+        ]
+
+    def _columns(self) -> list[str]:
+        return next(csv.reader(self._lines()[:1]), [])
+
+    def _rows(self) -> list[dict[str, str]]:
+        return list(csv.DictReader(self._lines()))
+
+    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         with whole(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()

@@ -10,7 +10,7 @@ from torch import Tensor
 from abra_wilds.config import RunConfig
 from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from abra_wilds.engine.folder import RunFolder, open_folder
+from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
@@ -39,6 +39,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     setup = prepare(config)
     method = build_method(config, setup.info, load=False).to(setup.device)
     folder = open_folder(config)
+    check_same_run(folder, config)
     label = "best" if e.eval_epoch is None else str(e.eval_epoch)
     saved = load_checkpoint(folder.model(label), method)
     log = TextLog(folder.path / "log.txt")

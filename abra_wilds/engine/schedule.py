@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from abra_wilds.config import OptimConfig
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,

@@ -72,6 +72,22 @@ def prepare(config: RunConfig) -> Setup:
     check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
     check_val_metric(config.eval.val_metric, subsets["val"])
     device = pick_device(config.train.device[0])
+    train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
+    info = data_info(dataset, subsets["train"], grouper)
+    setup = Setup(dataset, grouper, subsets, train_loader, eval_loaders, info, device)
+    check_batches(config, setup)
+    check_warmup(config, setup)
+    return setup
+
+
+def make_loaders(
+    config: RunConfig,
+    subsets: Mapping[str, WILDSSubset],
+    grouper: CombinatorialGrouper,
+    device: torch.device,
+) -> tuple[Loader, dict[str, Loader]]:
+    """The training loader, and an evaluation loader for every other split."""
+    d = config.data
     reading = reading_kwargs(d, device)
     train_loader = make_train_loader(
         subsets["train"],
@@ -87,26 +103,32 @@ def prepare(config: RunConfig) -> Setup:
     )
     eval_loaders = {
         split: make_eval_loader(
-            subsets[split], grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
+            subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
         )
-        for split in evaluated
+        for split, subset in subsets.items()
+        if split != "train"
     }
-    if config.optim.gradient_accumulation_steps > len(train_loader):
+    return train_loader, eval_loaders
+
+
+def check_batches(config: RunConfig, setup: Setup) -> None:
+    """Raise for batches too small for batch norm, or fewer than a step accumulates.
+
+    Raises:
+        InputError: with the numbers.
+    """
+    loader, steps = setup.train_loader, config.optim.gradient_accumulation_steps
+    if steps > len(loader):
         raise InputError(
-            f"--gradient_accumulation_steps {config.optim.gradient_accumulation_steps} is more than the "
-            f"{len(train_loader)} batches of an epoch; lower it or --batch_size"
+            f"--gradient_accumulation_steps {steps} is more than the {len(loader)} batches of an epoch; "
+            "lower it or --batch_size"
         )
-    setup = Setup(
-        dataset,
-        grouper,
-        subsets,
-        train_loader,
-        eval_loaders,
-        data_info(dataset, subsets["train"], grouper),
-        device,
-    )
-    check_warmup(config, setup)
-    return setup
+    smallest = min(map(len, loader.sampler))
+    if smallest < 2:
+        raise InputError(
+            f"--batch_size {config.data.batch_size} leaves a training batch of {smallest} image, "
+            "and batch norm needs two; change it by one"
+        )
 
 
 def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
@@ -134,7 +156,7 @@ def check_val_metric(name: str, subset: WILDSSubset) -> None:
         InputError: with the entries there are.
     """
     results, _ = subset.eval(subset.y_array, subset.y_array, subset.metadata_array)
-    if name not in results:
+    if name not in results or not name.startswith("acc"):
         known = ", ".join(k for k in results if k.startswith("acc"))
         raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
 

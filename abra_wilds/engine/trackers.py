@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from abra_wilds.types import InputError
+from abra_wilds.errors import InputError
 
 
 class Tracker:
@@ -21,14 +21,10 @@ class Tracker:
 class TensorBoard(Tracker):
     """Scalars for TensorBoard; columns of single groups are left to the csv files."""
 
-    def __init__(self, folder: Path):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError(
-                "--tracker tensorboard needs the package tensorboard; pip install tensorboard"
-            ) from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, first_step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
     def write(self, split: str, values: Mapping[str, float], step: int) -> None:
         """Add a scalar for each value that is no count and of no single group."""
@@ -41,10 +37,21 @@ class TensorBoard(Tracker):
         self.writer.close()
 
 
-def make_tracker(name: str, folder: Path) -> Tracker:
-    """The tracker of a name.
+def check_tracker(name: str) -> None:
+    """Raise if a tracker's package is missing.
 
     Raises:
-        InputError: if its package is missing.
+        InputError: with how to install it.
     """
-    return TensorBoard(folder) if name == "tensorboard" else Tracker()
+    if name == "tensorboard":
+        try:
+            import torch.utils.tensorboard  # noqa: F401
+        except ImportError:
+            raise InputError(
+                "--tracker tensorboard needs the package tensorboard; pip install tensorboard"
+            ) from None
+
+
+def make_tracker(name: str, folder: Path, first_step: int) -> Tracker:
+    """The tracker of a name; what an interrupted run noted from first_step on is forgotten."""
+    return TensorBoard(folder, first_step) if name == "tensorboard" else Tracker()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from abra_wilds.errors import InputError
 from abra_wilds.methods.abra import ABRA
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.coral import DeepCORAL
 from abra_wilds.methods.erm import ERM
 from abra_wilds.methods.group_dro import GroupDRO
 from abra_wilds.methods.irm import IRM
-from abra_wilds.types import InputError
 
 METHODS: dict[str, type[Method]] = {m.name: m for m in (ERM, ABRA, DeepCORAL, GroupDRO, IRM)}
 

@@ -146,8 +146,8 @@ class ABRA(Method):
     def clean(self, batch: Batch, observe: bool = True, literal: bool = False) -> list[Point]:
         """One pass of the backbone up to the last insertion point: the clean representation at each.
 
-        The perturbations observe the points' sigma, once a step. In the literal phase 1 it is the shifted pass
-        that moves the running statistics behind the first point, as a forward of its own would.
+        The perturbations observe the points' sigma, once a step. In the literal phase 1 it is the shifted
+        pass that moves the running statistics behind the first point, as a forward of its own would.
         """
         points: list[Point] = []
         X, after = batch.x, None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from abra_wilds.methods.base import MethodConfig
 from abra_wilds.nets.staged import STAGES
 from abra_wilds.options import check_choices, method_option, require
 
@@ -14,7 +15,7 @@ TERMS = ("ce", "arc", "js")
 
 
 @dataclass(frozen=True)
-class ABRAConfig:
+class ABRAConfig(MethodConfig):
     """Eqs. 7-14 and Algorithm 1."""
 
     at: tuple[str, ...] = method_option(
@@ -103,3 +104,17 @@ class ABRAConfig:
         if not {"ce", "arc"} <= set(self.terms):
             return (1.0, 0.0) if "ce" in self.terms else (0.0, half)
         return self.lam, half * (1 - self.lam)
+
+    def idle(self) -> dict[str, str]:
+        """Flags of terms that are left out, and of a path that is not taken."""
+        found = {}
+        if not {"ce", "arc"} <= set(self.terms):
+            found["abra_lam"] = "both ce and arc in --abra_terms"
+        if "arc" not in self.terms:
+            names = ("scale", "margin", "halve_arc", "share_arc_weight", "soft_arc")
+            found |= {f"abra_{name}": "arc in --abra_terms" for name in names}
+        if "js" not in self.terms:
+            found |= {f"abra_{name}": "js in --abra_terms" for name in ("js_weight", "js_detach_clean")}
+        if STAGES[-1] not in self.at:
+            found["abra_pooled_path"] = f"{STAGES[-1]} in --abra_at"
+        return found

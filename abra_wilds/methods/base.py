@@ -13,8 +13,12 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, StepContext, StepOutput
 
 
 @dataclass(frozen=True)
-class NoConfig:
-    """A method without hyper-parameters of its own."""
+class MethodConfig:
+    """Hyper-parameters of a method; this one has none of its own."""
+
+    def idle(self) -> dict[str, str]:
+        """Flags that would have no effect with these values, and what they need."""
+        return {}
 
 
 class Method(nn.Module):
@@ -34,7 +38,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
-    Config: ClassVar[type] = NoConfig
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):
         super().__init__()

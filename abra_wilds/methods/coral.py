@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from abra_wilds.functional.losses import coral, cross_entropies
 from abra_wilds.functional.precision import full_precision
-from abra_wilds.methods.base import Method
+from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, StepOutput
 
 
 @dataclass(frozen=True)
-class DeepCORALConfig:
+class DeepCORALConfig(MethodConfig):
     """Weight of the alignment; the default is that of WILDS for rxrx1."""
 
     penalty_weight: float = method_option(0.1, "weight of the CORAL penalty", name="coral_penalty_weight")

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.methods.base import Method
+from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
-class GroupDROConfig:
+class GroupDROConfig(MethodConfig):
     """Step size of the domain weights; the default is that of WILDS."""
 
     step_size: float = method_option(

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from abra_wilds.functional.losses import cross_entropies, irm_penalty
-from abra_wilds.methods.base import Method
+from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
-class IRMConfig:
+class IRMConfig(MethodConfig):
     """Weights of the penalty; defaults are those of WILDS for rxrx1."""
 
     lam: float = method_option(1.0, "weight of the IRM penalty after annealing", name="irm_lambda")

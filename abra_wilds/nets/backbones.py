@@ -11,8 +11,8 @@ from urllib.error import URLError
 from torch import nn
 
 from abra_wilds.compat import torchvision_importable
+from abra_wilds.errors import InputError
 from abra_wilds.nets.staged import StagedNet
-from abra_wilds.types import InputError
 
 
 def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
@@ -35,9 +35,9 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
         if not pretrained:
             raise
         raise InputError(
-            f"the ImageNet weights of {name} could not be loaded ({str(fault).splitlines()[0]}); connect to the "
-            "network once, put the file into torch's hub cache, give weights by --pretrained_model_path, or start "
-            "from random weights with --pretrained false"
+            f"the ImageNet weights of {name} could not be loaded ({str(fault).splitlines()[0]}); connect to "
+            "the network once, put the file into torch's hub cache, give weights by --pretrained_model_path, "
+            "or start from random weights with --pretrained false"
         ) from None
     if new_stem or in_channels != 3:
         net.conv1 = nn.Conv2d(in_channels, net.conv1.out_channels, 7, 2, 3, bias=False)

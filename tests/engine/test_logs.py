@@ -128,9 +128,6 @@ def test_keep_through_drops_the_rows_of_later_epochs_alone(tmp_path):
     assert not (tmp_path / "none.csv").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: a row that a kill cut inside its epoch counts as an earlier epoch's"
-)
 def test_keep_through_drops_a_row_that_was_cut_short(tmp_path):
     log, path = CsvLog(tmp_path / "a.csv"), tmp_path / "a.csv"
     for epoch in range(13):

@@ -135,9 +135,6 @@ def test_abra_logs_what_the_issue_lists(finished):
     assert all(np.isfinite(float(row[name])) for name in wanted)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="defect: a csv has the columns of its first row, here an unperturbed batch's"
-)
 def test_abra_logs_the_same_columns_where_the_first_batches_are_not_perturbed(root, tiny, tmp_path):
     fit(run_config("ABRA", **runs.settings(root, tmp_path, abra_prob=0.3, log_every=1)))
     rows = runs.rows_of(tmp_path / "train_algo.csv")

@@ -216,15 +216,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(root, tiny, tmp_path, c
 
 @pytest.mark.parametrize(
     "kept",
-    [
-        pytest.param(
-            0, marks=pytest.mark.xfail(strict=True, reason="defect: an empty csv never gets a header")
-        ),
-        pytest.param(
-            20, marks=pytest.mark.xfail(strict=True, reason="defect: half a header is taken for one")
-        ),
-        -100,
-    ],
+    [0, 20, -100],
 )
 def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs, tmp_path, kept):
     """A kill can leave a file without content, with half a header, or with half a row."""
@@ -233,17 +225,6 @@ def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs,
     path.write_bytes(path.read_bytes()[:kept])
     assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 0
     assert runs.texts(folder) == runs.texts(whole_runs["ABRA"])
-
-
-@pytest.mark.xfail(
-    strict=True, reason="defect: append_records is not whole, and half a line cannot be resumed"
-)
-def test_records_that_a_kill_cut_short_are_written_again_on_resume(root, tiny, whole_runs, tmp_path):
-    folder = shutil.copytree(whole_runs["IRM"], tmp_path / "run")
-    path = folder / "results.jsonl"
-    path.write_text(path.read_text()[:-100])
-    assert main([*runs.command(root, folder, "IRM", **CASES["IRM"]), "--resume"]) == 0
-    assert_same_run(folder, whole_runs["IRM"])
 
 
 @pytest.mark.slow

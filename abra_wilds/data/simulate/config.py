@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from abra_wilds.data.simulate.traits import CELL_LINES
+from abra_wilds.errors import InputError
 
 LAYOUTS = ("wilds", "rxrx1")
 PLATES = (1, 2, 3, 4)
@@ -19,9 +20,7 @@ Counts = tuple[int, int, int, int]  # experiments of HEPG2, HUVEC, RPE, U2OS
 
 
 def refuse(sentence: str) -> NoReturn:
-    """Raise InputError; imported late, as its module loads torch, which the workers do not need."""
-    from abra_wilds.types import InputError
-
+    """Raise InputError."""
     raise InputError(sentence)
 
 

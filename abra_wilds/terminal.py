@@ -1,0 +1,33 @@
+"""How every command refuses: one sentence on stderr and an exit code. Torch-free."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from abra_wilds.errors import Diverged, InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing usage, so that every refusal is one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's complaint."""
+        raise InputError(message)
+
+
+def guarded(body: Callable[[], int]) -> int:
+    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1."""
+    try:
+        return body()
+    except InputError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except Diverged as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on after the last complete epoch", file=sys.stderr)
+        return 130
