@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-# Before torch is imported, here and in the processes that tests start: on tiny tensors threads wait for each other.
+# Before torch is imported, here and in processes that tests start: on tiny tensors threads only wait.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np

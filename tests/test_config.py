@@ -181,6 +181,8 @@ def test_the_digest_depends_on_every_field_that_is_not_local_and_on_no_other(nam
 def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
     local = {flag_name(f) for section in SECTIONS.values() for f in fields(section) if flag_of(f).local}
     assert local == {
+        "evaluate_all_splits",
+        "eval_splits",
         "root_dir",
         "loader_kwargs",
         "eval_only",

@@ -1,4 +1,4 @@
-"""The simulator is a fair judge: without bio-batch effects new experiments are as easy as known ones, with them not.
+"""The simulator is a fair judge: new experiments are as easy as known ones only without bio-batch effects.
 
 Everything on simulated data, by the real command's own pieces; two trainings of two to three minutes each.
 """

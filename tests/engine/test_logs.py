@@ -99,15 +99,15 @@ def test_evaluation_loss_is_that_of_the_logits():
     assert (got["loss_avg"], got["acc_avg"], got["count_group:2"]) == (pytest.approx(wanted), 0.5, 2)
 
 
-def test_the_csv_log_has_the_columns_of_its_first_row(tmp_path):
+def test_a_row_with_new_columns_widens_the_csv_log(tmp_path):
     log = CsvLog(tmp_path / "a.csv")
     log.write({"epoch": 0, "acc": 0.5})
     log.write({"epoch": 1, "more": 7})
     CsvLog(tmp_path / "a.csv").write({"acc": 0.25, "epoch": 2})
     assert runs.rows_of(tmp_path / "a.csv") == [
-        {"epoch": "0", "acc": "0.5"},
-        {"epoch": "1", "acc": ""},
-        {"epoch": "2", "acc": "0.25"},
+        {"epoch": "0", "acc": "0.5", "more": ""},
+        {"epoch": "1", "acc": "", "more": "7"},
+        {"epoch": "2", "acc": "0.25", "more": ""},
     ]
 
 

@@ -3,14 +3,14 @@
 import math
 
 from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.base import NoConfig
+from abra_wilds.methods.base import MethodConfig
 from abra_wilds.methods.coral import DeepCORALConfig
 from abra_wilds.methods.group_dro import GroupDROConfig
 from abra_wilds.methods.irm import IRMConfig
 
 # method -> {label: configuration}
 SETTINGS = {
-    "ERM": {"default": NoConfig()},
+    "ERM": {"default": MethodConfig()},
     "ABRA": {
         "default": ABRAConfig(),
         "res2+res4": ABRAConfig(at=("res2", "res4"), alpha=0.1),
