@@ -45,7 +45,9 @@ def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (N, O).
     """
-    cosines = F.normalize(features, dim=1) @ F.normalize(weight, dim=1).T
+    # The (N, O) products are divided by the norms, not the (O, D) weights before them: those are many more.
+    norms = torch.linalg.vector_norm(weight, dim=1).clamp_min(1e-12)  # (O,)
+    cosines = F.normalize(features, dim=1) @ weight.T / norms
     return cosines.clamp(-1 + COSINE_GUARD, 1 - COSINE_GUARD)
 
 
