@@ -2,10 +2,10 @@
 
     python examples/bench_step.py --json bench.json
 
-Every method trains the same backbone on the same batch. Rounds are interleaved: round after round each method
-takes one step, and ratios are medians of the per-round ratios, so that a machine that slows down slows all
-alike. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is
-the allocator's, on a CPU the growth of the resident set in a process of its own.
+Every method trains the same backbone on the same batch. Round after round each takes a step beside one of
+ERM, in alternating order, and ratios are medians over these pairs, so that a machine that slows down slows
+both. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is the
+allocator's, on a CPU the growth of the resident set in a process of its own.
 """
 
 from __future__ import annotations
@@ -130,23 +130,27 @@ def quartiles(values: list[float]) -> dict[str, float]:
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, with what it was measured on."""
     device = torch.device(args.device)
-    names = [*(n for n in METHODS if args.only is None or n in args.only or n == "ERM"), LITERAL]
+    names = ["ERM", *(n for n in METHODS if n != "ERM" and (args.only is None or n in args.only)), LITERAL]
     trainees = {name: make_trainee(name, args, device) for name in names}
     for name in tqdm(names, desc="warm-up", disable=None):
         trainees[name].step()
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    relative: dict[str, list[float]] = {"ERM": [1.0, 1.0], **{name: [] for name in names if name != "ERM"}}
     losses: dict[str, float] = {}
     for i in tqdm(range(args.rounds), desc="rounds", disable=None):
-        for name in names if i % 2 == 0 else names[::-1]:
-            began = time.perf_counter()
-            losses[name] = trainees[name].step()
-            seconds[name].append(time.perf_counter() - began)
+        for name in names[1:]:
+            pair = {}
+            for each in ("ERM", name) if i % 2 == 0 else (name, "ERM"):
+                began = time.perf_counter()
+                losses[each] = trainees[each].step()
+                pair[each] = time.perf_counter() - began
+                seconds[each].append(pair[each])
+            relative[name].append(pair[name] / pair["ERM"])
     trainees.clear()
     flops = {name: count_flops(name, args) for name in tqdm(names, desc="FLOPs", disable=None)}
     memory = {name: peak_memory(name, args) for name in tqdm(names, desc="memory", disable=None)}
     methods, ratios = {}, {}
     for name in names:
-        relative = [a / b for a, b in zip(seconds[name], seconds["ERM"], strict=True)]
         methods[name] = {
             "seconds": quartiles(seconds[name]),
             "flops": flops[name],
@@ -155,8 +159,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         }
         ratios[name] = {
             "flops": flops[name] / flops["ERM"],
-            "time": statistics.median(relative),
-            "time_iqr": quartiles(relative)["iqr"],
+            "time": quartiles(relative[name])["median"],
+            "time_iqr": quartiles(relative[name])["iqr"],
             "memory": memory[name] / memory["ERM"],
         }
     settings = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}

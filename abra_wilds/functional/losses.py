@@ -46,8 +46,8 @@ def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
         (N, O).
     """
     # The (N, O) products are divided by the norms, not the (O, D) weights before them: those are many more.
-    norms = torch.linalg.vector_norm(weight, dim=1).clamp_min(1e-12)  # (O,)
-    cosines = F.normalize(features, dim=1) @ weight.T / norms
+    norms: Tensor = torch.linalg.vector_norm(weight, dim=1).clamp_min(1e-12)  # (O,)
+    cosines: Tensor = F.normalize(features, dim=1) @ weight.T / norms
     return cosines.clamp(-1 + COSINE_GUARD, 1 - COSINE_GUARD)
 
 
