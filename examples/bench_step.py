@@ -4,8 +4,8 @@
 
 Every method trains the same backbone on the same batch. Round after round each takes a step beside one of
 ERM, in alternating order, and ratios are medians over these pairs, so that a machine that slows down slows
-both. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is the
-allocator's, on a CPU the growth of the resident set in a process of its own.
+both. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is
+the allocator's, on a CPU the growth of the resident set in a process of its own.
 """
 
 from __future__ import annotations
