@@ -33,8 +33,8 @@ SETTINGS = {
     "transform": "rxrx1",
     "loader_kwargs": {"num_workers": 2},
 }
-# A plate of the small screen shows 4 of its 16 treatments, one of RxRx1 277 of 1,108: too skewed for the batch
-# statistics of a plate, so ABRA's bio-batch is an experiment here. Ten epochs are too few to learn from CutMix.
+# A plate of the small screen shows 4 of its 16 treatments, one of RxRx1 277 of 1,108: too skewed for batch
+# statistics of a plate, so ABRA's bio-batch is an experiment here. Ten epochs are too few for CutMix.
 OWN: dict[str, dict[str, Any]] = {"ERM": {}, "ABRA": {"groupby_fields": ["experiment"], "mix": "none"}}
 
 
