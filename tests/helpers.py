@@ -128,13 +128,19 @@ def target_arrays(target):
 
 
 def as_model(method):
-    """A frozen copy of an ABRA method's theta for the reference; batch norms normalise by the batch."""
+    """A frozen copy of an ABRA method's theta for the reference; batch norms normalise by the batch.
+
+    Where shifts come before the ReLU, the stages of insertion lack it; the reference applies it itself.
+    """
     twin = copy.deepcopy(method.net).train()
+    bare = method.at if getattr(method.cfg, "before_relu", False) else ()
 
     def black_box(name):
+        module = twin.stages[name][:-1] if name in bare else twin.stages[name]
+
         def stage(x):
             with torch.no_grad():
-                return twin.stages[name](torch.from_numpy(x)).numpy()
+                return module(torch.from_numpy(x)).numpy()
 
         return stage
 

@@ -39,16 +39,15 @@ def run(model, x, cfg, groups, shifts=None, constants=None):
             continue
         sets = shift_sets(cfg, groups, len(x))
         met[name] = [reference.channel_stats(x[rows], cfg.eps) for rows in sets]
-        if shifts is None:
-            continue
         x = x.copy()
-        for i, rows in enumerate(sets):
+        for i, rows in enumerate(sets if shifts is not None else []):
             mu, sigma = (constants or met)[name][i]
             for n in rows:
                 d_sigma = shifts[name][1][n]
                 if cfg.clamp_sigma:
                     d_sigma = np.maximum(sigma + d_sigma, 0) - sigma
                 x[n : n + 1] = reference.restyle(x[n : n + 1], mu, sigma, shifts[name][0][n], d_sigma)
+        x = np.maximum(x, 0) if cfg.before_relu else x
     return x.mean((2, 3)), met
 
 

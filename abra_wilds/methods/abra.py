@@ -153,7 +153,10 @@ class ABRA(Method):
         X, after = batch.x, None
         for name in self.at:
             with bn_buffers_kept(self.net) if literal and points else nullcontext():
-                X, after = self.net(X, after=after, upto=name), name
+                X = self.net(
+                    self.onward(X) if points else X, after=after, upto=name, bare=self.cfg.before_relu
+                )
+            after = name
             points.append(self.arrive(name, X, batch))
             if observe:
                 sigma = points[-1].sigma.detach()
@@ -174,11 +177,15 @@ class ABRA(Method):
 
     def pooled(self, name: str) -> bool:
         """Whether the shift may be applied after pooling: Eq. 7 is affine per channel, so the two commute."""
-        return self.cfg.pooled_path and name == STAGES[-1]
+        return self.cfg.pooled_path and name == STAGES[-1] and not self.cfg.before_relu
+
+    def onward(self, x: Tensor) -> Tensor:
+        """What the next stage sees of a representation that left an insertion point."""
+        return x.relu() if self.cfg.before_relu else x
 
     def leave(self, name: str, x: Tensor) -> Tensor:
         """Pooled features (N, D) of what left an insertion point."""
-        return x if self.pooled(name) else at_least_fp32(self.net(x, after=name)).mean((2, 3))
+        return x if self.pooled(name) else at_least_fp32(self.net(self.onward(x), after=name)).mean((2, 3))
 
     def shifted(
         self,
@@ -195,7 +202,8 @@ class ABRA(Method):
         point, x = start, start.x
         for i, name in enumerate(self.at):
             if i > 0:
-                point = self.arrive(name, self.net(x, after=self.at[i - 1], upto=name), batch)
+                X = self.net(self.onward(x), after=self.at[i - 1], upto=name, bare=self.cfg.before_relu)
+                point = self.arrive(name, X, batch)
             if detach:
                 point = Point(point.x, point.mu.detach(), point.sigma.detach())
             with full_precision(point.x.device.type):

@@ -58,6 +58,7 @@ class ABRAConfig(MethodConfig):
     detach_stats: bool = method_option(False, "no gradient through mu and sigma in phase 2 (U20)")
     eps: float = method_option(1e-6, "guard inside the root of sigma (Eq. 1; U21)")
     clamp_sigma: bool = method_option(False, "keep sigma + Delta_sigma at 0 or above (U22)")
+    before_relu: bool = method_option(False, "shift before the ReLU that ends the stage, not after it (U23)")
     soft_arc: str = method_option("dense", "ArcFace on CutMix labels (U27)", choices=("dense", "two_term"))
     stats_over: str = method_option(
         "group",
@@ -115,6 +116,6 @@ class ABRAConfig(MethodConfig):
             found |= {f"abra_{name}": "arc in --abra_terms" for name in names}
         if "js" not in self.terms:
             found |= {f"abra_{name}": "js in --abra_terms" for name in ("js_weight", "js_detach_clean")}
-        if STAGES[-1] not in self.at:
-            found["abra_pooled_path"] = f"{STAGES[-1]} in --abra_at"
+        if STAGES[-1] not in self.at or self.before_relu:
+            found["abra_pooled_path"] = f"{STAGES[-1]} in --abra_at, after its ReLU"
         return found

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor, nn
+
+from abra_wilds.errors import InputError
 
 Taps = Mapping[str, Callable[[Tensor], Tensor]]
 NO_TAPS: Taps = MappingProxyType({})
@@ -35,7 +38,12 @@ class StagedNet(nn.Module):
         return self.channels[STAGES[-1]]
 
     def forward(
-        self, x: Tensor, taps: Taps = NO_TAPS, after: str | None = None, upto: str = STAGES[-1]
+        self,
+        x: Tensor,
+        taps: Taps = NO_TAPS,
+        after: str | None = None,
+        upto: str = STAGES[-1],
+        bare: bool = False,
     ) -> Tensor:
         """Run the stages behind `after` (all, if None) up to and with `upto`, and the taps of each.
 
@@ -44,16 +52,43 @@ class StagedNet(nn.Module):
             taps: stage name -> function of that stage's output, of the same shape.
             after: last stage that x has already been through.
             upto: last stage to run.
+            bare: leave out the ReLU that ends the last stage.
 
         Returns:
             (N, C, h, w).
         """
         first = STAGES.index(after) + 1 if after else 0
         for name in STAGES[first : STAGES.index(upto) + 1]:
-            x = self.stages[name](x)
+            x = without_last_relu(self.stages[name], x) if bare and name == upto else self.stages[name](x)
             if name in taps:
                 x = taps[name](x)
         return x
+
+
+def without_last_relu(stage: nn.Module, x: Tensor) -> Tensor:
+    """What a stage would hand to the ReLU that ends it.
+
+    Args:
+        stage: a sequence that ends in a ReLU or in a residual block of torchvision's.
+        x: the stage's input.
+
+    Raises:
+        InputError: if it ends in anything else.
+    """
+    if not isinstance(stage, nn.Sequential):
+        raise InputError(f"a {type(stage).__name__} has no ReLU at its end to stand before; shift after it")
+    last: Any = stage[-1]
+    x = stage[:-1](x)
+    if isinstance(last, nn.ReLU):
+        return x
+    if not all(hasattr(last, name) for name in ("conv1", "bn1", "conv2", "bn2", "relu", "downsample")):
+        raise InputError(
+            f"a {type(last).__name__} does not end in a ReLU one can stand before; shift after it"
+        )
+    y: Tensor = last.bn2(last.conv2(last.relu(last.bn1(last.conv1(x)))))
+    if hasattr(last, "conv3"):
+        y = last.bn3(last.conv3(last.relu(y)))
+    return y + (x if last.downsample is None else last.downsample(x))
 
 
 @contextmanager

@@ -53,6 +53,7 @@ ALTERNATIVES = {
     "detach_stats": True,
     "eps": 0.5,
     "clamp_sigma": True,
+    "before_relu": True,
     "soft_arc": "two_term",
     "stats_over": "batch",
     "pooled_path": False,

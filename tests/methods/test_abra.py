@@ -222,3 +222,28 @@ def test_the_batches_abra_asks_for_are_mixed_plates():
     plan = METHODS["ABRA"].plan
     assert (plan.train_loader, plan.groupby_fields, plan.mix) == ("plate", ("experiment", "plate"), "cutmix")
     assert plan.min_group_rows == 2
+
+
+@pytest.mark.parametrize("at", ["res2", "res4"])
+def test_before_relu_shifts_what_the_relu_of_the_stage_will_see(at):
+    cfg = ABRAConfig(
+        at=(at,), before_relu=True, alpha=0.0, reuse_noise=True, terms=("ce",), k_init=0.3, eps=1e-6
+    )
+    method, batch = make_method("ABRA", cfg), make_batch()
+    stages = method.net.stages
+    torch.manual_seed(3)
+    n_mu, n_sigma = (torch.randn(method.net.channels[at], dtype=torch.float64) for _ in range(2))
+    X = batch.x
+    for name in STAGES[: STAGES.index(at)]:
+        X = stages[name](X)
+    X = stages[at][1](stages[at][0](X))  # convolution and batch norm, without the ReLU
+    mu = X.mean((0, 2, 3), keepdim=True)
+    sigma = ((X - mu).square().mean((0, 2, 3), keepdim=True) + 1e-6).sqrt()
+    K = 0.3 * sigma
+    n_mu, n_sigma = n_mu.reshape(1, -1, 1, 1), n_sigma.reshape(1, -1, 1, 1)
+    X = ((sigma + n_sigma * K) * (X - mu) / sigma + mu + n_mu * K).clamp_min(0)
+    for name in STAGES[STAGES.index(at) + 1 :]:
+        X = stages[name](X)
+    expected = torch.nn.functional.cross_entropy(method.head(X.mean((2, 3))), batch.target.y)
+    torch.manual_seed(3)
+    assert method(batch).logs["L_shifted"].item() == pytest.approx(expected.item(), abs=1e-12)

@@ -37,6 +37,7 @@ EFFECTS = {
     "detach_stats": ({"gradients"}, {"logits", "L_clean", "L_adv", "K", "loss"}),
     "eps": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
     "clamp_sigma": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
+    "before_relu": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
     "soft_arc": ({"loss", "K", "gradients"}, {"logits"}),
     "stats_over": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
     "pooled_path": (set(), {"loss", "K", "gradients", "logits", "L_adv"}),

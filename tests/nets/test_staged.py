@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from abra_wilds.nets.backbones import build_net, torchvision_models
-from abra_wilds.nets.staged import STAGES, StagedNet, bn_buffers_kept
+from abra_wilds.nets.staged import STAGES, StagedNet, bn_buffers_kept, without_last_relu
 from abra_wilds.types import InputError
 from tests.helpers import CHANNELS, make_batch, tiny_net, worst
 
@@ -197,3 +197,18 @@ def test_pretrained_weights_without_a_network_give_one_sentence_that_says_what_t
 def test_an_unknown_model_is_refused_with_the_known_names():
     with pytest.raises(InputError, match="unknown model 'resnet19'; choose one of"):
         build_net("resnet19", 3, pretrained=False)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_stage_without_its_last_relu_becomes_the_stage_by_that_relu(name):
+    net = build_net(name, 3, pretrained=False).eval()
+    x = net(torch.randn(2, 3, 64, 64), upto="stem")
+    for stage in STAGES[1:]:
+        bare, x = without_last_relu(net.stages[stage], x), net.stages[stage](x)
+        assert torch.equal(bare.relu(), x) and (bare < 0).any()
+
+
+@pytest.mark.parametrize("stage", [nn.Conv2d(3, 3, 1), nn.Sequential(nn.Conv2d(3, 3, 1))])
+def test_a_stage_that_does_not_end_in_a_relu_has_nothing_to_stand_before(stage):
+    with pytest.raises(InputError, match="shift after it"):
+        without_last_relu(stage, torch.randn(1, 3, 4, 4))
