@@ -48,9 +48,18 @@ def predict(
     return y_pred.cpu()
 
 
-def evaluate(subset: WILDSSubset, y_pred: Tensor) -> dict[str, float]:
-    """WILDS' evaluation of predictions (n,): acc_avg, acc_cell_type:NAME, acc_wg and counts."""
-    results, _ = subset.eval(y_pred, subset.y_array, subset.metadata_array)
+def evaluate(subset: WILDSSubset, y_pred: Tensor, rows: Tensor | None = None) -> dict[str, float]:
+    """WILDS' evaluation of predictions (n,): acc_avg, acc_cell_type:NAME, acc_wg and counts.
+
+    Args:
+        subset: the split.
+        y_pred: class ids.
+        rows: positions in the split that they are of; None for the whole split in dataset order.
+    """
+    y_true, metadata = subset.y_array, subset.metadata_array
+    if rows is not None:
+        y_true, metadata = y_true[rows], metadata[rows]
+    results, _ = subset.eval(y_pred, y_true, metadata)
     return {name: float(value) for name, value in results.items()}
 
 

@@ -168,8 +168,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "dry_run": (e.eval_only and t.dry_run, "training, not with --eval_only"),
         "overwrite": (e.eval_only and t.overwrite, "training, not with --eval_only"),
         "pretrained": (config.model.pretrained_model_path is not None, "no --pretrained_model_path"),
-        "abra_soft_arc": (d.mix != "cutmix", "--mix cutmix"),
-        **{name: (True, needs) for name, needs in config.method.idle().items()},
+        **{name: (True, needs) for name, needs in config.method.idle(d.mix).items()},
     }
     if t.resume and not t.save_last and not e.eval_only:
         idle["resume"] = (True, "--save_last true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch is imported, here and in processes that tests start: on tiny tensors threads only wait.
@@ -12,6 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests import runs
 
 COLUMNS = [
     "site_id",
@@ -77,3 +80,15 @@ def _tiny_row(line: str, split: str, k: int, plate: int, well: str, site: int, l
 def sim_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root_dir of a tiny RxRx1-WILDS; shared by the session, so never written to."""
     return write_tiny_wilds(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def root(sim_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quarter of the tiny data set, for tiny runs; never written to."""
+    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command line that must be refused; returns its sentence."""
+    return lambda argv, **kwargs: runs.refusal(capsys, argv, tmp_path / "run", **kwargs)

@@ -8,20 +8,9 @@ from tests import runs
 from tests.runs import assert_says
 
 
-@pytest.fixture(scope="module")
-def root(sim_root, tmp_path_factory):
-    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
-
-
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     runs.use_tiny_backbone(monkeypatch)
-
-
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """Runs a command line that must be refused; returns its sentence."""
-    return lambda argv, **kwargs: runs.refusal(capsys, argv, tmp_path / "run", **kwargs)
 
 
 # Command line: (algorithm, flags, parts of the sentence)

@@ -13,11 +13,6 @@ from tests import runs
 
 
 @pytest.fixture(scope="module")
-def root(sim_root, tmp_path_factory):
-    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
         runs.use_tiny_backbone(patch)

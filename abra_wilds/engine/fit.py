@@ -16,12 +16,12 @@ from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.logs import Guard, Meter, TextLog
-from abra_wilds.engine.results import conclude, csv_logs, evaluate_rows, evaluate_splits, save_epoch
+from abra_wilds.engine.results import conclude, csv_logs, evaluate_splits, save_epoch
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.step import step
 from abra_wilds.engine.trackers import check_tracker, make_tracker
-from abra_wilds.evaluate import plain_images, reestimate_bn
+from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.records import Record
 from abra_wilds.types import StepContext
 
@@ -107,7 +107,8 @@ def fit(config: RunConfig) -> list[Record]:
                 tracker.write("train", row, global_step)
                 bar.set_postfix_str(f"loss {row['objective']:.3f} acc {row['acc_avg']:.3f}")
 
-        train_results = evaluate_rows(setup, torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
+        # The training predictions were made while the weights were moving.
+        train_results = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
         csvs["train_eval"].write({"epoch": epoch, **train_results})
 
         if e.bn_stats == "precise":

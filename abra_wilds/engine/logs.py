@@ -55,17 +55,20 @@ class CsvLog:
 
     def _lines(self) -> list[str]:
         """The lines that are complete."""
-        if not self.path.exists():
-            return []
         return [
             line for line in self.path.read_text(encoding="utf-8").splitlines(True) if line.endswith("\n")
         ]
 
     def _columns(self) -> list[str]:
-        return next(csv.reader(self._lines()[:1]), [])
+        """The header, read alone: a long run appends to a long file."""
+        if not self.path.exists():
+            return []
+        with open(self.path, encoding="utf-8") as file:
+            first = file.readline()
+        return next(csv.reader([first])) if first.endswith("\n") else []
 
     def _rows(self) -> list[dict[str, str]]:
-        return list(csv.DictReader(self._lines()))
+        return list(csv.DictReader(self._lines())) if self.path.exists() else []
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
         with whole(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:

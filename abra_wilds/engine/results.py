@@ -74,13 +74,6 @@ def evaluate_splits(
     return predictions, results
 
 
-def evaluate_rows(setup: Setup, y_pred: Tensor, rows: Tensor) -> dict[str, float]:
-    """WILDS' evaluation of an epoch's training predictions, made while the weights were moving."""
-    subset = setup.subsets["train"]
-    results, _ = subset.eval(y_pred, subset.y_array[rows], subset.metadata_array[rows])
-    return {name: float(value) for name, value in results.items()}
-
-
 def save_epoch(
     config: RunConfig,
     folder: RunFolder,

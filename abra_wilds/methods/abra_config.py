@@ -106,9 +106,9 @@ class ABRAConfig(MethodConfig):
             return (1.0, 0.0) if "ce" in self.terms else (0.0, half)
         return self.lam, half * (1 - self.lam)
 
-    def idle(self) -> dict[str, str]:
-        """Flags of terms that are left out, and of a path that is not taken."""
-        found = {}
+    def idle(self, mix: str) -> dict[str, str]:
+        """Flags of terms that are left out, of labels that are not mixed, and of a path that is not taken."""
+        found = {} if mix == "cutmix" else {"abra_soft_arc": "--mix cutmix"}
         if not {"ce", "arc"} <= set(self.terms):
             found["abra_lam"] = "both ce and arc in --abra_terms"
         if "arc" not in self.terms:

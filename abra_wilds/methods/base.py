@@ -16,8 +16,8 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, StepContext, StepOutput
 class MethodConfig:
     """Hyper-parameters of a method; this one has none of its own."""
 
-    def idle(self) -> dict[str, str]:
-        """Flags that would have no effect with these values, and what they need."""
+    def idle(self, mix: str) -> dict[str, str]:
+        """Flags that would have no effect with these values and this --mix, and what they need."""
         return {}
 
 

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests import runs
-
-
-@pytest.fixture(scope="module")
-def root(sim_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="module")
