@@ -19,6 +19,8 @@ from abra_wilds.options import Flag, default_of
 from abra_wilds.presets import PRESETS, resolve
 from abra_wilds.terminal import Parser, guarded
 
+# Flags beside those of the sections and methods.
+OUTSIDE = ("algorithm", "preset", "config", "model_kwargs", "help")
 NO_UNLABELED = "no method here trains on unlabeled images"
 # WILDS' flags without a meaning here, so that a command carried over says why it stops.
 WITHOUT_MEANING = {
@@ -147,19 +149,10 @@ def parse(argv: Sequence[str]) -> RunConfig:
     Raises:
         InputError: for whatever in it cannot be used.
     """
-    parser = make_parser()
-    found, unknown = parser.parse_known_args(argv)
+    flags, unknown = read_flags(argv)
     if unknown:
-        refuse(unknown[0], parser)
-    flags = vars(found)
-    algorithm, preset, path = flags.pop("algorithm"), flags.pop("preset"), flags.pop("config")
-    model_kwargs = dict(flags.pop("model_kwargs", []))
-    flags = {name: dict(v) if _is_dict(name) else v for name, v in flags.items()}
-    if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():
-        raise InputError(
-            f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}"
-        )
-    flags |= model_kwargs
+        refuse(unknown[0], [f"--{name}" for name in OUTSIDE] + [f"--{name}" for name in flags_by_name()])
+    algorithm, preset, path = (flags.pop(name, None) for name in ("algorithm", "preset", "config"))
     file = read_file(Path(path)) if path else {}
     algorithm, preset = algorithm or file.pop("algorithm", None), preset or file.pop("preset", None)
     if algorithm is None:
@@ -169,7 +162,25 @@ def parse(argv: Sequence[str]) -> RunConfig:
     )
 
 
-def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
+def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The flags that a command line gives, by name and in their types, and the arguments that are none.
+
+    Raises:
+        InputError: for a value that cannot be read.
+    """
+    found, unknown = make_parser().parse_known_args(argv)
+    flags = {name: value for name, value in vars(found).items() if value is not None}
+    model_kwargs = dict(flags.pop("model_kwargs", []))
+    if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():
+        raise InputError(
+            f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}"
+        )
+    kinds = flags_by_name()
+    flags = {k: dict(v) if k in kinds and kinds[k].kind is dict else v for k, v in flags.items()}
+    return flags | model_kwargs, unknown
+
+
+def refuse(argument: str, known: Sequence[str]) -> NoReturn:
     """Raise for an argument that is no flag of ours.
 
     Raises:
@@ -178,7 +189,6 @@ def refuse(argument: str, parser: argparse.ArgumentParser) -> NoReturn:
     name = argument.lstrip("-").partition("=")[0]
     if name in WITHOUT_MEANING:
         raise InputError(f"--{name} has no meaning here: {WITHOUT_MEANING[name]}; leave it out")
-    known = [s for action in parser._actions for s in action.option_strings]
     near = difflib.get_close_matches(argument, known, n=1)
     raise InputError(
         f"unknown argument {argument!r}; {f'did you mean {near[0]}?' if near else '--help lists the flags'}"
@@ -206,11 +216,6 @@ def flags_by_name() -> dict[str, Flag]:
     """Every flag's description."""
     named = {flag_name(f): flag_of(f) for section in SECTIONS.values() for f in fields(section)}
     return named | {flag_name(f, m.name): flag_of(f) for m in METHODS.values() for f in fields(m.Config)}
-
-
-def _is_dict(name: str) -> bool:
-    flag = flags_by_name().get(name)
-    return flag is not None and flag.kind is dict
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,9 @@ from abra_wilds.errors import InputError
 
 STAND_IN_VERSION = "abra_wilds stand-in"
 
+# What WILDS was given in place of what it misses, by package, in words for a person.
+SUPPLIED: dict[str, str] = {}
+
 _kept: list[torch.library.Library] = []  # a Library that is collected takes its operators with it
 
 
@@ -41,6 +44,7 @@ def torchvision_importable() -> bool:
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _kept.append(operators)
+    SUPPLIED["torchvision"] = "its compiled part does not load next to this torch; nms and qnms are declared"
     return torchvision_importable()
 
 
@@ -95,6 +99,7 @@ def scatter_backend() -> str:
         _forget("torch_scatter")
         module = _stand_in()
         sys.modules["torch_scatter"] = module
+        SUPPLIED["torch_scatter"] = "it does not load; abra_wilds computes the same group means"
     version = str(getattr(module, "__version__", "of unknown version"))
     return version if version == STAND_IN_VERSION else f"torch_scatter {version}"
 
@@ -103,13 +108,14 @@ def import_wilds() -> ModuleType:
     """WILDS, imported so that it works here and looks for no network.
 
     Raises:
-        InputError: if pandas or torchvision cannot carry WILDS' RxRx1.
+        InputError: if torchvision cannot be imported.
     """
-    _check_pandas()
     if not torchvision_importable():
         raise InputError("wilds needs torchvision and it cannot be imported here; install torchvision")
     scatter_backend()
-    return sys.modules["wilds"] if "wilds" in sys.modules else _import_quietly()
+    wilds = sys.modules["wilds"] if "wilds" in sys.modules else _import_quietly()
+    _mend_rxrx1()
+    return wilds
 
 
 def _import_quietly() -> ModuleType:
@@ -127,12 +133,13 @@ def _import_quietly() -> ModuleType:
             sys.modules["outdated"] = outdated
 
 
-def _check_pandas() -> None:
-    version = importlib.import_module("pandas").__version__
-    if int(version.split(".")[0]) >= 3:
-        raise InputError(
-            f"pandas {version} is installed and wilds 2.0 cannot read RxRx1 with pandas 3 or later; "
-            'run: pip install "pandas>=2,<3"'
+def _mend_rxrx1() -> None:
+    pandas = importlib.import_module("pandas")
+    rxrx1: Any = importlib.import_module("wilds.datasets.rxrx1_dataset")
+    if int(pandas.__version__.split(".")[0]) >= 3 and rxrx1.pd is pandas:
+        rxrx1.pd = importlib.import_module("abra_wilds.writable")
+        SUPPLIED["pandas"] = (
+            f"{pandas.__version__} makes read-only what WILDS' RxRx1 writes into; it gets copies"
         )
 
 

@@ -115,6 +115,9 @@ class OptimConfig:
     max_grad_norm: float | None = option(None, "clip the gradient's norm to this", kind=float)
     optimizer_kwargs: dict[str, Any] = option({}, "further arguments of the optimiser, key=value")
     gradient_accumulation_steps: int = option(1, "batches per optimiser step")
+    accumulate: str = option(
+        "mean", "what a step makes of its batches' gradients; WILDS sums them", choices=("mean", "sum")
+    )
     scheduler: str = option("cosine_schedule_with_warmup", "course of the learning rate", choices=SCHEDULERS)
     scheduler_kwargs: dict[str, Any] = option({}, "num_warmup_steps=N; for StepLR step_size=N gamma=F")
     warmup_epochs: float = option(0.0, "epochs of linear warm-up; fractions are allowed")

@@ -15,18 +15,28 @@ def make_parser(job: str | None) -> Parser:
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     doctor = jobs.add_parser("doctor", help="versions, devices, what is missing and how to mend it")
     simulation = jobs.add_parser("simulate", help="write a simulated screen like RxRx1")
+    wilds = jobs.add_parser(
+        "wilds",
+        help="run our methods inside an unmodified checkout of WILDS",
+        usage="%(prog)s CHECKOUT [--script NAME] -- ARGS",
+    )
     if job == "doctor":
         add_doctor(doctor)
     elif job == "simulate":
         add_simulate(simulation)
+    elif job == "wilds":
+        add_wilds(wilds)
     return parser
 
 
 def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds doctor`."""
+    """`abra-wilds doctor [CHECKOUT]`."""
     from abra_wilds.doctor import run
 
-    parser.set_defaults(run=lambda args: run())
+    parser.add_argument(
+        "checkout", nargs="?", metavar="CHECKOUT", help="also what keeps a checkout of WILDS from starting"
+    )
+    parser.set_defaults(run=lambda args: run(args.checkout))
 
 
 def add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +45,14 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 
     simulate.add_arguments(parser)
     parser.set_defaults(run=simulate.run)
+
+
+def add_wilds(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds wilds CHECKOUT -- ARGS`."""
+    from abra_wilds.harness import command
+
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`abra-wilds doctor`: what is installed, what computes, what is missing and how to mend it."""
+"""`abra-wilds doctor [CHECKOUT]`: what is installed, what computes, what is missing and how to mend it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ OPTIONAL = {
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard",
 }
+# What mends WILDS' own command, by the package that stands in its way.
+PLAIN_MENDS = {
+    "torchvision": "install the torchvision that was built for this torch",
+    "torch_scatter": "pip install --no-build-isolation torch-scatter",
+    "pandas": "pip install 'pandas<3'",
+    "transformers": "pip install 'transformers<4.50'",
+}
 
 
 @dataclass(frozen=True)
@@ -41,23 +48,30 @@ class Finding:
         what: was looked at.
         state: what was found.
         mend: what to do about it; None where nothing needs to be done.
+        helped: whether `abra-wilds wilds` does without the mend.
     """
 
     what: str
     state: str
     mend: str | None = None
+    helped: bool = False
 
 
-def run() -> int:
-    """Print every finding; 0 if nothing keeps the package from working, else 1."""
+def run(checkout: str | None = None) -> int:
+    """Print every finding; 0 if nothing keeps the package from working, else 1.
+
+    Args:
+        checkout: also look at this checkout of WILDS.
+    """
     findings = [f for check in CHECKS for f in check()]
+    findings += check_checkout(checkout) if checkout is not None else []
     width = max(len(f.what) for f in findings)
     for f in findings:
-        mark = "ok  " if f.mend is None else "MEND"
+        mark = "ok  " if f.mend is None else "HELP" if f.helped else "MEND"
         print(
             f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.mend}" if f.mend else "")
         )
-    broken = sum(f.mend is not None for f in findings)
+    broken = sum(f.mend is not None and not f.helped for f in findings)
     print("nothing to mend" if not broken else f"{broken} to mend")
     return 1 if broken else 0
 
@@ -74,12 +88,9 @@ def check_packages() -> Iterator[Finding]:
         try:
             found = version(name)
         except PackageNotFoundError:
-            yield Finding(
-                name, "not installed", f"pip install {name}" + (" 'pandas<3'" if name == "pandas" else "")
-            )
+            yield Finding(name, "not installed", f"pip install {name}")
             continue
-        mend = "pip install 'pandas>=2,<3': WILDS' RxRx1 writes into arrays that pandas 3 made read-only"
-        yield Finding(name, found, mend if name == "pandas" and int(found.split(".")[0]) >= 3 else None)
+        yield Finding(name, found)
     for name, without in OPTIONAL.items():
         try:
             yield Finding(name, version(name))
@@ -130,6 +141,29 @@ def check_data() -> Iterator[Finding]:
         yield Finding("rxrx1", f"found in {where}{kind}")
     else:
         yield Finding("rxrx1", f"not in {where}; README, 'Getting the data', or: abra-wilds simulate {root}")
+
+
+def check_checkout(path: str) -> Iterator[Finding]:
+    """A checkout of WILDS, and whatever keeps its own run_expt.py from starting here."""
+    try:
+        from abra_wilds.harness.checkout import find_checkout
+        from abra_wilds.harness.session import opened
+
+        checkout = find_checkout(path)
+        with opened(checkout) as supplied:
+            yield Finding("checkout", str(checkout))
+    except (ImportError, OSError, RuntimeError, InputError) as fault:
+        yield Finding("checkout", str(fault).splitlines()[0], "mend this first")
+        return
+    for package, state in supplied.items():
+        yield Finding(
+            f"its {package}",
+            state,
+            f"`abra-wilds wilds` does without; for WILDS' own command: {PLAIN_MENDS[package]}",
+            helped=True,
+        )
+    if not supplied:
+        yield Finding("its imports", "WILDS' own command starts here as it is")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

@@ -157,6 +157,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "n_groups_per_batch": (d.train_loader != "group", "--train_loader group"),
         "distinct_groups": (d.train_loader != "group", "--train_loader group"),
         "uniform_over_groups": (d.train_loader == "plate", "--train_loader group or standard"),
+        "accumulate": (o.gradient_accumulation_steps == 1, "--gradient_accumulation_steps 2 or more"),
         "plate_remainder": (d.train_loader != "plate", "--train_loader plate"),
         "cutmix_alpha": (d.mix != "cutmix", "--mix cutmix"),
         "cutmix_prob": (d.mix != "cutmix", "--mix cutmix"),

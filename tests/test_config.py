@@ -136,6 +136,7 @@ OTHER = {
 SWAPPED = {
     "mix": {"none": "cutmix", "cutmix": "none"},
     "train_loader": {"plate": "group", "group": "plate", "standard": "plate"},
+    "accumulate": {"mean": "sum", "sum": "mean"},
     "bn_stats": {"running": "precise", "precise": "running"},
 }
 

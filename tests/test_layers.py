@@ -12,7 +12,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "abra_wilds"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # From left to right; a module imports from its own layer or from those to its left.
 LAYERS = [
-    {"errors", "terminal", "types", "options", "config", "files", "records", "provenance", "compat"},
+    {
+        "errors",
+        "terminal",
+        "types",
+        "options",
+        "config",
+        "files",
+        "records",
+        "provenance",
+        "compat",
+        "writable",
+    },
     {"functional"},
     {"nets", "data"},
     {"methods", "tta"},

@@ -145,7 +145,7 @@ def read_image(dataset: WILDSDataset, row: int) -> Tensor:
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         image = dataset.get_input(row)
-        x = image if isinstance(image, Tensor) else _decoded(image)
+        x = image if isinstance(image, Tensor) else decoded(image)
     # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
     # own.
     except Exception as fault:
@@ -187,7 +187,12 @@ def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
         )
 
 
-def _decoded(image: Image.Image) -> Tensor:
+def decoded(image: Image.Image) -> Tensor:
+    """An image as (C, H, W) uint8; its file is closed.
+
+    Raises:
+        ValueError: if it is not 8-bit grey or RGB.
+    """
     with image:
         if image.mode not in ("L", "RGB"):
             raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or RGB")

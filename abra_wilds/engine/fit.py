@@ -19,7 +19,7 @@ from abra_wilds.engine.logs import Guard, Meter, TextLog
 from abra_wilds.engine.results import conclude, csv_logs, evaluate_splits, save_epoch
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
-from abra_wilds.engine.step import step
+from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.engine.trackers import check_tracker, make_tracker
 from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.records import Record
@@ -79,11 +79,11 @@ def fit(config: RunConfig) -> list[Record]:
         bar.set_description(f"epoch {epoch}")
         for i, batch in enumerate(loader):
             take = (i + 1) % accumulate == 0 or i + 1 == len(loader)
-            window = min(accumulate, len(loader) - i // accumulate * accumulate)
+            share = share_of_step(o, i, len(loader))
             number = i // accumulate
             global_step = epoch * steps_per_epoch + number
             log_now = take and (number + 1) % t.log_every == 0
-            lr = learning_rate(o, global_step, steps_per_epoch)
+            lr = o.lr if method.schedule_lost else learning_rate(o, global_step, steps_per_epoch)
             set_learning_rate(optimizer, lr)
             method.context = StepContext(lr, log_now or i + 1 == len(loader))
 
@@ -92,7 +92,7 @@ def fit(config: RunConfig) -> list[Record]:
             batch = replace(batch, x=augment(batch.x, d.transform, draws, d.size))
             if d.mix == "cutmix":
                 batch = cutmix(batch, rng, d.cutmix_alpha, d.cutmix_prob)
-            out = step(method, batch, optimizer, 1 / window, take, o.max_grad_norm)
+            out = step(method, batch, optimizer, share, take, o.max_grad_norm)
 
             meter.update(out, batch)
             guard.note(global_step, lr, groups, out)

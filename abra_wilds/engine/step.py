@@ -5,8 +5,19 @@ from __future__ import annotations
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from abra_wilds.config import OptimConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepOutput
+
+
+def share_of_step(config: OptimConfig, i: int, n: int) -> float:
+    """Weight of batch i out of the n of an epoch in its optimiser step.
+
+    1 / (batches of the step), which averages their gradients, or 1 where WILDS' sum is asked for; the last
+    step of an epoch may hold fewer batches.
+    """
+    size = config.gradient_accumulation_steps
+    return 1.0 if config.accumulate == "sum" else 1 / min(size, n - i // size * size)
 
 
 def step(
@@ -25,7 +36,7 @@ def step(
         method: in training mode, its context set.
         batch: augmented, on the method's device.
         optimizer: over the method's parameters, gradients empty or accumulating.
-        share: weight of this batch in the step, 1 / (batches of the step): gradients of a step are averaged.
+        share: weight of this batch in the step.
         take: whether this batch ends the step.
         max_norm: clip the gradient's norm to this.
     """

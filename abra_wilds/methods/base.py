@@ -48,6 +48,11 @@ class Method(nn.Module):
         self.head = nn.Linear(net.d_feat, info.n_classes)
         self.context: StepContext | None = None
 
+    @property
+    def schedule_lost(self) -> bool:
+        """Whether the learning rate stays at its base from the coming step on."""
+        return False
+
     def forward(self, batch: Batch) -> StepOutput:
         """Everything that is differentiated; a training step, which may move the method's own state."""
         raise NotImplementedError

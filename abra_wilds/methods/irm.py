@@ -1,8 +1,8 @@
 """Invariant risk minimisation, IRMv1 (Arjovsky et al. 2019, arXiv 1907.02893).
 
 Read for facts: p-lambda/wilds 4726775 (examples/algorithms/IRM.py). Differences: the optimiser's moments are
-cleared in place at the annealing step, so the learning-rate schedule goes on (there it is lost); the step
-count is part of the state dict.
+cleared in place at the annealing step, so the learning-rate schedule goes on (there it is lost, as
+`wilds_bug_compat` has it); the step count is part of the state dict.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ class IRMConfig(MethodConfig):
     lam: float = method_option(1.0, "weight of the IRM penalty after annealing", name="irm_lambda")
     penalty_anneal_iters: int = method_option(
         500, "steps during which the IRM penalty weighs 1", name="irm_penalty_anneal_iters"
+    )
+    wilds_bug_compat: bool = method_option(
+        False, "keep the learning rate at --lr from the annealing step on, as WILDS' own IRM does"
     )
 
     def __post_init__(self) -> None:
@@ -60,6 +63,11 @@ class IRM(Method):
         self.updates += 1
         loss = risk + (self.cfg.lam if annealed else 1.0) * penalty
         return StepOutput(loss, logits, {"penalty": penalty.detach()}, fresh_optimizer=at_annealing)
+
+    @property
+    def schedule_lost(self) -> bool:
+        """True after annealing under `wilds_bug_compat`: WILDS' scheduler then drives an old optimiser."""
+        return bool(self.cfg.wilds_bug_compat) and self.updates >= self.cfg.penalty_anneal_iters
 
     def get_extra_state(self) -> dict[str, Any]:
         """The step count, a host number so that reading it never waits for the device."""

@@ -14,6 +14,9 @@ from abra_wilds.compat import torchvision_importable
 from abra_wilds.errors import InputError
 from abra_wilds.nets.staged import StagedNet
 
+# Those behind WILDS' pretrained=True and its published rows; torchvision's "DEFAULT" has moved on.
+WEIGHTS = "IMAGENET1K_V1"
+
 
 def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
     """A torchvision ResNet; "res4" is the output of its `layer4` after the last block's ReLU.
@@ -21,7 +24,7 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
     Args:
         name: a torchvision builder, such as "resnet50".
         in_channels: C_in.
-        pretrained: load torchvision's default ImageNet weights.
+        pretrained: load torchvision's ImageNet weights.
         new_stem: replace the first convolution by Conv2d(C_in, 64, 7, 2, 3, bias=False); always
             done for C_in != 3.
 
@@ -30,7 +33,7 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
     """
     models = torchvision_models()
     try:
-        net = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        net = models.get_model(name, weights=WEIGHTS if pretrained else None)
     except (URLError, OSError, RuntimeError) as fault:
         if not pretrained:
             raise

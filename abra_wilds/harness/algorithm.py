@@ -1,0 +1,219 @@
+"""A Method as an algorithm of a checkout's loop.
+
+Loaders, metrics, logs by group and files are the checkout's. Forward pass, step, learning rate and
+re-estimated batch-norm statistics are the functions that our own loop calls.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abra_wilds.config import RunConfig
+from abra_wilds.data.loaders import Loader, groups_of
+from abra_wilds.data.mixing import cutmix
+from abra_wilds.data.wilds_data import data_info
+from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.fit import kept
+from abra_wilds.engine.folder import folder_of, write_config
+from abra_wilds.engine.logs import Guard
+from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
+from abra_wilds.engine.setup import build_method, make_loaders
+from abra_wilds.engine.step import share_of_step, step
+from abra_wilds.errors import InputError
+from abra_wilds.evaluate import plain_images, reestimate_bn
+from abra_wilds.methods.base import Method
+from abra_wilds.types import Batch, StepContext, Target
+
+
+class HarnessAlgorithm:
+    """Stands before the checkout's SingleModelAlgorithm in a class made for the run; see `build`.
+
+    Attributes:
+        model: the Method.
+        run: every value of the run.
+        batches: training batches taken so far; epoch, step and learning rate follow from it.
+    """
+
+    model: Method
+    device: torch.device
+    is_training: bool
+    grouper: Any
+    loss: Any
+    logged_fields: list[str]
+
+    def __init__(
+        self,
+        run: RunConfig,
+        method: Method,
+        config: Any,
+        train_loader: Any,
+        plain: Loader | None,
+        **parts: Any,
+    ):
+        self.optimizer = make_optimizer(
+            run.optim, method.parameters()
+        )  # the base class keeps one that is there
+        config = copy.copy(config)
+        config.scheduler = None  # the learning rate is set at every step
+        super().__init__(config=config, model=method, n_train_steps=None, **parts)  # type: ignore[call-arg]
+        self.run = run
+        self.plain = plain
+        self.train_loader = train_loader
+        self.guard = Guard(self.grouper.group_str)
+        self.batches = 0
+        self.moved = False
+        self.columns: tuple[str, ...] | None = None
+
+    def update(self, batch: Any, unlabeled_batch: Any = None, is_epoch_end: bool = False) -> dict[str, Any]:
+        """One training batch (x, y, metadata); returns what train.py collects of it."""
+        o, n = self.run.optim, len(self.train_loader)
+        epoch, i = divmod(self.batches, n)
+        size = o.gradient_accumulation_steps
+        number = epoch * -(-n // size) + i // size
+        lr = o.lr if self.model.schedule_lost else learning_rate(o, number, -(-n // size))
+        set_learning_rate(self.optimizer, lr)
+        self.model.context = StepContext(lr)
+
+        ours = self.batch_of(batch)
+        groups = ours.g[torch.stack([rows[0] for rows in ours.groups])].tolist()
+        take = (i + 1) % size == 0 or i + 1 == n
+        out = step(self.model, ours, self.optimizer, share_of_step(o, i, n), take, o.max_grad_norm)
+        self.guard.note(number, lr, groups, out)
+        self.guard.check(kept(folder_of(self.run), epoch))
+        self.batches += 1
+        self.moved = True
+        return self.logged(ours, out.logits, out.loss, out.logs)
+
+    def batch_of(self, batch: Any) -> Batch:
+        """The checkout's (x, y, metadata) as a Batch on the device, mixed where the run asks for it."""
+        x, y, metadata = batch
+        g = self.grouper.metadata_to_group(metadata)
+        # Positions in the split are not known: the checkout's loaders do not say which rows they read.
+        rows = torch.arange(len(y))
+        ours = Batch(x, Target(y), g, metadata, rows, groups_of(g)).to(self.device)
+        d = self.run.data
+        if d.mix == "cutmix":
+            rng = np.random.default_rng([self.run.train.seed, self.batches])
+            ours = cutmix(ours, rng, d.cutmix_alpha, d.cutmix_prob)
+        return ours
+
+    def logged(
+        self, batch: Batch, logits: Tensor, loss: Tensor, logs: Mapping[str, Tensor]
+    ) -> dict[str, Any]:
+        """Enter a training batch into the checkout's running averages."""
+        results: dict[str, Any] = {"g": batch.g, "y_true": batch.target.y, "y_pred": logits}
+        results |= {"metadata": batch.metadata, "objective": loss.item()}
+        for name, value in logs.items():
+            total, count = self.means.get(name, (0.0, 0))
+            self.means[name] = (total + float(value) * len(batch), count + len(batch))
+        self.update_log(results)  # type: ignore[attr-defined]
+        return self.sanitize_dict(results)  # type: ignore[attr-defined,no-any-return]
+
+    def process_batch(self, batch: Any, unlabeled_batch: Any = None) -> dict[str, Any]:
+        """An evaluation batch through `predict`."""
+        x, y, metadata = batch
+        y_pred = self.model.predict(x.to(self.device))
+        g = self.grouper.metadata_to_group(metadata).to(self.device)
+        return {"g": g, "y_true": y.to(self.device), "y_pred": y_pred, "metadata": metadata}
+
+    def objective(self, results: Mapping[str, Any]) -> Tensor:
+        """Mean cross-entropy of an evaluation batch, whatever the method; () on the device."""
+        loss: Tensor = self.loss.compute(results["y_pred"], results["y_true"], return_dict=False)
+        return loss
+
+    def train(self, mode: bool = True) -> None:
+        """Enter training, or evaluation with statistics re-estimated if weights have moved since."""
+        if not mode and self.moved and self.plain is not None:
+            self.plain.set_epoch(self.batches // len(self.train_loader))
+            images = plain_images(self.plain, self.device, self.run.data.size)
+            reestimate_bn(self.model, self.model.features, images)
+        self.moved = False
+        super().train(mode)  # type: ignore[misc]
+
+    def reset_log(self) -> None:
+        """Forget the running averages, the method's own among them."""
+        self.means: dict[str, tuple[float, int]] = {}
+        super().reset_log()  # type: ignore[misc]
+
+    def get_log(self) -> dict[str, Any]:
+        """The checkout's averages and the method's logs.
+
+        train_algo.csv gets the columns of its first row, as WILDS writes it: a log that comes later is left
+        out, one that is missing is NaN.
+        """
+        log: dict[str, Any] = super().get_log()  # type: ignore[misc]
+        if not self.is_training:
+            return log
+        self.columns = self.columns or tuple(self.means)
+        return log | {
+            k: self.means[k][0] / self.means[k][1] if k in self.means else np.nan for k in self.columns
+        }
+
+    def get_pretty_log_str(self) -> str:
+        """The checkout's lines, and one for each log of the method."""
+        own = "".join(f"{name}: {total / count:.3g}\n" for name, (total, count) in self.means.items())
+        return own + str(super().get_pretty_log_str())  # type: ignore[misc]
+
+    def save(self, epoch: int, best_val_metric: float, path: str) -> None:
+        """Write a checkpoint of our own command's format, which holds WILDS' keys."""
+        optimizer = None if Path(path) == folder_of(self.run).model("best") else self.optimizer
+        save_checkpoint(Path(path), self.model, Progress(epoch, best_val_metric), optimizer)
+
+    def load(self, path: str) -> tuple[int, float | None]:
+        """Take over a checkpoint, to evaluate it or, with its optimiser, to go on from it.
+
+        Returns:
+            Its epoch and its best validation metric.
+
+        Raises:
+            FileNotFoundError: in training, where WILDS then starts from the beginning.
+            InputError: if it does not fit.
+        """
+        training = not self.run.eval.eval_only
+        if training and not Path(path).is_file():
+            raise FileNotFoundError(path)
+        done = load_checkpoint(Path(path), self.model, self.optimizer if training else None)
+        self.batches = (done.epoch + 1) * len(self.train_loader)
+        return done.epoch, done.best_val_metric
+
+
+def build(
+    base: type, run: RunConfig, config: Any, datasets: Any, grouper: Any, loss: Any, metric: Any
+) -> Any:
+    """The algorithm of a run.
+
+    Args:
+        base: the checkout's SingleModelAlgorithm.
+        run: every value.
+        config: the checkout's own configuration.
+        datasets: its splits, with "dataset" and "loader" each.
+        grouper: defines the bio-batches.
+        loss: its loss, for evaluation and logs.
+        metric: its accuracy, for logs.
+
+    Raises:
+        InputError: if batches or weights cannot be used.
+    """
+    subset, loader = datasets["train"]["dataset"], datasets["train"]["loader"]
+    d = run.data
+    if d.train_loader == "standard" and not d.uniform_over_groups and len(subset) % d.batch_size == 1:
+        raise InputError(
+            f"--batch_size {d.batch_size} leaves a training batch of 1 image, and batch norm needs two; "
+            "change it by one"
+        )
+    info = data_info(subset.dataset, subset, grouper)
+    resuming = run.train.resume and any(Path(run.train.log_dir).glob("*_model.pth"))
+    method = build_method(run, info, load=not (resuming or run.eval.eval_only)).to(config.device)
+    plain = None
+    if run.eval.bn_stats == "precise" and not run.eval.eval_only:
+        plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)
+    write_config(folder_of(run), run)
+    kind = type(run.algorithm, (HarnessAlgorithm, base), {})
+    return kind(run, method, config, loader, plain, grouper=grouper, loss=loss, metric=metric)

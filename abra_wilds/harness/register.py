@@ -1,0 +1,190 @@
+"""Entering our methods, data sets, backbones and transforms into an opened checkout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from abra_wilds.config import SCHEDULERS, TRANSFORMS, RunConfig
+from abra_wilds.data.transforms import augment
+from abra_wilds.data.wilds_data import NAMES, decoded, load_dataset
+from abra_wilds.errors import InputError
+from abra_wilds.harness.algorithm import HarnessAlgorithm, build
+from abra_wilds.harness.arguments import Request, read_request
+from abra_wilds.harness.checkout import Checkout
+from abra_wilds.harness.session import attribute, opened
+from abra_wilds.methods import METHODS
+from abra_wilds.nets.backbones import BACKBONES
+
+
+class Harness:
+    """An opened checkout with our methods in it.
+
+    Attributes:
+        checkout: which one.
+        supplied: what was supplied in memory, by package, in words.
+        names: our method's name -> its name here; "abra:NAME" where the checkout has one of its own.
+        run: the values of the run that `arguments` was asked for; None for an algorithm of the checkout's.
+    """
+
+    def __init__(self, checkout: Checkout, supplied: Mapping[str, str]):
+        self.checkout = checkout
+        self.supplied = supplied
+        self.run: RunConfig | None = None
+        self._dataset: Any = None
+        supported: Any = import_module("configs.supported")
+        taken = supported.algorithms
+        self.names = {name: f"abra:{name}" if name in taken else name for name in METHODS}
+        self._enter_tables(supported)
+        self._wrap_functions()
+
+    def _enter_tables(self, supported: Any) -> None:
+        supported.algorithms.extend(self.names.values())
+        import_module("configs.algorithm").algorithm_defaults.update({n: {} for n in self.names.values()})
+        model_defaults = import_module("configs.model").model_defaults
+        for known, ours in (
+            (supported.models, BACKBONES),
+            (supported.transforms, TRANSFORMS),
+            (supported.schedulers, SCHEDULERS),
+        ):
+            known.extend(name for name in ours if name not in known)
+        for name in BACKBONES:
+            model_defaults.setdefault(name, {})
+        dataset_defaults = import_module("configs.datasets").dataset_defaults
+        for name in NAMES:
+            dataset_defaults.setdefault(name, dict(dataset_defaults["rxrx1"]))
+
+    def _wrap_functions(self) -> None:
+        """Replace what the checkout's run_expt.py and train.py will bind by name when they are imported."""
+        for module, name, wrapper in (
+            ("algorithms.initializer", "initialize_algorithm", self._initialize_algorithm),
+            ("transforms", "initialize_transform", self._initialize_transform),
+            ("utils", "save_model", self._save_model),
+            ("utils", "load", self._load),
+        ):
+            owner = import_module(module)
+            setattr(owner, name, wrapper(getattr(owner, name)))
+
+    def arguments(self, argv: Sequence[str]) -> list[str]:
+        """What to give to the checkout's parser for a command line, once the tables answer for it.
+
+        Raises:
+            InputError: for whatever one of our methods cannot be run with.
+        """
+        request = read_request(argv, self.names, self.checkout.flags())
+        self.run = request.run
+        if request.run is not None:
+            self._answer_for(request, request.run)
+        return request.argv
+
+    def _answer_for(self, request: Request, run: RunConfig) -> None:
+        """Let the checkout's defaults be this run's values, so that nothing else fills a gap."""
+        tables: Any = import_module("configs.datasets").dataset_defaults
+        tables[run.data.dataset] = {**tables[run.data.dataset], **request.defaults}
+        import_module("configs.model").model_defaults[run.model.model] = {}
+        import_module("configs.scheduler").scheduler_defaults[run.optim.scheduler] = {}
+
+    def preload(self, dataset: Any) -> None:
+        """Hand over a loaded data set, which the checkout's next request for it then gets."""
+        self._dataset = dataset
+
+    def get_dataset(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`wilds.get_dataset` that checks what it loads, and loads our own data sets too."""
+
+        def get_dataset(
+            dataset: str, version: str | None = None, unlabeled: bool = False, **kwargs: Any
+        ) -> Any:
+            if dataset not in NAMES or unlabeled or kwargs.get("download"):
+                return original(dataset=dataset, version=version, unlabeled=unlabeled, **kwargs)
+            # run_expt.py turned it on, and a cut-off image would then load with its lower rows blank.
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            loaded, self._dataset = self._dataset, None
+            scheme = kwargs.get("split_scheme") or "official"
+            return loaded or load_dataset(dataset, kwargs.get("root_dir", "data"), version, scheme)
+
+        return get_dataset
+
+    def _initialize_algorithm(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def initialize_algorithm(
+            config: Any, datasets: Any, train_grouper: Any, unlabeled_dataset: Any = None
+        ) -> Any:
+            if config.algorithm not in self.names.values():
+                return original(config, datasets, train_grouper, unlabeled_dataset)
+            if self.run is None or self.names[self.run.algorithm] != config.algorithm:
+                raise InputError(
+                    f"{config.algorithm} has no values yet; give its command line to arguments()"
+                )
+            loss = import_module("losses").initialize_loss(config.loss_function, config)
+            metric = import_module("configs.supported").algo_log_metrics[config.algo_log_metric]
+            base = import_module("algorithms.single_model_algorithm").SingleModelAlgorithm
+            return build(base, self.run, config, datasets, train_grouper, loss, metric)
+
+        return initialize_algorithm
+
+    def _initialize_transform(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def initialize_transform(
+            transform_name: str, config: Any, dataset: Any, is_training: bool, **kwargs: Any
+        ) -> Any:
+            if self.run is None or transform_name == "rxrx1" or transform_name not in TRANSFORMS:
+                return original(transform_name, config, dataset, is_training, **kwargs)
+            return ImageTransform(transform_name if is_training else "none", self.run.data.size)
+
+        return initialize_transform
+
+    def _save_model(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def save_model(algorithm: Any, epoch: int, best_val_metric: float, path: str) -> None:
+            if isinstance(algorithm, HarnessAlgorithm):
+                algorithm.save(epoch, best_val_metric, path)
+            else:
+                original(algorithm, epoch, best_val_metric, path)
+
+        return save_model
+
+    def _load(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def load(module: Any, path: str, device: Any = None, tries: int = 2) -> Any:
+            if isinstance(module, HarnessAlgorithm):
+                return module.load(path)
+            return original(module, path, device, tries)
+
+        return load
+
+
+class ImageTransform:
+    """Our augmentation of a batch, for one image at a time.
+
+    Args:
+        name: "paper" or "none".
+        size: (H, W) to resize to, or None.
+    """
+
+    def __init__(self, name: str, size: tuple[int, int] | None):
+        self.name = name
+        self.size = size
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """The augmented, standardised image, (C, H', W') float32."""
+        x = image if isinstance(image, Tensor) else decoded(image)
+        return augment(x[None], self.name, torch.default_generator, self.size)[0]
+
+
+@contextmanager
+def registered(checkout: Checkout) -> Iterator[Harness]:
+    """Inside, the checkout's scripts can be imported and know our methods; afterwards nothing is left of it.
+
+    Import run_expt inside, not before: it binds what is wrapped here by name.
+    """
+    with opened(checkout) as supplied:
+        wilds: Any = import_module("wilds")
+        harness = Harness(checkout, supplied)
+        known = wilds.supported_datasets + [name for name in NAMES if name not in wilds.supported_datasets]
+        with (
+            attribute(wilds, "supported_datasets", known),
+            attribute(wilds, "get_dataset", harness.get_dataset(wilds.get_dataset)),
+        ):
+            yield harness

@@ -1,0 +1,42 @@
+"""Tables whose `.values` are copies, for code that writes into them.
+
+pandas 3 hands out read-only views; WILDS 2.0's RxRx1 writes its splits into one. Imported only where pandas
+is that new.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+class Column(pd.Series):
+    """A Series with writable values."""
+
+    @property
+    def _constructor(self) -> type[Column]:
+        return Column
+
+    @property
+    def values(self) -> Any:
+        """A copy, as numpy."""
+        return np.array(super().values)
+
+
+class Table(pd.DataFrame):
+    """A DataFrame whose columns have writable values."""
+
+    @property
+    def _constructor(self) -> type[Table]:
+        return Table
+
+    @property
+    def _constructor_sliced(self) -> type[Column]:
+        return Column
+
+
+def read_csv(*args: Any, **kwargs: Any) -> Table:
+    """`pandas.read_csv` into such a table."""
+    return Table(pd.read_csv(*args, **kwargs))
