@@ -57,11 +57,10 @@ class HarnessAlgorithm:
         plain: Loader | None,
         **parts: Any,
     ):
-        self.optimizer = make_optimizer(
-            run.optim, method.parameters()
-        )  # the base class keeps one that is there
+        # The base class keeps an optimiser that is there; the learning rate is set at every step.
+        self.optimizer = make_optimizer(run.optim, method.parameters())
         config = copy.copy(config)
-        config.scheduler = None  # the learning rate is set at every step
+        config.scheduler = None
         super().__init__(config=config, model=method, n_train_steps=None, **parts)  # type: ignore[call-arg]
         self.run = run
         self.plain = plain
