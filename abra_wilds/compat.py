@@ -39,7 +39,7 @@ def torchvision_importable() -> bool:
     except RuntimeError as fault:
         if "torchvision::" not in str(fault) or torch.version.cuda is not None or _kept:
             raise
-    _forget("torchvision")
+    forget("torchvision")
     operators: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -96,7 +96,7 @@ def scatter_backend() -> str:
     try:
         module = importlib.import_module("torch_scatter")
     except (ImportError, OSError):
-        _forget("torch_scatter")
+        forget("torch_scatter")
         module = _stand_in()
         sys.modules["torch_scatter"] = module
         SUPPLIED["torch_scatter"] = "it does not load; abra_wilds computes the same group means"
@@ -150,7 +150,7 @@ def _stand_in() -> ModuleType:
     return module  # type: ignore[no-any-return]
 
 
-def _forget(package: str) -> None:
+def forget(package: str) -> None:
     """Drop what a failed import of a package left behind, so that the next import starts afresh."""
     for name in [m for m in sys.modules if m == package or m.startswith(package + ".")]:
         del sys.modules[name]

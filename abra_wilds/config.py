@@ -230,6 +230,7 @@ class RunConfig:
         preset: "paper" or "wilds".
         origin: flag name -> where its value came from.
         method: the method's own dataclass; the other sections are those above.
+        loop: whose training loop runs it.
     """
 
     algorithm: str
@@ -241,10 +242,11 @@ class RunConfig:
     eval: EvalConfig
     train: TrainConfig
     method: Any
+    loop: str = "abra_wilds"
 
     def values(self, local: bool = True) -> dict[str, Any]:
         """Flag name -> value, over all sections; without `local` only what can change a number."""
-        found: dict[str, Any] = {"algorithm": self.algorithm}
+        found: dict[str, Any] = {"algorithm": self.algorithm, "loop": self.loop}
         for section in (*(getattr(self, name) for name in SECTIONS), self.method):
             for f in fields(section):
                 if local or not flag_of(f).local:

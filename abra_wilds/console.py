@@ -55,12 +55,26 @@ def add_wilds(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=command.run)
 
 
+def split_behind(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind `--`; only `wilds` hands on what is behind it.
+
+    >>> split_behind(["wilds", "co", "--", "--seed", "1"])
+    (['wilds', 'co'], ['--seed', '1'])
+    """
+    if words[:1] != ["wilds"] or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
 
     def body() -> int:
         words = list(sys.argv[1:] if argv is None else argv)
-        args = make_parser(words[0] if words else None).parse_args(words)
+        own, behind = split_behind(words)
+        args = make_parser(words[0] if words else None).parse_args(own)
+        args.command, args.behind = ["abra-wilds", *words], behind
         code: int = args.run(args)
         return code
 

@@ -29,7 +29,7 @@ def test_doctor_finds_the_data(sim_root, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "found", "mend"),
-    [("pandas", "3.1.1", "pip install 'pandas>=2,<3'"), ("scipy", None, "pip install scipy")],
+    [("pandas", None, "pip install pandas"), ("scipy", None, "pip install scipy")],
 )
 def test_doctor_says_what_to_mend_and_fails(capsys, monkeypatch, name, found, mend):
     def version(package, real=doctor.version):

@@ -146,6 +146,8 @@ def read_image(dataset: WILDSDataset, row: int) -> Tensor:
     try:
         image = dataset.get_input(row)
         x = image if isinstance(image, Tensor) else decoded(image)
+    except InputError:
+        raise
     # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
     # own.
     except Exception as fault:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,10 +94,16 @@ def _empty(path: Path, inside: list[str]) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def write_config(folder: RunFolder, config: RunConfig) -> None:
-    """config.json: every value, where it came from, and what code runs it."""
+def write_config(folder: RunFolder, config: RunConfig, command: Sequence[str] | None = None) -> None:
+    """config.json: every value, where it came from, and what code runs it.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        command: as it was given; None takes this process'.
+    """
     content = {
-        "command": sys.argv,
+        "command": sys.argv if command is None else list(command),
         "preset": config.preset,
         "values": jsonable(config.values()),
         "origin": dict(config.origin),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from abra_wilds.config import RunConfig
 from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
-from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder
+from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder, read_config
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
@@ -39,6 +40,8 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     setup = prepare(config)
     method = build_method(config, setup.info, load=False).to(setup.device)
     folder = open_folder(config)
+    saved_loop = read_config(folder).get("values", {}).get("loop", config.loop)
+    config = replace(config, loop=saved_loop)  # whoever trained the model, it predicts the same
     check_same_run(folder, config)
     label = "best" if e.eval_epoch is None else str(e.eval_epoch)
     saved = load_checkpoint(folder.model(label), method)

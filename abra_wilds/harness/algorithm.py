@@ -21,12 +21,11 @@ from abra_wilds.data.mixing import cutmix
 from abra_wilds.data.wilds_data import data_info
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.fit import kept
-from abra_wilds.engine.folder import folder_of, write_config
+from abra_wilds.engine.folder import folder_of
 from abra_wilds.engine.logs import Guard
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import build_method, make_loaders
 from abra_wilds.engine.step import share_of_step, step
-from abra_wilds.errors import InputError
 from abra_wilds.evaluate import plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepContext, Target
@@ -201,18 +200,11 @@ def build(
         InputError: if batches or weights cannot be used.
     """
     subset, loader = datasets["train"]["dataset"], datasets["train"]["loader"]
-    d = run.data
-    if d.train_loader == "standard" and not d.uniform_over_groups and len(subset) % d.batch_size == 1:
-        raise InputError(
-            f"--batch_size {d.batch_size} leaves a training batch of 1 image, and batch norm needs two; "
-            "change it by one"
-        )
     info = data_info(subset.dataset, subset, grouper)
     resuming = run.train.resume and any(Path(run.train.log_dir).glob("*_model.pth"))
     method = build_method(run, info, load=not (resuming or run.eval.eval_only)).to(config.device)
     plain = None
     if run.eval.bn_stats == "precise" and not run.eval.eval_only:
         plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)
-    write_config(folder_of(run), run)
     kind = type(run.algorithm, (HarnessAlgorithm, base), {})
     return kind(run, method, config, loader, plain, grouper=grouper, loss=loss, metric=metric)

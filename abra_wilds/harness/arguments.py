@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
 from abra_wilds.config import RunConfig
 from abra_wilds.errors import InputError
@@ -75,8 +77,15 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
     run = resolve(ours[asked], given, in_place, preset)
     run = replace(run, origin={**run.origin, **dict.fromkeys(in_place, "WILDS checkout")})
     check_run(run, given)
-    values = {name: value for name, value in run.values().items() if name != "algorithm"}
-    passed = [n for n in values if n in flags and (n in given or n in ("dataset", "root_dir"))]
+    values = {n: value for n, value in run.values().items() if n not in ("algorithm", "loop")}
+    # Pairs go through the checkout's table: its parser reads 1e-8 as text and would merge its own defaults.
+    passed = [
+        n
+        for n, value in values.items()
+        if n in flags and (n in given or n in ("dataset", "root_dir")) and not isinstance(value, Mapping)
+    ]
+    if run.train.device == ("cpu",):
+        passed.remove("device")  # without a GPU it takes the CPU, and has no word for it
     line = ["--algorithm", asked, *(word for n in passed for word in words(n, values[n])), *rest]
     if run.train.progress_bar is None and sys.stderr.isatty():
         line += ["--progress_bar", "true"]
@@ -114,6 +123,11 @@ def check_given(given: Mapping[str, Any]) -> None:
         if name in given:
             raise InputError(f"--{name} cannot be used inside a WILDS checkout: {reason}; leave it out")
     devices = given.get("device", ["0"])
+    if "cpu" in devices and torch.cuda.is_available():
+        raise InputError(
+            "--device must be the index of a device inside a WILDS checkout; got cpu; hide the "
+            "devices from it by CUDA_VISIBLE_DEVICES="
+        )
     if len(devices) > 1:
         raise InputError(
             f"--device {' '.join(devices)}: WILDS would cut each batch into parts by DataParallel, and the "
@@ -159,7 +173,7 @@ def its_defaults(run: RunConfig, passed: Collection[str]) -> dict[str, Any]:
     values = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in run.values().items()
-        if name not in passed and name not in ITS_OWN and name not in ("algorithm", "pretrained")
+        if name not in passed and name not in ITS_OWN and name not in ("loop", "algorithm", "pretrained")
     }
     values["model_kwargs"] = {"pretrained": run.model.pretrained}
     values["target_resolution"] = list(run.data.target_resolution) or None
@@ -168,7 +182,5 @@ def its_defaults(run: RunConfig, passed: Collection[str]) -> dict[str, Any]:
 
 def words(name: str, value: Any) -> list[str]:
     """A flag as the checkout's parser reads it."""
-    if isinstance(value, Mapping):
-        return [f"--{name}", *(f"{k}={v}" for k, v in value.items())]
     values = value if isinstance(value, list | tuple) else [value]
     return [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]

@@ -61,12 +61,14 @@ class Checkout:
         return frozenset(name.removeprefix("--") for name in names if name.startswith("--"))
 
     def commit(self) -> str:
-        """The commit that is checked out, or "unknown" where git cannot tell."""
-        command = ["git", "-C", str(self.path), "rev-parse", "HEAD"]
+        """The commit that is checked out, or "unknown" for a folder that is no clone of its own."""
+        command = ["git", "-C", str(self.path), "rev-parse", "--show-toplevel", "HEAD"]
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
+        top, head = done.stdout.splitlines()
+        return head if Path(top).resolve() == self.path else "unknown"
 
     def __str__(self) -> str:
         return f"WILDS {self.version} in {self.path}, commit {self.commit()[:12]}"

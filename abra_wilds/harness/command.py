@@ -7,11 +7,11 @@ import runpy
 import sys
 from importlib.metadata import version
 
-import numpy as np
-
 from abra_wilds.config import RunConfig
-from abra_wilds.data.wilds_data import check_images, load_dataset
-from abra_wilds.engine.folder import check_same_run, open_folder
+from abra_wilds.engine.checkpoint import read_checkpoint
+from abra_wilds.engine.folder import check_same_run, open_folder, write_config
+from abra_wilds.engine.setup import prepare
+from abra_wilds.errors import InputError
 from abra_wilds.harness.checkout import find_checkout
 from abra_wilds.harness.register import Harness, registered
 
@@ -22,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments; the script's follow behind `--`."""
     parser.add_argument("checkout", metavar="CHECKOUT", help="folder of a clone of p-lambda/wilds, 2.0 line")
     parser.add_argument("--script", default=SCRIPTS[0], choices=SCRIPTS, help="which of its scripts to run")
-    parser.add_argument("args", nargs="*", metavar="ARGS", help="behind --: the script's own arguments")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,13 +33,19 @@ def run(args: argparse.Namespace) -> int:
     checkout = find_checkout(args.checkout)
     with registered(checkout) as harness:
         print(opening(harness), file=sys.stderr)
-        argv = list(args.args)
+        argv = args.behind
         if args.script == "run_expt.py":
             argv = harness.arguments(argv)
             if harness.run is not None:
-                prepare(harness, harness.run, argv)
+                make_ready(harness, harness.run, argv, args.command)
         sys.argv = [args.script, *argv]
-        runpy.run_path(str(checkout.examples / args.script), run_name="__main__")
+        try:
+            runpy.run_path(str(checkout.examples / args.script), run_name="__main__")
+        except InputError as fault:
+            # Out of a worker process it arrives with that process' traceback before it.
+            raise InputError(
+                str(fault).strip().splitlines()[-1].partition("InputError: ")[2] or fault
+            ) from None
     return 0
 
 
@@ -52,18 +57,35 @@ def opening(harness: Harness) -> str:
     return "\n".join(lines)
 
 
-def prepare(harness: Harness, config: RunConfig, argv: list[str]) -> None:
-    """Check data and folder of a run of ours before the checkout opens a file.
+def make_ready(harness: Harness, config: RunConfig, argv: list[str], command: list[str]) -> None:
+    """Check data, batches and folder of a run of ours before the checkout opens a file.
+
+    Args:
+        harness: gets the loaded data set.
+        config: of the run.
+        argv: for the checkout's parser.
+        command: as the user gave it, for config.json.
 
     Raises:
         InputError: one sentence for whatever cannot be used.
     """
-    d = config.data
-    if "--download" not in argv:
-        dataset = load_dataset(d.dataset, d.root_dir, d.version, d.split_scheme)
-        check_images(dataset, np.flatnonzero(np.isin(dataset.split_array, list(dataset.split_dict.values()))))
-        harness.preload(dataset)
+    if not downloads(argv):
+        harness.preload(prepare(config).dataset)
+    folder = open_folder(config)
     if config.train.resume or config.eval.eval_only:
-        check_same_run(open_folder(config), config)
+        check_same_run(folder, config)
+    if config.eval.eval_only:
+        read_checkpoint(folder.model("best" if config.eval.eval_epoch is None else config.eval.eval_epoch))
     else:
-        open_folder(config)
+        write_config(folder, config, command)
+
+
+def downloads(argv: list[str]) -> bool:
+    """Whether WILDS is to fetch the data, which then cannot be checked before.
+
+    >>> downloads(["--download"]), downloads(["--download", "false"]), downloads(["--download=True"])
+    (True, False, True)
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--download", nargs="?", const="true", default="false")
+    return bool(parser.parse_known_args(argv)[0].download.lower() == "true")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from abra_wilds.config import SCHEDULERS, TRANSFORMS, RunConfig
 from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import NAMES, decoded, load_dataset
+from abra_wilds.data.wilds_data import NAMES, decoded, image_path, load_dataset
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, build
 from abra_wilds.harness.arguments import Request, read_request
@@ -43,6 +45,11 @@ class Harness:
         self.names = {name: f"abra:{name}" if name in taken else name for name in METHODS}
         self._enter_tables(supported)
         self._wrap_functions()
+        names = ("datasets.dataset", "model.model", "scheduler.scheduler")
+        tables = [
+            getattr(import_module(f"configs.{n.split('.')[0]}"), f"{n.split('.')[1]}_defaults") for n in names
+        ]
+        self._tables = [(table, dict(table)) for table in tables]
 
     def _enter_tables(self, supported: Any) -> None:
         supported.algorithms.extend(self.names.values())
@@ -78,15 +85,19 @@ class Harness:
             InputError: for whatever one of our methods cannot be run with.
         """
         request = read_request(argv, self.names, self.checkout.flags())
-        self.run = request.run
+        for table, entries in self._tables:
+            table.update(entries)
+        self.run = None
         if request.run is not None:
-            self._answer_for(request, request.run)
+            loop = f"WILDS {self.checkout.version} at {self.checkout.commit()}"
+            self.run = replace(request.run, loop=loop)
+            self._answer_for(request, self.run)
         return request.argv
 
     def _answer_for(self, request: Request, run: RunConfig) -> None:
         """Let the checkout's defaults be this run's values, so that nothing else fills a gap."""
         tables: Any = import_module("configs.datasets").dataset_defaults
-        tables[run.data.dataset] = {**tables[run.data.dataset], **request.defaults}
+        tables[run.data.dataset] = {**tables[run.data.dataset], **request.defaults, "loop": run.loop}
         import_module("configs.model").model_defaults[run.model.model] = {}
         import_module("configs.scheduler").scheduler_defaults[run.optim.scheduler] = {}
 
@@ -105,8 +116,11 @@ class Harness:
             # run_expt.py turned it on, and a cut-off image would then load with its lower rows blank.
             ImageFile.LOAD_TRUNCATED_IMAGES = False
             loaded, self._dataset = self._dataset, None
-            scheme = kwargs.get("split_scheme") or "official"
-            return loaded or load_dataset(dataset, kwargs.get("root_dir", "data"), version, scheme)
+            if loaded is None:
+                scheme = kwargs.get("split_scheme") or "official"
+                loaded = load_dataset(dataset, kwargs.get("root_dir", "data"), version, scheme)
+            loaded.get_input = partial(whole_image, type(loaded).get_input, loaded)
+            return loaded
 
         return get_dataset
 
@@ -153,6 +167,23 @@ class Harness:
             return original(module, path, device, tries)
 
         return load
+
+
+def whole_image(get_input: Callable[..., Any], dataset: Any, row: int) -> Any:
+    """What a data set's `get_input` gives, once all of it has been read from its file.
+
+    Raises:
+        InputError: with the path, if it cannot be.
+    """
+    try:
+        image = get_input(dataset, row)
+        if isinstance(image, Image.Image):
+            image.load()
+    except Exception as fault:  # Pillow's own kinds among them
+        reason = (str(fault) or type(fault).__name__).splitlines()[0]
+        path = image_path(dataset, row)
+        raise InputError(f"{path} cannot be read ({reason}); restore this image") from fault
+    return image
 
 
 class ImageTransform:

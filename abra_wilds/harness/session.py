@@ -58,8 +58,9 @@ class Unclosed:
         return getattr(self._stream, name)
 
     def close(self) -> None:
-        """Flush only."""
-        self._stream.flush()
+        """Flush only; a Logger closes once more when it is collected, which may be after the stream's end."""
+        if not self._stream.closed:
+            self._stream.flush()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from abra_wilds.compat import forget
 from abra_wilds.config import OptimConfig
 from abra_wilds.engine.schedule import learning_rate
 from abra_wilds.errors import InputError
@@ -64,7 +65,8 @@ def installed() -> ModuleType | None:
     """transformers, or None where it cannot be imported, for whatever reason its own requirements give."""
     try:
         return importlib.import_module("transformers")
-    except (ImportError, OSError, RuntimeError):
+    except Exception:  # whatever it, or a package it needs, raises
+        forget("transformers")
         return None
 
 
@@ -74,7 +76,7 @@ def lacking(module: ModuleType | None) -> list[str]:
     def has(name: str) -> bool:
         try:
             return hasattr(module, name)
-        except (ImportError, OSError, RuntimeError):  # transformers loads its parts when they are asked for
+        except Exception:  # transformers loads its parts when they are asked for
             return False
 
     return [name for name in NAMES if not has(name)]

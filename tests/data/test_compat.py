@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import textwrap
-import types
 
 import pytest
 import torch
@@ -19,7 +19,8 @@ def alone(code, *, path=None, timeout=120):
     """What a fresh interpreter prints, or fails with its last line."""
     start = f"import sys; sys.path[:0] = {[str(path)] if path else []}\n"
     command = [sys.executable, "-c", start + textwrap.dedent(code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    env = {name: value for name, value in os.environ.items() if name != "OUTDATED_IGNORE"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -64,7 +65,7 @@ def test_torchvision_guard_declares_schemas_only_where_the_import_fails():
             works = True
         except RuntimeError:
             works = False
-            compat._forget("torchvision")
+            compat.forget("torchvision")
         twice = compat.torchvision_importable(), compat.torchvision_importable()
         print(*twice, len(compat._kept) == (not works))
         from torchvision.models import resnet18
@@ -104,10 +105,18 @@ def test_missing_torchvision_is_said(monkeypatch):
         compat.import_wilds()
 
 
-def test_pandas_3_is_refused_in_one_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pandas", types.SimpleNamespace(__version__="3.1.1"))
-    with pytest.raises(InputError, match=r'pandas 3.1.1 is installed .* run: pip install "pandas>=2,<3"'):
+def test_pandas_3_gives_rxrx1_writable_tables():
+    printed = alone("""
+        import pandas
+        pandas.__version__ = "3.1.1"
+        from abra_wilds import compat, writable
         compat.import_wilds()
+        from wilds.datasets import rxrx1_dataset
+        print(rxrx1_dataset.pd is writable, compat.import_wilds() is sys.modules["wilds"])
+        print(compat.SUPPLIED["pandas"])
+    """)
+    said = "3.1.1 makes read-only what WILDS' RxRx1 writes into; it gets copies"
+    assert printed.splitlines() == ["True True", said]
 
 
 @pytest.mark.parametrize("fault", ["OSError('undefined symbol: _ZN3c10')", "ImportError('no module')"])
