@@ -219,6 +219,9 @@ SECTIONS: dict[str, type] = {
 }
 
 
+OWN_LOOP = "abra_wilds"
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """One run: an algorithm, and everything it needs to be repeated.
@@ -242,7 +245,7 @@ class RunConfig:
     eval: EvalConfig
     train: TrainConfig
     method: Any
-    loop: str = "abra_wilds"
+    loop: str = OWN_LOOP
 
     def values(self, local: bool = True) -> dict[str, Any]:
         """Flag name -> value, over all sections; without `local` only what can change a number."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config import RunConfig, jsonable
+from abra_wilds.config import OWN_LOOP, RunConfig, jsonable
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.provenance import commit, versions
@@ -134,16 +134,22 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
 def check_same_run(folder: RunFolder, config: RunConfig) -> None:
     """Raise if the folder holds a run that differs in anything that can change a number.
 
+    What an older version did not record counts as the default, which is what that version did.
+
     Raises:
         InputError: naming what differs.
     """
     saved = read_config(folder)
     if not saved or saved.get("digest") == config.digest():
         return
-    now, then = jsonable(config.values(local=False)), saved.get("values", {})
+    now, then = jsonable(config.values(local=False)), {"loop": OWN_LOOP, **saved.get("values", {})}
     differing = [
-        f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)
+        f"{name} (was {then.get(name)}, is {now[name]})"
+        for name in now
+        if now[name] != then.get(name) and (name in then or config.origin.get(name) != "default")
     ]
+    if not differing:
+        return
     raise InputError(
         f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or "
         "give another --log_dir"

@@ -182,8 +182,21 @@ class HarnessAlgorithm:
         return done.epoch, done.best_val_metric
 
 
+def begins(run: RunConfig) -> bool:
+    """Whether the run starts from its first weights, rather than from a model of its folder."""
+    resuming = run.train.resume and any(Path(run.train.log_dir).glob("*_model.pth"))
+    return not (resuming or run.eval.eval_only)
+
+
 def build(
-    base: type, run: RunConfig, config: Any, datasets: Any, grouper: Any, loss: Any, metric: Any
+    base: type,
+    run: RunConfig,
+    config: Any,
+    datasets: Any,
+    grouper: Any,
+    loss: Any,
+    metric: Any,
+    method: Method | None = None,
 ) -> Any:
     """The algorithm of a run.
 
@@ -195,16 +208,17 @@ def build(
         grouper: defines the bio-batches.
         loss: its loss, for evaluation and logs.
         metric: its accuracy, for logs.
+        method: with its first weights; None builds it.
 
     Raises:
         InputError: if batches or weights cannot be used.
     """
     subset, loader = datasets["train"]["dataset"], datasets["train"]["loader"]
-    info = data_info(subset.dataset, subset, grouper)
-    resuming = run.train.resume and any(Path(run.train.log_dir).glob("*_model.pth"))
-    method = build_method(run, info, load=not (resuming or run.eval.eval_only)).to(config.device)
+    if method is None:
+        method = build_method(run, data_info(subset.dataset, subset, grouper), load=begins(run))
     plain = None
     if run.eval.bn_stats == "precise" and not run.eval.eval_only:
         plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)
     kind = type(run.algorithm, (HarnessAlgorithm, base), {})
+    method = method.to(config.device)
     return kind(run, method, config, loader, plain, grouper=grouper, loss=loss, metric=metric)

@@ -7,10 +7,6 @@ import runpy
 import sys
 from importlib.metadata import version
 
-from abra_wilds.config import RunConfig
-from abra_wilds.engine.checkpoint import read_checkpoint
-from abra_wilds.engine.folder import check_same_run, open_folder, write_config
-from abra_wilds.engine.setup import prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.checkout import find_checkout
 from abra_wilds.harness.register import Harness, registered
@@ -35,9 +31,7 @@ def run(args: argparse.Namespace) -> int:
         print(opening(harness), file=sys.stderr)
         argv = args.behind
         if args.script == "run_expt.py":
-            argv = harness.arguments(argv)
-            if harness.run is not None:
-                make_ready(harness, harness.run, argv, args.command)
+            argv = harness.ready(argv, args.command)
         sys.argv = [args.script, *argv]
         try:
             runpy.run_path(str(checkout.examples / args.script), run_name="__main__")
@@ -55,37 +49,3 @@ def opening(harness: Harness) -> str:
     lines.append(f"algorithms of abra_wilds: {', '.join(harness.names.values())}")
     lines += [f"supplied in memory: {package} ({what})" for package, what in harness.supplied.items()]
     return "\n".join(lines)
-
-
-def make_ready(harness: Harness, config: RunConfig, argv: list[str], command: list[str]) -> None:
-    """Check data, batches and folder of a run of ours before the checkout opens a file.
-
-    Args:
-        harness: gets the loaded data set.
-        config: of the run.
-        argv: for the checkout's parser.
-        command: as the user gave it, for config.json.
-
-    Raises:
-        InputError: one sentence for whatever cannot be used.
-    """
-    if not downloads(argv):
-        harness.preload(prepare(config).dataset)
-    folder = open_folder(config)
-    if config.train.resume or config.eval.eval_only:
-        check_same_run(folder, config)
-    if config.eval.eval_only:
-        read_checkpoint(folder.model("best" if config.eval.eval_epoch is None else config.eval.eval_epoch))
-    else:
-        write_config(folder, config, command)
-
-
-def downloads(argv: list[str]) -> bool:
-    """Whether WILDS is to fetch the data, which then cannot be checked before.
-
-    >>> downloads(["--download"]), downloads(["--download", "false"]), downloads(["--download=True"])
-    (True, False, True)
-    """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--download", nargs="?", const="true", default="false")
-    return bool(parser.parse_known_args(argv)[0].download.lower() == "true")

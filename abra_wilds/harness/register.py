@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +17,16 @@ from torch import Tensor
 from abra_wilds.config import SCHEDULERS, TRANSFORMS, RunConfig
 from abra_wilds.data.transforms import augment
 from abra_wilds.data.wilds_data import NAMES, decoded, image_path, load_dataset
+from abra_wilds.engine.checkpoint import read_checkpoint
+from abra_wilds.engine.folder import check_same_run, open_folder, read_config, write_config
+from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
-from abra_wilds.harness.algorithm import HarnessAlgorithm, build
+from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
 from abra_wilds.harness.arguments import Request, read_request
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.session import attribute, opened
 from abra_wilds.methods import METHODS
+from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import BACKBONES
 
 
@@ -40,6 +45,7 @@ class Harness:
         self.supplied = supplied
         self.run: RunConfig | None = None
         self._dataset: Any = None
+        self._method: Method | None = None
         supported: Any = import_module("configs.supported")
         taken = supported.algorithms
         self.names = {name: f"abra:{name}" if name in taken else name for name in METHODS}
@@ -101,9 +107,34 @@ class Harness:
         import_module("configs.model").model_defaults[run.model.model] = {}
         import_module("configs.scheduler").scheduler_defaults[run.optim.scheduler] = {}
 
-    def preload(self, dataset: Any) -> None:
-        """Hand over a loaded data set, which the checkout's next request for it then gets."""
-        self._dataset = dataset
+    def ready(self, argv: Sequence[str], command: Sequence[str] | None = None) -> list[str]:
+        """`arguments`, and for one of our methods data, batches and folder checked before anything is opened.
+
+        Args:
+            argv: a command line.
+            command: as the user gave it, for config.json; None takes this process'.
+
+        Raises:
+            InputError: one sentence for whatever cannot be used.
+        """
+        line, config = self.arguments(argv), self.run
+        if config is None:
+            return line
+        if not downloads(line):
+            setup = prepare(config)
+            self._dataset = setup.dataset  # the checkout's first request for it gets this one
+            self._method = build_method(config, setup.info, load=begins(config))
+        folder = open_folder(config)
+        if config.eval.eval_only:  # whoever trained the model, it predicts the same
+            config = replace(config, loop=read_config(folder).get("values", {}).get("loop", config.loop))
+        if config.train.resume or config.eval.eval_only:
+            check_same_run(folder, config)
+        if config.eval.eval_only:
+            epoch = config.eval.eval_epoch
+            read_checkpoint(folder.model("best" if epoch is None else epoch))
+        else:
+            write_config(folder, config, command)
+        return line
 
     def get_dataset(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """`wilds.get_dataset` that checks what it loads, and loads our own data sets too."""
@@ -137,7 +168,8 @@ class Harness:
             loss = import_module("losses").initialize_loss(config.loss_function, config)
             metric = import_module("configs.supported").algo_log_metrics[config.algo_log_metric]
             base = import_module("algorithms.single_model_algorithm").SingleModelAlgorithm
-            return build(base, self.run, config, datasets, train_grouper, loss, metric)
+            method, self._method = self._method, None
+            return build(base, self.run, config, datasets, train_grouper, loss, metric, method)
 
         return initialize_algorithm
 
@@ -184,6 +216,17 @@ def whole_image(get_input: Callable[..., Any], dataset: Any, row: int) -> Any:
         path = image_path(dataset, row)
         raise InputError(f"{path} cannot be read ({reason}); restore this image") from fault
     return image
+
+
+def downloads(argv: list[str]) -> bool:
+    """Whether WILDS is to fetch the data, which then cannot be checked before.
+
+    >>> downloads(["--download"]), downloads(["--download", "false"]), downloads(["--download=True"])
+    (True, False, True)
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--download", nargs="?", const="true", default="false")
+    return bool(parser.parse_known_args(argv)[0].download.lower() == "true")
 
 
 class ImageTransform:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -81,7 +82,10 @@ def place(request, tmp_path_factory):
             git(path, *command)
     before = tree(path)
     assert "examples/run_expt.py" in before and not git(path, "status", "--porcelain")
-    yield path
+    with pytest.MonkeyPatch.context() as patch:  # as a person's interpreter is, which writes bytecode
+        patch.setattr(sys, "dont_write_bytecode", False)
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+        yield path
     assert tree(path) == before
     assert git(path, "status", "--porcelain", "--ignored") == ""
 
@@ -237,6 +241,27 @@ def test_statistics_are_reestimated_once_an_epoch_where_the_run_asks_for_it(
     assert main([*line(place, root, tmp_path / "run", "ABRA"), "--eval_only"]) == 0
     assert main(line(place, root, tmp_path / "running", "ABRA", bn_stats="running")) == 0
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("mode", ["--eval_only", "--resume"])
+def test_the_weights_that_a_run_began_with_are_not_needed_again(place, tiny, root, tmp_path, mode):
+    first = line(place, root, tmp_path / "first", "ABRA", n_epochs=1)
+    assert main(first) == 0
+    weights = tmp_path / "first" / "rxrx1_seed:0_epoch:last_model.pth"
+    changes = {"pretrained": None, "pretrained_model_path": weights, "n_epochs": 1}
+    second = line(place, root, tmp_path / "second", "ABRA", **changes)
+    assert main(second) == 0
+    weights.unlink()
+    assert main([*second, mode]) == 0
+
+
+def test_a_run_started_from_python_leaves_the_same_files(place, names, tiny, root, tmp_path):
+    checkout = find_checkout(place)
+    with registered(checkout) as harness:
+        argv = line(place, root, tmp_path / "run", "ABRA", n_epochs=1)[3:]
+        sys.argv = ["run_expt.py", *harness.ready(argv)]
+        runpy.run_path(str(checkout.examples / "run_expt.py"), run_name="__main__")
+    assert names_in(tmp_path / "run") == FILES
 
 
 def test_the_data_folder_is_not_written_to(place, tiny, root, tmp_path):

@@ -123,7 +123,7 @@ def test_20_batches_leave_the_same_numbers_whoever_runs_them(run, network, algor
 
     theirs, start = runs.theirs, renamed(runs.method.state_dict())
     assert len(theirs.loss) == len(theirs.lr) == 20 and runs.n == 4
-    assert all(gap(start[name], theirs.state[name]) > 0.003 for name in start)
+    assert all(gap(start[name], theirs.state[name]) > 0.001 for name in start)
     assert max(theirs.lr) == LR > 1.05 * min(theirs.lr[5:])
     assert len(theirs.penalty) == (20 if algorithm in ("IRM", "deepCORAL") else 0)
     assert all(abs(penalty) > 1e-3 for penalty in theirs.penalty)
@@ -152,7 +152,7 @@ def test_irm_stays_at_lr_from_annealing_on_as_in_wilds_only_with_bug_compat(run)
         # Batch 10 still meets the weights of before annealing.
         assert close(trace.loss[:11], compat.theirs.loss[:11])
         assert close(trace.penalty[:11], compat.theirs.penalty[:11])
-        assert not close(trace.loss[11:], compat.theirs.loss[11:], 1e-3)
+        assert not close(trace.loss[11:], compat.theirs.loss[11:], 1e-6)
 
 
 @pytest.mark.usefixtures("narrow")

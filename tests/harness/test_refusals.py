@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 
 import pytest
 
+from abra_wilds import run_config
 from abra_wilds.cli import main as own_main
 from abra_wilds.console import main
 from tests import runs
@@ -139,6 +141,32 @@ def test_a_run_of_another_algorithm_is_refused(line, refusal, tmp_path, mode):
     (tmp_path / "run" / "config.json").unlink()
     sentence = refusal(line("ABRA", mode, n_epochs=1))
     assert_says(sentence, "_model.pth", "does not fit ABRA")
+
+
+def test_weights_that_cannot_be_had_are_said_before_anything_is_written(line, refusal, tmp_path):
+    weights = {"pretrained": None, "pretrained_model_path": tmp_path / "none.pth"}
+    assert_says(refusal(line(**weights)), str(tmp_path / "none.pth"))
+    assert not (tmp_path / "run").exists() or content(tmp_path / "run") == {}
+
+
+def test_a_run_of_our_own_loop_can_be_evaluated_in_the_checkout(line, root, tmp_path):
+    assert own_main(runs.command(root, tmp_path / "run", "ERM", n_epochs=1)) == 0
+    assert main(line("abra:ERM", "--eval_only", n_epochs=1)) == 0
+
+
+@pytest.mark.parametrize("mode", ["--resume", "--eval_only"])
+def test_a_folder_of_our_own_loop_from_before_loops_were_named_is_still_taken(root, tmp_path, mode):
+    argv = runs.command(root, tmp_path / "run", "ERM", n_epochs=1)
+    assert own_main(argv) == 0
+    path = tmp_path / "run" / "config.json"
+    saved = json.loads(path.read_text())
+    del saved["values"]["loop"]
+    local = {name for name in saved["values"] if name not in run_config("ERM").values(local=False)}
+    numbers = {name: value for name, value in saved["values"].items() if name not in local}
+    canonical = json.dumps(numbers, sort_keys=True, separators=(",", ":"))
+    saved["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    path.write_text(json.dumps(saved))
+    assert own_main([*argv, mode]) == 0
 
 
 def test_a_damaged_checkpoint_is_refused_by_its_path(line, refusal, tmp_path):

@@ -212,3 +212,16 @@ def test_a_stage_without_its_last_relu_becomes_the_stage_by_that_relu(name):
 def test_a_stage_that_does_not_end_in_a_relu_has_nothing_to_stand_before(stage):
     with pytest.raises(InputError, match="shift after it"):
         without_last_relu(stage, torch.randn(1, 3, 4, 4))
+
+
+def test_pretrained_weights_are_those_of_wilds(monkeypatch):
+    asked = []
+
+    def get_model(name, weights):
+        asked.append((name, weights))
+        return torchvision_models().resnet18()
+
+    monkeypatch.setattr(torchvision_models(), "get_model", get_model)
+    build_net("resnet50", 3, pretrained=True)
+    build_net("resnet50", 3, pretrained=False)
+    assert asked == [("resnet50", "IMAGENET1K_V1"), ("resnet50", None)]
