@@ -163,7 +163,7 @@ def check_checkout(path: str) -> Iterator[Finding]:
             helped=True,
         )
     if not supplied:
-        yield Finding("its imports", "WILDS' own command starts here as it is")
+        yield Finding("its imports", "nothing that it is known to miss is missing here")
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

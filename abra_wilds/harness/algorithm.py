@@ -184,7 +184,7 @@ class HarnessAlgorithm:
 
 def begins(run: RunConfig) -> bool:
     """Whether the run starts from its first weights, rather than from a model of its folder."""
-    resuming = run.train.resume and any(Path(run.train.log_dir).glob("*_model.pth"))
+    resuming = run.train.resume and folder_of(run).model("last").is_file()
     return not (resuming or run.eval.eval_only)
 
 

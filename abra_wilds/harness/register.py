@@ -19,6 +19,7 @@ from abra_wilds.data.transforms import augment
 from abra_wilds.data.wilds_data import NAMES, decoded, image_path, load_dataset
 from abra_wilds.engine.checkpoint import read_checkpoint
 from abra_wilds.engine.folder import check_same_run, open_folder, read_config, write_config
+from abra_wilds.engine.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
@@ -134,6 +135,10 @@ class Harness:
             read_checkpoint(folder.model("best" if epoch is None else epoch))
         else:
             write_config(folder, config, command)
+        if not begins(config) and not config.eval.eval_only:
+            done = int(read_checkpoint(folder.model("last"))["epoch"])
+            for path in [*folder.path.glob("*_eval.csv"), *folder.path.glob("*_algo.csv")]:
+                CsvLog(path).keep_through(done)  # rows of an epoch that was cut short come again
         return line
 
     def get_dataset(self, original: Callable[..., Any]) -> Callable[..., Any]:

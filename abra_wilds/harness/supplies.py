@@ -101,9 +101,9 @@ def transformers_supplied() -> Iterator[str]:
     Yields:
         What was supplied, in words; "" for nothing.
     """
+    before = sys.modules.get("transformers", ABSENT)
     module = installed()
     missing = lacking(module)
-    before = sys.modules.get("transformers", ABSENT)
     target = module or ModuleType("transformers", "What a checkout of WILDS imports from transformers.")
     for name in missing:
         setattr(target, name, NAMES[name])

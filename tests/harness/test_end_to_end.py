@@ -176,7 +176,7 @@ def test_a_method_killed_in_its_second_epoch_resumes_where_the_first_ended(
     place, names, tiny, root, tmp_path, name
 ):
     log_dir = tmp_path / "run"
-    argv = line(place, root, log_dir, names[name])
+    argv = line(place, root, log_dir, names[name], log_every=1)
     n = 8  # batches of an epoch
     env = {**os.environ, "OMP_NUM_THREADS": "1", runs.WAIT: str(n + 3)}
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], cwd=runs.REPOSITORY, env=env)
@@ -193,6 +193,10 @@ def test_a_method_killed_in_its_second_epoch_resumes_where_the_first_ended(
     assert main([*argv, "--resume"]) == 0
     assert names_in(log_dir) == FILES
     assert all(epochs(log_dir, split) == ["0", "1"] for split in ("train", *runs.SPLITS))
+    logged = [(row["epoch"], row["batch"]) for row in runs.rows_of(log_dir / "train_algo.csv")]
+    assert len(set(logged)) == len(logged) and set(logged) >= {
+        (str(e), str(i)) for e in (0, 1) for i in (1, n)
+    }
     ended = runs.state(log_dir)
     assert ended["epoch"] == 1 and {int(s["step"]) for s in ended["optimizer"]["state"].values()} == {2 * n}
     request = read_request(argv[3:], names, find_checkout(place).flags())

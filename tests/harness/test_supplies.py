@@ -229,7 +229,7 @@ def test_doctor_says_that_nothing_is_supplied(checkout, package, monkeypatch, ca
     monkeypatch.setattr("abra_wilds.harness.session.SUPPLIED", {})
     assert main(["doctor", str(checkout.path)]) == 0
     shown = capsys.readouterr().out
-    assert "its imports" in shown and "starts here as it is" in shown and "HELP" not in shown
+    assert "its imports" in shown and "nothing that it is known to miss" in shown and "HELP" not in shown
 
 
 def test_doctor_fails_where_there_is_no_checkout(tmp_path, capsys):
