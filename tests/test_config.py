@@ -31,7 +31,7 @@ def test_a_flag_wins_over_file_preset_method_and_default():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_value_has_an_origin(name):
     config = run_config(name)
-    assert {"algorithm", *config.origin} == set(config.values())
+    assert {"algorithm", "loop", *config.origin} == set(config.values())
     assert set(config.origin.values()) == {"default", "method", f"preset {config.preset}"}
 
 
