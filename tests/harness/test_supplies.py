@@ -183,6 +183,7 @@ def test_tables_write_through_where_pandas_hands_out_views(new_pandas, tmp_path)
     assert rows.values.flags.writeable and rows.tolist() == ["1x", "2y"] and table.a.tolist() == [1, 2]
 
 
+@pytest.mark.skipif(int(pd.__version__.split(".")[0]) >= 3, reason="compares with pandas 2 as it is")
 @pytest.mark.parametrize("scheme", ["official", "mixed-to-test"])
 def test_rxrx1_is_read_alike_under_pandas_3(new_pandas, sim_root, scheme):
     def read():
