@@ -52,10 +52,11 @@ class Harness:
         self.names = {name: f"abra:{name}" if name in taken else name for name in METHODS}
         self._enter_tables(supported)
         self._wrap_functions()
-        names = ("datasets.dataset", "model.model", "scheduler.scheduler")
-        tables = [
-            getattr(import_module(f"configs.{n.split('.')[0]}"), f"{n.split('.')[1]}_defaults") for n in names
-        ]
+        tables = (
+            import_module("configs.datasets").dataset_defaults,
+            import_module("configs.model").model_defaults,
+            import_module("configs.scheduler").scheduler_defaults,
+        )
         self._tables = [(table, dict(table)) for table in tables]
 
     def _enter_tables(self, supported: Any) -> None:
