@@ -48,10 +48,11 @@ WITHOUT_MEANING = {
         NO_UNLABELED,
     ),
     **dict.fromkeys(
-        ("dann_penalty_weight", "dann_classifier_lr", "dann_featurizer_lr", "dann_discriminator_lr"),
-        "DANN is not among the algorithms yet",
+        ("dann_featurizer_lr", "dann_classifier_lr", "dann_discriminator_lr"),
+        "--lr is the featurizer's rate, and the others are multiples of it, --dann_classifier_lr_factor and "
+        "--dann_discriminator_lr_factor",
     ),
-    "dataset_kwargs": "rxrx1 takes no further arguments",
+    "dataset_kwargs": "the data sets take no further arguments",
     "download": "WILDS' own download no longer answers; the README says how to get the data",
     "additional_train_transform": "WILDS' rxrx1 transform ignores it; --transform names our augmentations",
     "randaugment_n": "WILDS' rxrx1 transform ignores it",
@@ -112,7 +113,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="run_expt.py",
         allow_abbrev=False,
-        description="Train and evaluate one algorithm on RxRx1-WILDS; flags carry WILDS' names and meanings.",
+        description="Train and evaluate one algorithm on RxRx1; flags carry WILDS' names and meanings.",
     )
     parser.add_argument("--algorithm", metavar="NAME", help=f"[{', '.join(METHODS)}]")
     parser.add_argument(

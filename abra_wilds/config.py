@@ -13,10 +13,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
+from abra_wilds.eval_config import EvalConfig
 from abra_wilds.options import Flag, check_choices, option, require, require_choice
 
-TRAIN_LOADERS = ("plate", "group", "standard")
-TRANSFORMS = ("rxrx1", "paper", "none")
+# What each data set can be split by, its default first.
+SPLIT_SCHEMES: dict[str, tuple[str, ...]] = {
+    "rxrx1": ("official", "mixed-to-test"),
+    "rxrx1_6ch": ("wilds", "official"),
+}
+TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
+MIXES = ("none", "cutmix", "cutmix_any", "lisa")
+# The last stands for any of timm's.
+MODELS = ("resnet18", "resnet50", "densenet161", "vit_small", "timm:NAME")
+TRANSFORMS = ("rxrx1", "paper", "iid", "none")
 SCHEDULERS = (
     "cosine_schedule_with_warmup",
     "linear_schedule_with_warmup",
@@ -29,21 +38,30 @@ SCHEDULERS = (
 class DataConfig:
     """Which images, in which batches."""
 
-    dataset: str = option("rxrx1", "data set", choices=("rxrx1",))
+    dataset: str = option(
+        "rxrx1", "data set: RxRx1-WILDS, or RxRx1 with six stains", choices=tuple(SPLIT_SCHEMES)
+    )
     root_dir: str = option("data", "folder that holds the data set's folder", local=True)
     version: str | None = option(None, "version of the data set; unset: the newest", kind=str)
-    split_scheme: str = option("official", "WILDS' split scheme", choices=("official", "mixed-to-test"))
+    split_scheme: str | None = option(
+        None,
+        "which images train, validate and test; unset: the data set's first "
+        f"[{'; '.join(f'{name}: ' + ', '.join(schemes) for name, schemes in SPLIT_SCHEMES.items())}]",
+        kind=str,
+    )
     frac: float = option(1.0, "share of every split to use, for trying things out")
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option((), "height and width to which images are resized", kind=int)
-    mix: str = option("none", "mixing of training images inside a bio-batch", choices=("none", "cutmix"))
-    cutmix_alpha: float = option(1.0, "CutMix: lambda is drawn from Beta(alpha, alpha)")
+    mix: str = option("none", "CutMix inside a bio-batch, across the batch, or of pairs", choices=MIXES)
+    cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)")
     cutmix_prob: float = option(1.0, "CutMix: probability that a batch is mixed")
     train_loader: str = option("standard", "how training batches are drawn", choices=TRAIN_LOADERS)
     groupby_fields: tuple[str, ...] = option(("experiment",), "metadata fields that define a bio-batch")
     uniform_over_groups: bool = option(False, "draw bio-batches uniformly, not by their size")
     distinct_groups: bool = option(True, "the bio-batches of one batch differ")
     n_groups_per_batch: int = option(4, "bio-batches in a batch of the group loader")
+    pairs_cross: bool = option(True, "pairs loader: partners come from another bio-batch")
+    n_controls_per_batch: int = option(0, "controls loader: control wells added to a batch; 0: the plate's")
     batch_size: int = option(72, "images per batch")
     plate_remainder: str = option(
         "even",
@@ -59,6 +77,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        schemes = SPLIT_SCHEMES[self.dataset]
+        if self.split_scheme is None:
+            object.__setattr__(self, "split_scheme", schemes[0])
+        allowed = f"one of {', '.join(schemes)} for --dataset {self.dataset}"
+        require(self.split_scheme in schemes, "split_scheme", allowed, self.split_scheme)
         require(0 < self.frac <= 1, "frac", "a share in (0, 1]", self.frac)
         sides = self.target_resolution
         fits = len(sides) <= 2 and all(s >= 32 for s in sides)
@@ -67,6 +90,10 @@ class DataConfig:
         require(0 <= self.cutmix_prob <= 1, "cutmix_prob", "a probability", self.cutmix_prob)
         require(self.batch_size >= 2, "batch_size", "2 or more", self.batch_size)
         require(self.n_groups_per_batch >= 1, "n_groups_per_batch", "1 or more", self.n_groups_per_batch)
+        n_controls = self.n_controls_per_batch
+        require(n_controls >= 0, "n_controls_per_batch", "0 or more", n_controls)
+        paired = self.mix != "lisa" or self.train_loader == "pairs"
+        require(paired, "mix", "something else than lisa without --train_loader pairs", self.mix)
         require(
             len(self.groupby_fields) > 0, "groupby_fields", "at least one metadata field", self.groupby_fields
         )
@@ -94,7 +121,7 @@ class DataConfig:
 class ModelConfig:
     """Which backbone, from which weights."""
 
-    model: str = option("resnet50", "backbone", choices=("resnet18", "resnet50"))
+    model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
     pretrained: bool = option(True, "start from torchvision's ImageNet weights")
     new_stem: bool = option(False, "replace the first convolution by a fresh one (U34, U35)")
     pretrained_model_path: str | None = option(None, "checkpoint whose weights to start from", kind=str)
@@ -102,6 +129,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        known = self.model in MODELS[:-1] or self.model.startswith("timm:")
+        require(known, "model", f"one of {', '.join(MODELS)}", self.model)
 
 
 @dataclass(frozen=True)
@@ -125,7 +154,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        require(self.n_epochs >= 1, "n_epochs", "1 or more", self.n_epochs)
+        require(self.n_epochs >= 0, "n_epochs", "0 or more", self.n_epochs)
         require(self.lr > 0 and math.isfinite(self.lr), "lr", "positive", self.lr)
         finite = self.weight_decay >= 0 and math.isfinite(self.weight_decay)
         require(finite, "weight_decay", "0 or more, and finite", self.weight_decay)
@@ -149,30 +178,6 @@ class OptimConfig:
                 (whole, "a whole number of 1 or more") if key == "step_size" else (number, "0 or more")
             )
             require(fits, f"scheduler_kwargs {key}", needs, value)
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What is measured, when, and with which batch-norm statistics."""
-
-    val_metric: str = option("acc_avg", "entry of WILDS' evaluation of `val` that picks the best epoch")
-    val_metric_decreasing: bool = option(False, "smaller values of val_metric are better")
-    evaluate_all_splits: bool = option(
-        True, "evaluate every split after each epoch, not only val", local=True
-    )
-    eval_splits: tuple[str, ...] = option((), "splits to evaluate besides val", kind=str, local=True)
-    bn_stats: str = option(
-        "running",
-        "batch-norm statistics: running, or re-estimated on training images",
-        choices=("running", "precise"),
-    )
-    eval_only: bool = option(False, "evaluate a saved model of --log_dir and stop", local=True)
-    eval_epoch: int | None = option(
-        None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True
-    )
-
-    def __post_init__(self) -> None:
-        check_choices(self)
 
 
 @dataclass(frozen=True)
@@ -272,7 +277,9 @@ def flag_name(f: Field[Any], algorithm: str | None = None) -> str:
     """The flag's name: as WILDS has it, else the field's, which stands behind its method's name."""
     if flag_of(f).name:
         return str(flag_of(f).name)
-    return f"{algorithm.lower()}_{f.name}" if algorithm and flag_of(f).of_method else f.name
+    if not algorithm or not flag_of(f).of_method:
+        return f.name
+    return f"{algorithm.lower().replace('-', '_')}_{f.name}"
 
 
 def jsonable(value: Any) -> Any:

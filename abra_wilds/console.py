@@ -15,6 +15,7 @@ def make_parser(job: str | None) -> Parser:
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     doctor = jobs.add_parser("doctor", help="versions, devices, what is missing and how to mend it")
     simulation = jobs.add_parser("simulate", help="write a simulated screen like RxRx1")
+    prediction = jobs.add_parser("predict", help="predict with a saved model, with or without adaptation")
     wilds = jobs.add_parser(
         "wilds",
         help="run our methods inside an unmodified checkout of WILDS",
@@ -24,6 +25,8 @@ def make_parser(job: str | None) -> Parser:
         add_doctor(doctor)
     elif job == "simulate":
         add_simulate(simulation)
+    elif job == "predict":
+        add_predict(prediction)
     elif job == "wilds":
         add_wilds(wilds)
     return parser
@@ -45,6 +48,14 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 
     simulate.add_arguments(parser)
     parser.set_defaults(run=simulate.run)
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds predict CHECKPOINT`."""
+    from abra_wilds import predict
+
+    predict.add_arguments(parser)
+    parser.set_defaults(run=predict.run)
 
 
 def add_wilds(parser: argparse.ArgumentParser) -> None:

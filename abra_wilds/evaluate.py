@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.data.loaders import Loader
+from abra_wilds.data.loaders import Loader, groups_of
+from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.transforms import augment
 from abra_wilds.files import whole
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
-from abra_wilds.types import Batch, InputError
+from abra_wilds.tta.adapters import Adapter, running_statistics
+from abra_wilds.types import Batch, InputError, Target
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
@@ -26,26 +30,72 @@ Size = tuple[int, int] | None
 
 @torch.no_grad()
 def predict(
-    method: Method, loader: Loader, device: torch.device, size: Size = None, watch: Watch | None = None
+    method: Method,
+    loader: Loader,
+    device: torch.device,
+    size: Size = None,
+    watch: Watch | None = None,
+    *,
+    adapter: Adapter = running_statistics,
 ) -> Tensor:
     """Class ids of a split, (n,) int64 on the host, in dataset order whatever the loader's order.
+
+    Of a bio-batch all images wait on the host as bytes, and one pass of them at a time is on the device.
 
     Args:
         method: is left in evaluation mode.
         loader: yields every image of the split once.
         device: where the method lives.
         size: (H, W) to which images are resized, or None.
-        watch: called with the logits (N, O) and the batch, for whoever averages losses.
+        watch: called with the logits (N, O) of a pass and its batch without images, for whoever averages
+            losses.
+        adapter: predicts the bio-batches of a loader with a `PassSampler`.
+
+    Raises:
+        InputError: if a pass does not fit the device.
     """
     method.eval()
     y_pred = torch.full((len(loader.rows),), -1, dtype=torch.int64, device=device)
-    for batch in loader:
-        batch = batch.to(device)
-        logits = method.predict(augment(batch.x, "none", size=size))  # (N, O)
-        y_pred[batch.rows] = logits.argmax(1)
-        if watch is not None:
-            watch(logits, batch)
+    for passes, adapted in bio_batches(loader):
+        images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
+        try:
+            logits = (adapter if adapted else running_statistics)(method, images)  # (N, O) each
+        except torch.cuda.OutOfMemoryError:
+            raise InputError(
+                f"a forward pass of up to {max(map(len, passes))} images does not fit the device's memory; "
+                "lower --batch_size, or with --tta give a --tta_batch_size, whose parts then have statistics "
+                "of their own"
+            ) from None
+        for batch, found in zip(passes, logits, strict=True):
+            batch = replace(batch, x=batch.x[:0]).to(device)
+            y_pred[batch.rows] = found.argmax(1)
+            if watch is not None:
+                watch(found, batch)
     return y_pred.cpu()
+
+
+def bio_batches(loader: Loader) -> Iterator[tuple[list[Batch], bool]]:
+    """The passes of each bio-batch, on the host, and whether its statistics are to be used.
+
+    Of a loader without a `PassSampler` every batch is one, with the running statistics.
+    """
+    batches = iter(loader)
+    if not isinstance(loader.sampler, PassSampler):
+        yield from (([batch], False) for batch in batches)
+        return
+    for group, reads in zip(loader.sampler.plan, loader.sampler.reads, strict=True):
+        yield [joined(list(islice(batches, n))) for n in reads], group.adapted
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches of an evaluation loader as one."""
+    if len(batches) == 1:
+        return batches[0]
+    x, y, g, metadata, rows = (
+        torch.cat(columns)
+        for columns in zip(*((b.x, b.target.y, b.g, b.metadata, b.rows) for b in batches), strict=True)
+    )
+    return Batch(x, Target(y), g, metadata, rows, groups_of(g))
 
 
 def evaluate(subset: WILDSSubset, y_pred: Tensor, rows: Tensor | None = None) -> dict[str, float]:

@@ -65,7 +65,10 @@ def method_values(method: type[Method]) -> dict[str, Any]:
         "uniform_over_groups": plan.uniform_over_groups,
         "distinct_groups": plan.distinct_groups,
         "mix": plan.mix,
+        "cutmix_alpha": plan.mix_alpha,
         "bn_stats": "precise" if plan.train_loader == "plate" else "running",
+        "tta": plan.tta,
+        "tta_batch_size": plan.tta_batch_size,
     }
 
 
@@ -97,6 +100,8 @@ def resolve(
     layers = [
         ("flag", flags),
         ("config file", file or {}),
+        # A number of bio-batches that a method insists on goes before a preset's.
+        ("method", {"n_groups_per_batch": method.plan.n_groups} if method.plan.n_groups else {}),
         (f"preset {preset}", PRESETS[preset]),
         ("method", method_values(method)),
         ("default", {"root_dir": os.environ.get("WILDS_DATA", "data")}),
@@ -156,11 +161,16 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
     idle = {
         "n_groups_per_batch": (d.train_loader != "group", "--train_loader group"),
         "distinct_groups": (d.train_loader != "group", "--train_loader group"),
-        "uniform_over_groups": (d.train_loader == "plate", "--train_loader group or standard"),
+        "uniform_over_groups": (
+            d.train_loader not in ("group", "standard"),
+            "--train_loader group or standard",
+        ),
+        "pairs_cross": (d.train_loader != "pairs", "--train_loader pairs"),
+        "n_controls_per_batch": (d.train_loader != "controls", "--train_loader controls"),
         "accumulate": (o.gradient_accumulation_steps == 1, "--gradient_accumulation_steps 2 or more"),
         "plate_remainder": (d.train_loader != "plate", "--train_loader plate"),
-        "cutmix_alpha": (d.mix != "cutmix", "--mix cutmix"),
-        "cutmix_prob": (d.mix != "cutmix", "--mix cutmix"),
+        "cutmix_alpha": (d.mix == "none", "a --mix other than none"),
+        "cutmix_prob": (d.mix == "none", "a --mix other than none"),
         "load_featurizer_only": (config.model.pretrained_model_path is None, "--pretrained_model_path"),
         "eval_splits": (e.evaluate_all_splits, "--evaluate_all_splits false"),
         "eval_epoch": (not e.eval_only, "--eval_only"),
@@ -169,7 +179,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "dry_run": (e.eval_only and t.dry_run, "training, not with --eval_only"),
         "overwrite": (e.eval_only and t.overwrite, "training, not with --eval_only"),
         "pretrained": (config.model.pretrained_model_path is not None, "no --pretrained_model_path"),
-        **{name: (True, needs) for name, needs in config.method.idle(d.mix).items()},
+        **{name: (True, needs) for name, needs in (config.method.idle(d.mix) | e.idle()).items()},
     }
     if t.resume and not t.save_last and not e.eval_only:
         idle["resume"] = (True, "--save_last true")

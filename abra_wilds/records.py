@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
@@ -40,6 +41,7 @@ class Record:
         commit: of the source, with "+changes" where it was modified, or "unknown".
         versions: of what computed it.
         wall_s: seconds spent training, evaluations included.
+        consumed: what it cost and what entered it (see engine/consumed.py); empty in records of older versions.
     """
 
     method: str
@@ -64,10 +66,15 @@ class Record:
     commit: str
     versions: Mapping[str, str]
     wall_s: float
+    consumed: Mapping[str, Any] = field(default_factory=dict)
 
     def same_result(self, other: Record) -> bool:
         """Whether the other says the same of the same predictions, whatever the clock said."""
-        return {**asdict(self), "wall_s": 0} == {**asdict(other), "wall_s": 0}
+
+        def timeless(record: Record) -> dict[str, Any]:
+            return asdict(record) | {"wall_s": 0, "consumed": {**record.consumed, "seconds": 0}}
+
+        return timeless(self) == timeless(other)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -20,10 +20,12 @@ __all__ = [
     "BatchPlan",
     "DataInfo",
     "Diverged",
+    "HeadPhase",
     "InputError",
     "StepContext",
     "StepOutput",
     "Target",
+    "ViewPlan",
 ]
 
 
@@ -49,6 +51,11 @@ class Target:
         w = torch.as_tensor(self.w, dtype=dtype, device=self.y.device).reshape(-1, 1)
         return w * Y + (1 - w) * F.one_hot(self.y_b, n_classes).to(dtype)
 
+    def __getitem__(self, rows: Tensor | slice) -> Target:
+        """The target of some rows."""
+        y_b = None if self.y_b is None else self.y_b[rows]
+        return Target(self.y[rows], y_b, self.w[rows] if isinstance(self.w, Tensor) else self.w)
+
     def to(self, device: torch.device) -> Target:
         """The same target on another device."""
         y_b = None if self.y_b is None else self.y_b.to(device, non_blocking=True)
@@ -68,6 +75,10 @@ class Batch:
         rows: (N,) int64, positions in the split, so that predictions return in dataset order.
         groups: one (n_i,) int64 index tensor for each bio-batch in the batch, in order of first appearance;
             made on the host so that no method needs a synchronising torch.unique.
+        views: further standardised views of the same images, (N, C_in, H_k, W_k) float32 each; empty unless
+            the method asks for them by `view_plan`.
+        context: (N,) bool, rows that lend their batch statistics and are not learned from (control wells);
+            None where there are none.
     """
 
     x: Tensor
@@ -76,6 +87,8 @@ class Batch:
     metadata: Tensor
     rows: Tensor
     groups: tuple[Tensor, ...]
+    views: tuple[Tensor, ...] = ()
+    context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target.y)
@@ -94,6 +107,8 @@ class Batch:
             metadata=moved(self.metadata),
             rows=moved(self.rows),
             groups=tuple(moved(rows) for rows in self.groups),
+            views=tuple(moved(view) for view in self.views),
+            context=None if self.context is None else moved(self.context),
         )
 
 
@@ -104,10 +119,14 @@ class StepContext:
     Attributes:
         lr: the learning rate of theta at this step.
         log: whether this step's logs will be read; costly diagnostics belong behind it.
+        epoch: passes over the training images that are complete.
+        progress: share of the run's optimiser steps that are complete, in [0, 1).
     """
 
     lr: float
     log: bool = True
+    epoch: int = 0
+    progress: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,14 +135,14 @@ class StepOutput:
 
     Attributes:
         loss: () what the engine differentiates.
-        logits: (N, O) clean logits, for training accuracy.
+        logits: (N, O) clean logits, for training accuracy; None where no label is learned from.
         logs: detached scalars, named as in the paper.
         fresh_optimizer: the optimiser's moments must be forgotten before this step is taken (IRM's annealing
             step).
     """
 
     loss: Tensor
-    logits: Tensor
+    logits: Tensor | None
     logs: Mapping[str, Tensor] = field(default_factory=dict)
     fresh_optimizer: bool = False
 
@@ -151,23 +170,75 @@ class BatchPlan:
 
     Attributes:
         train_loader: "plate" deals every bio-batch out without replacement, "group" and "standard" are WILDS'
-            loaders.
+            loaders, "pairs" gives every image a partner of its class from another bio-batch, "controls" gives
+            every batch of a bio-batch control wells of the same plate.
         groupby_fields: the metadata fields that define a bio-batch.
         uniform_over_groups: whether bio-batches are drawn uniformly rather than by their size.
         distinct_groups: whether the bio-batches of one "group" batch must differ.
-        mix: "none" or "cutmix".
+        n_groups: bio-batches of a "group" batch; 0 leaves it to the preset.
+        mix: "none", "cutmix" inside a bio-batch, "cutmix_any" across the batch, or "lisa" between partners.
+        mix_alpha: of Beta(alpha, alpha), from which the share of own pixels is drawn.
         loaders: the train loaders with which the method makes sense.
         min_groups: bio-batches a batch must hold at least.
         min_group_rows: images of each bio-batch that a batch must hold at least.
         needs_uniform: whether the method is defined for batches uniform over bio-batches only.
+        tta: the test-time adaptation that belongs to the method.
+        tta_batch_size: images whose statistics it takes together; 0 for the whole bio-batch.
     """
 
     train_loader: str = "standard"
     groupby_fields: tuple[str, ...] = ("experiment",)
     uniform_over_groups: bool = False
     distinct_groups: bool = True
+    n_groups: int = 0
     mix: str = "none"
+    mix_alpha: float = 1.0
     loaders: tuple[str, ...] = ("standard", "group", "plate")
     min_groups: int = 1
     min_group_rows: int = 1
     needs_uniform: bool = False
+    tta: str = "none"
+    tta_batch_size: int = 0
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Which augmented views of every image a method wants beside the image itself.
+
+    Attributes:
+        sizes: side in pixels of each view; 0 keeps the image's.
+        scales: smallest and largest share of the image's area that each view shows.
+        jitter: spread of the random gain and offset of each image and channel, in standard deviations.
+        blur: probability that each view is blurred.
+    """
+
+    sizes: tuple[int, ...]
+    scales: tuple[tuple[float, float], ...]
+    jitter: float
+    blur: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class HeadPhase:
+    """How the classifier is trained on frozen features, once the epochs over images are done.
+
+    Attributes:
+        epochs: passes over the training features.
+        batch_size: rows of a batch.
+        n_groups: bio-batches of a batch, drawn as WILDS' group loader does; 0 shuffles.
+        optimizer: "Adam" or "SGD" with momentum 0.9.
+        rates: learning rates to try side by side; validation accuracy picks one after each epoch. Each falls
+            to 0 along a cosine.
+        weight_decay: L2 weight.
+        standardise: whether features are standardised by the training features' mean and deviation.
+        keep_head: whether to start from the classifier that the epochs over images have trained.
+    """
+
+    epochs: int
+    batch_size: int
+    n_groups: int = 0
+    optimizer: str = "SGD"
+    rates: tuple[float, ...] = (0.1,)
+    weight_decay: float = 0.0
+    standardise: bool = True
+    keep_head: bool = False

@@ -1,11 +1,14 @@
 """Time, FLOPs and peak memory of a training step of every method, as ratios to ERM of the same run.
 
-    python examples/bench_step.py --json bench.json
+    python examples/bench_step.py --all --json bench.json
 
-Every method trains the same backbone on the same batch. Round after round each takes a step beside one of
-ERM, in alternating order, and ratios are medians over these pairs, so that a machine that slows down slows
-both. "ABRA two forwards" is Algorithm 1 as written. FLOPs are counted by operator; peak memory on a GPU is
-the allocator's, on a CPU the growth of the resident set in a process of its own.
+Every method trains the same backbone on the same batch; DINOv2, which needs a ViT, trains vit_small beside an ERM
+of its own. Round after round each takes a step beside one of ERM, in alternating order, and ratios are medians
+over these pairs, so that a machine that slows down slows both. "ABRA two forwards" is Algorithm 1 as written.
+FLOPs are counted by operator, as the mean of `--flop_draws` steps, because some methods draw whether a layer
+acts; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of its own.
+Methods with a phase of frozen features are measured by a step on images. Self-supervised methods get the views
+that they ask for, at the image's size, made beforehand.
 """
 
 from __future__ import annotations
@@ -22,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
+from abra_wilds.config import OptimConfig
 from abra_wilds.data.loaders import groups_of
+from abra_wilds.engine.flops import FlopCount
+from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.step import step
 from abra_wilds.files import write_text
 from abra_wilds.methods.abra_config import ABRAConfig
@@ -37,22 +41,11 @@ from abra_wilds.provenance import commit, versions
 from abra_wilds.types import Batch, DataInfo, StepContext, Target
 
 LITERAL = "ABRA two forwards"
+MODELS = {"DINOv2": "vit_small"}
+REFERENCES = ("ERM", *(f"ERM {model}" for model in MODELS.values()))
+CORE = ("ABRA", "deepCORAL", "groupDRO", "IRM")
 RATE = 1e-3
 SHARED = ("model", "batch_size", "image_size", "channels", "seed", "device")
-
-
-class FlopCount(TorchDispatchMode):
-    """Adds up the FLOPs of the operators that torch has a formula for, nested autograd included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
-        return out
 
 
 @dataclass
@@ -68,20 +61,41 @@ class Trainee:
         return step(self.method, self.batch, self.optimizer).loss.item()
 
 
+def model_of(name: str, args: argparse.Namespace) -> str:
+    """The backbone that a row is measured on."""
+    return MODELS.get(name, name.removeprefix("ERM ") if name in REFERENCES else args.model)
+
+
+def reference_of(name: str) -> str:
+    """The row that a row's ratios refer to: ERM on the same backbone."""
+    return f"ERM {MODELS[name]}" if name in MODELS else name if name in REFERENCES else "ERM"
+
+
 def make_trainee(name: str, args: argparse.Namespace, device: torch.device) -> Trainee:
     """A method by name on one fixed batch, of as many bio-batches as its plan asks for."""
     torch.manual_seed(args.seed)
     info = DataInfo(n_classes=1139, in_channels=args.channels, n_groups=255, train_groups=tuple(range(132)))
-    cls = get_method("ABRA" if name == LITERAL else name)
+    cls = get_method("ABRA" if name == LITERAL else "ERM" if name in REFERENCES else name)
     cfg = ABRAConfig(two_forward=True) if name == LITERAL else cls.Config()
-    method = cls(build_net(args.model, args.channels, pretrained=False), info, cfg).to(device).train()
-    method.context = StepContext(lr=RATE, log=False)
-    n_groups = 1 if cls.plan.train_loader == "plate" else max(2, args.batch_size // 8)
-    g = torch.arange(args.batch_size) % n_groups
-    x = torch.randn(args.batch_size, args.channels, args.image_size, args.image_size)
-    y = torch.randint(info.n_classes, (args.batch_size,))
-    batch = Batch(x, Target(y), g, g[:, None], torch.arange(args.batch_size), groups_of(g)).to(device)
-    return Trainee(method, torch.optim.Adam(method.parameters(), RATE), batch)
+    method = cls(build_net(model_of(name, args), args.channels, pretrained=False), info, cfg).to(device).train()
+    # Behind what some methods train first: the classifier's own steps.
+    method.context = StepContext(lr=RATE, log=False, epoch=10**6, progress=0.5)
+    return Trainee(method, make_optimizer(OptimConfig(lr=RATE, weight_decay=0.0), method), make_batch(method, args, device))
+
+
+def make_batch(method: Method, args: argparse.Namespace, device: torch.device) -> Batch:
+    """One batch as the method's plan wants it, with views where it asks for them."""
+    N, C, S = args.batch_size, args.channels, args.image_size
+    n_groups = 1 if method.plan.train_loader in ("plate", "controls") else max(2, N // 8)
+    g = torch.arange(N) % n_groups
+    y = torch.randint(method.info.n_classes, (N,))
+    x = torch.randn(N, C, S, S)
+    plan = method.view_plan()
+    sides = [S if side == 0 or side >= S else max(32, side * S // 256 // 32 * 32) for side in plan.sizes] if plan else []
+    views = tuple(torch.randn(N, C, side, side) for side in sides)
+    # A third of a batch with control wells is context.
+    context = torch.arange(N) % 3 == 2 if method.plan.train_loader == "controls" else None
+    return Batch(x, Target(y), g, g[:, None], torch.arange(N), groups_of(g), views, context).to(device)
 
 
 def peak_memory(name: str, args: argparse.Namespace) -> int:
@@ -113,12 +127,20 @@ def resident_peak() -> int:
     return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
-def count_flops(name: str, args: argparse.Namespace) -> int:
-    """FLOPs of one step, counted on tensors without storage."""
+def count_flops(name: str, args: argparse.Namespace) -> float:
+    """Mean FLOPs of `flop_draws` steps, counted on tensors without storage."""
     trainee = make_trainee(name, args, torch.device("meta"))
     with FlopCount() as count:
-        step(trainee.method, trainee.batch, trainee.optimizer)
-    return count.total
+        for _ in range(args.flop_draws):
+            step(trainee.method, trainee.batch, trainee.optimizer)
+    return count.total / args.flop_draws
+
+
+def chosen(args: argparse.Namespace) -> list[str]:
+    """The rows to measure: the references that they need, then methods, then Algorithm 1 as written."""
+    methods = [n for n in METHODS if n != "ERM"] if args.all else list(args.only or CORE)
+    references = dict.fromkeys(reference_of(name) for name in ["ABRA", *methods])
+    return [*references, *methods, *([LITERAL] if "ABRA" in methods else [])]
 
 
 def quartiles(values: list[float]) -> dict[str, float]:
@@ -130,22 +152,23 @@ def quartiles(values: list[float]) -> dict[str, float]:
 def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, with what it was measured on."""
     device = torch.device(args.device)
-    names = ["ERM", *(n for n in METHODS if n != "ERM" and (args.only is None or n in args.only)), LITERAL]
+    names = chosen(args)
     trainees = {name: make_trainee(name, args, device) for name in names}
     for name in tqdm(names, desc="warm-up", disable=None):
         trainees[name].step()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    relative: dict[str, list[float]] = {"ERM": [1.0, 1.0], **{name: [] for name in names if name != "ERM"}}
+    relative: dict[str, list[float]] = {name: [1.0, 1.0] if name in REFERENCES else [] for name in names}
     losses: dict[str, float] = {}
     for i in tqdm(range(args.rounds), desc="rounds", disable=None):
-        for name in names[1:]:
+        for name in (n for n in names if n not in REFERENCES):
+            reference = reference_of(name)
             pair = {}
-            for each in ("ERM", name) if i % 2 == 0 else (name, "ERM"):
+            for each in (reference, name) if i % 2 == 0 else (name, reference):
                 began = time.perf_counter()
                 losses[each] = trainees[each].step()
                 pair[each] = time.perf_counter() - began
                 seconds[each].append(pair[each])
-            relative[name].append(pair[name] / pair["ERM"])
+            relative[name].append(pair[name] / pair[reference])
     trainees.clear()
     flops = {name: count_flops(name, args) for name in tqdm(names, desc="FLOPs", disable=None)}
     memory = {name: peak_memory(name, args) for name in tqdm(names, desc="memory", disable=None)}
@@ -158,10 +181,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
             "loss": losses[name],
         }
         ratios[name] = {
-            "flops": flops[name] / flops["ERM"],
+            "flops": flops[name] / flops[reference_of(name)],
             "time": quartiles(relative[name])["median"],
             "time_iqr": quartiles(relative[name])["iqr"],
-            "memory": memory[name] / memory["ERM"],
+            "memory": memory[name] / memory[reference_of(name)],
         }
     settings = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -203,7 +226,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--only", nargs="+", choices=list(METHODS), help="methods beside ERM")
+    parser.add_argument("--flop_draws", type=int, default=20, help="steps whose FLOPs are averaged")
+    parser.add_argument("--all", action="store_true", help="every method, not only " + ", ".join(CORE))
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:

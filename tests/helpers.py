@@ -1,13 +1,17 @@
 """Small networks, batches and methods for tests of the mathematics."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from abra_wilds.methods import METHODS
+from abra_wilds.nets.backbones import timm_package
 from abra_wilds.nets.staged import STAGES, StagedNet
+from abra_wilds.nets.vit import staged_vit
 from abra_wilds.types import Batch, DataInfo, StepContext, Target
 from tests.reference_abra import Model
 
@@ -31,6 +35,26 @@ def tiny_net(seed=0, in_channels=3):
         nn.init.uniform_(stages[name][1].bias, 0.2, 1.0)
         before = C
     return StagedNet(stages, CHANNELS)
+
+
+def tiny_vit(seed=0, in_channels=3):
+    """A ViT of four blocks and 32 channels on patches of 2 pixels, in stages; positions for 4 x 4 patches."""
+    timm_package()
+    from timm.models.vision_transformer import VisionTransformer
+
+    torch.manual_seed(seed)
+    vit = VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=in_channels,
+        num_classes=0,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        dynamic_img_size=True,
+    )
+    torch.nn.init.normal_(vit.cls_token, std=0.5)
+    return staged_vit(vit)
 
 
 def make_info(n_classes=O, in_channels=3, n_groups=N_GROUPS, train_groups=(0, 1, 2, 4)):
@@ -59,14 +83,27 @@ def make_batch(g=(0,) * 6, seed=1, w=None, size=4, dtype=torch.float64, in_chann
     return Batch(torch.from_numpy(x).to(dtype), target, ids, metadata, torch.arange(N), groups_of(list(g)))
 
 
-def make_method(name, cfg=None, seed=0, dtype=torch.float64, info=None, lr=0.1, log=True):
-    """A method on a tiny net, in training mode."""
-    net = tiny_net(seed, (info or make_info()).in_channels)
+def make_method(name, cfg=None, seed=0, dtype=torch.float64, info=None, lr=0.1, log=True, **context):
+    """A method on a tiny net, in training mode; context: epoch, progress."""
+    net = (tiny_vit if name == "DINOv2" else tiny_net)(seed, (info or make_info()).in_channels)
     torch.manual_seed(seed + 100)
     cls = METHODS[name]
     method = cls(net, info or make_info(), cls.Config() if cfg is None else cfg).to(dtype)
-    method.context = StepContext(lr, log)
+    method.context = StepContext(lr, log, **context)
+    if method.view_plan() is not None:
+        method.register_forward_pre_hook(add_views)
     return method.train()
+
+
+def add_views(method, args):
+    """The batch with the views that a method asks for: its images resized, plus the same noise each time."""
+    (batch,) = args
+    g = torch.Generator().manual_seed(0)
+    sides = [(side or batch.x.shape[2],) * 2 for side in method.view_plan().sizes]
+    plain = [F.interpolate(batch.x, side, mode="bilinear") for side in sides]
+    noise = [torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype) for x in plain]
+    views = tuple(x + 0.5 * e for x, e in zip(plain, noise, strict=True))
+    return (replace(batch, views=views),)
 
 
 def gradients(method, loss):

@@ -107,6 +107,17 @@ def js(z, z_t):
     return total / len(z)
 
 
+def consistency(views, floor):
+    """Mean over views and images of KL(p || M), M the mean distribution kept at floor or above (ABA)."""
+    p = [softmax(z) for z in views]
+    total = 0.0
+    for n in range(len(p[0])):
+        for o in range(p[0].shape[1]):
+            M = max(sum(q[n, o] for q in p) / len(p), floor)
+            total += sum(q[n, o] * np.log(q[n, o] / M) for q in p)
+    return total / len(p) / len(p[0])
+
+
 def ascent_gradient(f, mu, sigma, e_mu, e_sigma, K_mu, K_sigma, W, b, V, Y, lam, m, s):
     """dL_adv/dK_mu and dL_adv/dK_sigma in closed form, for a perturbation of pooled features."""
     N, D = f.shape

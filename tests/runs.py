@@ -25,6 +25,21 @@ from abra_wilds.nets.staged import STAGES, StagedNet
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPLITS = ("val", "test", "id_test")
+# The methods of the main job; every other one has its tests of runs in tests/engine/test_every_method.py.
+CORE = ("ERM", "ABRA", "deepCORAL", "groupDRO", "IRM")
+# What single methods need to be quick, and to fit the small data set.
+OWN: dict[str, dict[str, Any]] = {
+    "IRM": {"n_groups_per_batch": 4},
+    "deepCORAL": {"n_groups_per_batch": 4},
+    "CS-ARM-BN": {"batch_size": 4, "tta_min": 2},
+    "ARM-BN": {"tta_min": 2},
+    "DANN": {"n_groups_per_batch": 4},
+    "AdvBayes": {"advbayes_pre_epochs": 1, "advbayes_adv_steps": 1, "advbayes_depth": 1},
+    "IID-lite": {"iid_lite_pretrain_epochs": 1, "iid_lite_width": 16},
+    "ERM-CutMix": {"erm_cutmix_width": 16},
+    "IRMX": {"irmx_head_epochs": 2, "irmx_domains": 4, "irmx_domain_rows": 8},
+    "IRMX-PAIR": {"irmx_pair_head_epochs": 2, "irmx_pair_domains": 4, "irmx_pair_domain_rows": 8},
+}
 WAIT = "ABRA_TEST_WAIT_AT_STEP"
 
 
@@ -76,8 +91,7 @@ def settings(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any)
         "device": ["cpu"],
         "loader_kwargs": {"num_workers": 0},
     }
-    if algorithm in ("IRM", "deepCORAL"):
-        wanted["n_groups_per_batch"] = 4
+    wanted |= OWN.get(algorithm, {})
     return {name: value for name, value in {**wanted, **changes}.items() if value is not None}
 
 

@@ -36,7 +36,7 @@ FLAGS = [
     (
         "ERM",
         {"transform": "randaugment"},
-        ("--transform must be one of rxrx1, paper, none", "got 'randaugment'"),
+        ("--transform must be one of rxrx1, paper, iid, none", "got 'randaugment'"),
     ),
     (
         "ERM",

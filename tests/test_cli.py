@@ -174,7 +174,7 @@ def test_flags_win_over_the_config_file(tmp_path):
         ("- 1", "holds no settings; write one `name: value` a line"),
         ("", "holds no settings"),
         ("a: [", "is no YAML"),
-        ("mix: mixup", "--mix must be one of none, cutmix; got 'mixup'"),
+        ("mix: mixup", "--mix must be one of none, cutmix, cutmix_any, lisa; got 'mixup'"),
         ("n_groups_per_batch: 2", "--n_groups_per_batch would have no effect here"),
         ("n_epochs:", "--n_epochs must be a whole number; got None"),
     ],

@@ -123,6 +123,8 @@ OTHER = {
     "progress_bar": True,
     "tracker": "tensorboard",
     "eval_epoch": 3,
+    "tta": "batch_bn",
+    "tta_group": "experiment",
     "abra_at": ("res2",),
     "abra_terms": ("ce",),
     "abra_neck": "layernorm",
@@ -134,8 +136,8 @@ OTHER = {
 }
 # The same where methods differ in their default.
 SWAPPED = {
-    "mix": {"none": "cutmix", "cutmix": "none"},
-    "train_loader": {"plate": "group", "group": "plate", "standard": "plate"},
+    "mix": {"none": "cutmix", "cutmix": "none", "cutmix_any": "none", "lisa": "none"},
+    "train_loader": {"plate": "group", **dict.fromkeys(("group", "standard", "pairs", "controls"), "plate")},
     "accumulate": {"mean": "sum", "sum": "mean"},
     "bn_stats": {"running": "precise", "precise": "running"},
 }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abra_wilds.data.loaders import make_train_loader
-from abra_wilds.data.mixing import cutmix
+from abra_wilds.data.mixing import mix
 from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.stats import channel_stats, restyle
@@ -85,9 +85,8 @@ def test_T13_a_batch_is_of_one_plate_and_so_are_the_partners_of_cutmix(sim_root,
         assert len(set(plates)) == n_groups == len(batch.groups)
         batches += 1
         rows = torch.arange(len(batch)).float().reshape(-1, 1, 1, 1)
-        mixed = cutmix(
-            dataclasses.replace(batch, x=rows.expand(-1, 1, 8, 8)), rng
-        )  # pixels tell whose they are
+        # Pixels tell whose they are.
+        mixed = mix(dataclasses.replace(batch, x=rows.expand(-1, 1, 8, 8)), "cutmix", rng)
         for n in range(len(batch)):
             partners = {int(p) for p in mixed.x[n].unique()} - {n}
             assert all(plates[p] == plates[n] for p in partners)

@@ -18,6 +18,7 @@ LAYERS = [
         "types",
         "options",
         "config",
+        "eval_config",
         "files",
         "records",
         "provenance",
@@ -28,7 +29,7 @@ LAYERS = [
     {"nets", "data"},
     {"methods", "tta"},
     {"engine", "evaluate"},
-    {"presets", "cli", "console", "doctor", "harness", "analysis"},
+    {"presets", "cli", "console", "doctor", "harness", "analysis", "predict"},
 ]
 
 

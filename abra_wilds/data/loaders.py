@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from abra_wilds.config import TRAIN_LOADERS
+from abra_wilds.data.companions import ControlSampler, PairSampler
+from abra_wilds.data.controls import control_rows
 from abra_wilds.data.samplers import (
     BalancedSampler,
     BatchSampler,
@@ -39,7 +42,7 @@ class Fault:
     message: str
 
 
-Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...]]
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], Tensor | None]
 
 
 class Rows(Dataset[tuple[int, Tensor | Fault]]):
@@ -67,7 +70,7 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
         return len(self.indices)
 
     def __getitem__(self, position: int) -> tuple[int, Tensor | Fault]:
-        row = int(self.indices[position])
+        row = int(self.indices[max(position, ~position)])
         try:
             x = read_image(self.dataset, row)
         except InputError as fault:
@@ -87,9 +90,11 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
             if isinstance(x, Fault):
                 return x
             images.append(x)
-        rows = torch.tensor([position for position, _ in items])
+        positions = torch.tensor([position for position, _ in items])
+        rows = torch.maximum(positions, ~positions)
+        context = positions < 0 if bool((positions < 0).any()) else None
         g = self.g[rows]
-        return torch.stack(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g)
+        return torch.stack(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g), context
 
 
 class Loader:
@@ -141,8 +146,8 @@ class Loader:
                 # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
                 self._loader = self._reader()
                 raise InputError(columns.message)
-            x, y, g, metadata, rows, groups = columns
-            yield Batch(x, Target(y), g, metadata, rows, tuple(groups))
+            x, y, g, metadata, rows, groups, context = columns
+            yield Batch(x, Target(y), g, metadata, rows, tuple(groups), context=context)
 
     def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
         """Torch's loader, which gives each worker one thread.
@@ -170,6 +175,8 @@ def make_train_loader(
     uniform_over_groups: bool | None = None,
     distinct_groups: bool = True,
     remainder: str = "even",
+    pairs_cross: bool = True,
+    n_controls: int = 0,
     seed: int = 0,
     num_workers: int = 0,
     pin_memory: bool = False,
@@ -179,12 +186,16 @@ def make_train_loader(
     Args:
         subset: the training split.
         grouper: defines the bio-batches.
-        train_loader: "plate" (each image once, each batch one bio-batch), or WILDS' "group" and "standard".
-        batch_size: rows of a batch; for "plate" the largest number.
+        train_loader: "plate" (each image once, each batch one bio-batch), WILDS' "group" and "standard",
+            "pairs" (images and partners of their class) or "controls" ("plate" with the plate's controls as
+            context).
+        batch_size: rows of a batch; for "plate" and "controls" the largest number that is learned from.
         n_groups_per_batch: bio-batches of a batch ("group").
         uniform_over_groups: draw bio-batches alike; None is WILDS' default, true for "group", else false.
         distinct_groups: whether the bio-batches of a batch must differ ("group").
         remainder: "even" or "drop" ("plate").
+        pairs_cross: whether partners come from another bio-batch ("pairs").
+        n_controls: controls added to a batch, 0 for all ("controls").
         seed: of the order; the epoch is added by `set_epoch`.
         num_workers: processes that read images.
         pin_memory: page-locked batches.
@@ -203,8 +214,13 @@ def make_train_loader(
         sampler = BalancedSampler(group_of, batch_size, seed)
     elif train_loader == "standard":
         sampler = ShuffledSampler(len(subset), batch_size, seed)
+    elif train_loader == "pairs":
+        sampler = PairSampler(group_of, subset.y_array.numpy(), batch_size, seed, pairs_cross)
+    elif train_loader == "controls":
+        is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
+        sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
     else:
-        raise InputError(f"unknown train_loader {train_loader!r}; choose plate, group or standard")
+        raise InputError(f"unknown train_loader {train_loader!r}; choose {', '.join(TRAIN_LOADERS)}")
     return Loader(subset, grouper, sampler, num_workers=num_workers, pin_memory=pin_memory)
 
 
@@ -241,12 +257,12 @@ def make_eval_loader(
 
 
 def coverage(loader: Loader) -> float:
-    """Share of the split's images that the sampler's current epoch touches, in [0, 1], without reading any.
+    """Share of the split's images that the sampler's current epoch learns from, without reading any.
 
     Exact where every epoch touches as many images; of a random loader it is one draw, close to its
     expectation for a large split.
     """
-    return len(set(chain.from_iterable(loader.sampler))) / len(loader.rows)
+    return len({row for row in chain.from_iterable(loader.sampler) if row >= 0}) / len(loader.rows)
 
 
 def groups_of(g: Tensor) -> tuple[Tensor, ...]:

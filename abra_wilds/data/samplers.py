@@ -1,7 +1,8 @@
 """Which rows make a batch: seeded by (seed, epoch) alone, so that no run depends on what ran before it.
 
 Every sampler yields lists of row positions in the split, knows its exact number of batches, and starts a new
-order with `set_epoch`. Bio-batches are the groups of a WILDS grouper.
+order with `set_epoch`. Bio-batches are the groups of a WILDS grouper. A row that only lends a batch its
+statistics, and is not learned from, comes as ~row.
 """
 
 from __future__ import annotations

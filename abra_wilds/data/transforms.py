@@ -13,8 +13,10 @@ from torch.nn import functional as F
 
 from abra_wilds.errors import InputError
 
-NAMES = ("rxrx1", "paper", "none")
+NAMES = ("rxrx1", "paper", "iid", "none")
 CROP, CROP_TO = 256, 512  # ABRA section 4.1: "crop 256x256, resize to 512x512"
+# Wu et al. 2022: smallest share of a side that is shown, spreads of gain and offset in standard deviations.
+ZOOM, GAIN, OFFSET = 0.5, 0.1, 0.1
 
 
 def augment(
@@ -29,12 +31,15 @@ def augment(
         x: (N, C, H, W) uint8.
         name: "rxrx1" (WILDS: a quarter turn 0-3, then a horizontal flip with p=.5), "paper" (ABRA section
             4.1: horizontal and vertical flips with p=.5, with p=.5 a turn by 90, 180 or 270 degrees, and
-            where images are larger than 256 a crop of 256 resized to 512) or "none" (evaluation).
+            where images are larger than 256 a crop of 256 resized to 512), "iid" (Wu et al. 2022: both flips
+            and a transposition with p=.5 each, a square crop of half the side or more stretched back by
+            nearest pixels, and a random gain and offset after standardising) or "none" (evaluation).
         generator: the only source of randomness, best on the CPU; "none" needs none.
         size: (H, W) to resize to before standardising, None keeps the size.
 
     Returns:
-        (N, C, H', W') float32, mean 0 and standard deviation 1 for each image and channel.
+        (N, C, H', W') float32, mean 0 and standard deviation 1 for each image and channel, which "iid" then
+        disturbs.
 
     Raises:
         InputError: for an unknown name, or images that are not square and should be turned.
@@ -50,6 +55,9 @@ def augment(
         raise TypeError(f"transform {name!r} is random and needs a generator")
     if name == "rxrx1":
         return standardise(resize(reorient(x, *draw_rxrx1(N, generator)), size))
+    if name == "iid":
+        x = zoom(reorient(x, *draw_iid(N, generator)), *draw_squares(N, H, generator))
+        return pixel_noise(standardise(resize(x, size)), generator)
     elements = draw_paper(N, generator)
     if H <= CROP:
         return standardise(resize(reorient(x, *elements), size))
@@ -115,6 +123,16 @@ def draw_paper(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tens
     return transpose, down, across
 
 
+def draw_iid(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Wu et al.'s draws, both flips with p=.5 and then a transposition with p=.5: three (n,) bool."""
+    horizontal, vertical, transpose = (_integers(2, n, generator) == 1 for _ in range(3))
+    return (
+        transpose,
+        torch.where(transpose, horizontal, vertical),
+        torch.where(transpose, vertical, horizontal),
+    )
+
+
 def reorient(x: Tensor, transpose: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """Transpose, then reverse the rows, then the columns of those images that say so: the dihedral group.
 
@@ -160,6 +178,45 @@ def crop(x: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     # One copy of N views: 0.5 ms for 8 images of 6x512x512 on one core, where indexing took 7 to 14 ms.
     corners = zip(top.tolist(), left.tolist(), strict=True)
     return torch.cat([x[n : n + 1, :, i : i + side, j : j + side] for n, (i, j) in enumerate(corners)])
+
+
+def draw_squares(n: int, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Top, left and side of uniform squares inside an image of this side, half of it or more: (n,) int64."""
+    smallest = round(ZOOM * side)
+    sides = smallest + _integers(side - smallest + 1, n, generator)
+    # In float64: in float32 a draw next to 1 times a number of positions can round up to that number.
+    shares = torch.rand(2, n, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+    top, left = (shares * (side - sides + 1)).long()
+    return top, left, sides
+
+
+def zoom(x: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
+    """A square of each image, stretched to the whole image by repeating the pixel to the upper left.
+
+    Args:
+        x: (N, C, H, W), square.
+        top: (N,) int64 on the host.
+        left: (N,) int64 on the host.
+        side: (N,) int64 on the host.
+    """
+    steps = torch.arange(x.shape[-1]) * side[:, None] // x.shape[-1]  # (N, H)
+    rows = (top[:, None] + steps).to(x.device, non_blocking=True)
+    columns = (left[:, None] + steps).to(x.device, non_blocking=True)
+    x = x.gather(2, rows[:, None, :, None].expand(x.shape))
+    return x.gather(3, columns[:, None, None, :].expand(x.shape))
+
+
+def pixel_noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """A gain from N(1, GAIN^2) and an offset from N(0, OFFSET^2) for each image and channel, in place.
+
+    Args:
+        x: (N, C, H, W) float32, standardised.
+        generator: the only source of randomness.
+    """
+    a, b = torch.randn(2, *x.shape[:2], 1, 1, generator=generator, device=generator.device).to(
+        x.device, non_blocking=True
+    )
+    return x.mul_(1 + GAIN * a).add_(OFFSET * b)
 
 
 def _integers(high: int, n: int, generator: torch.Generator) -> Tensor:

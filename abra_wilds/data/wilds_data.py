@@ -1,4 +1,4 @@
-"""WILDS' own data sets behind checks: what WILDS would meet with a bare assert is a sentence here.
+"""WILDS data sets, its own and ours, behind checks: where WILDS would meet a bare assert, a sentence.
 
 Letters: n rows of a data set, F metadata fields.
 """
@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from abra_wilds.compat import import_wilds
+from abra_wilds.config import SPLIT_SCHEMES
 from abra_wilds.data.metadata import check_discarded, read_metadata
 from abra_wilds.types import DataInfo, InputError
 
@@ -24,40 +25,47 @@ if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
 
-NAMES = ("rxrx1",)
-SPLIT_SCHEMES = ("official", "mixed-to-test")
+NAMES = tuple(SPLIT_SCHEMES)
 
 
 def load_dataset(
-    name: str, root_dir: str | Path, version: str | None = None, split_scheme: str = "official"
+    name: str, root_dir: str | Path, version: str | None = None, split_scheme: str | None = None
 ) -> WILDSDataset:
     """A WILDS data set, checked before WILDS sees it.
 
     Args:
-        name: "rxrx1".
-        root_dir: the folder that holds `rxrx1_v1.0`; nothing is created or downloaded.
+        name: "rxrx1" (RxRx1-WILDS, three channels) or "rxrx1_6ch" (RxRx1, six).
+        root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
-        split_scheme: "official", or "mixed-to-test".
+        split_scheme: one of the data set's in `config.SPLIT_SCHEMES`, None for its first.
 
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
     """
     if name not in NAMES:
         raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
-    if split_scheme not in SPLIT_SCHEMES:
-        raise InputError(f"unknown split_scheme {split_scheme!r}; choose one of {', '.join(SPLIT_SCHEMES)}")
-    import_wilds()
-    from wilds.datasets.rxrx1_dataset import RxRx1Dataset
-
-    versions = sorted(RxRx1Dataset._versions_dict)
+    schemes = SPLIT_SCHEMES[name]
+    scheme = schemes[0] if split_scheme is None else split_scheme
+    if scheme not in schemes:
+        raise InputError(f"unknown split_scheme {scheme!r} of {name}; choose one of {', '.join(schemes)}")
+    kind = _dataset_class(name)
+    versions = sorted(kind._versions_dict)
     version = versions[-1] if version is None else version
     if version not in versions:
         raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
-    folder = _checked_folder(Path(root_dir) / f"{name}_v{version}", version)
-    rows = read_metadata(folder / "metadata.csv")
-    if split_scheme == "mixed-to-test":
-        check_discarded(rows, folder / "metadata.csv")
-    return RxRx1Dataset(version=version, root_dir=str(root_dir), download=False, split_scheme=split_scheme)
+    if name == "rxrx1":
+        _check_wilds_rxrx1(Path(root_dir), version, scheme)
+    return kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+
+
+def _dataset_class(name: str) -> type[WILDSDataset]:
+    import_wilds()
+    from wilds.datasets.rxrx1_dataset import RxRx1Dataset
+
+    from abra_wilds.data.rxrx1 import RxRx1SixChannel
+
+    classes: dict[str, type[WILDSDataset]] = {"rxrx1": RxRx1Dataset, "rxrx1_6ch": RxRx1SixChannel}
+    return classes[name]
 
 
 def is_simulated(dataset: WILDSDataset) -> bool:
@@ -130,9 +138,15 @@ def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: Combina
     )
 
 
+def image_files(dataset: WILDSDataset, row: int) -> list[str]:
+    """Where the image of a row of the data set lies: one file, or one for each of its stains."""
+    stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
+    return [stem + suffix for suffix in getattr(dataset, "suffixes", ("",))]
+
+
 def image_path(dataset: WILDSDataset, row: int) -> Path:
-    """Where the image of a row of the data set lies."""
-    return Path(dataset.data_dir) / str(dataset._input_array[row])
+    """The first of a row's `image_files`, by which messages name its image."""
+    return Path(image_files(dataset, row)[0])
 
 
 def read_image(dataset: WILDSDataset, row: int) -> Tensor:
@@ -151,10 +165,7 @@ def read_image(dataset: WILDSDataset, row: int) -> Tensor:
     # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
     # own.
     except Exception as fault:
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise InputError(
-            f"{image_path(dataset, row)} cannot be read ({reason}); restore this image"
-        ) from fault
+        raise unreadable(dataset, row, fault) from fault
     if x.dtype != torch.uint8 or x.dim() != 3:
         raise InputError(
             f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
@@ -163,8 +174,19 @@ def read_image(dataset: WILDSDataset, row: int) -> Tensor:
     return x
 
 
+def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:
+    """The sentence about an image that could not be read, with its path."""
+    return unreadable_file(image_path(dataset, row), fault)
+
+
+def unreadable_file(path: Path, fault: Exception) -> InputError:
+    """The sentence about a file of an image that could not be read."""
+    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    return InputError(f"{path} cannot be read ({reason}); restore this image")
+
+
 def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
-    """Refuse to go on unless the image of every wanted row exists, by listing each folder once.
+    """Refuse to go on unless every file of every wanted row's image exists, by listing each folder once.
 
     Args:
         dataset: from `load_dataset`.
@@ -176,7 +198,7 @@ def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
     listed: dict[str, frozenset[str]] = {}
     missing = []
     n = 0
-    for path in (str(image_path(dataset, row)) for row in rows):
+    for path in (path for row in rows for path in image_files(dataset, row)):
         folder, name = os.path.split(path)
         if folder not in listed:
             listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
@@ -203,18 +225,34 @@ def decoded(image: Image.Image) -> Tensor:
     return torch.from_numpy(x).permute(2, 0, 1).contiguous()
 
 
-def _checked_folder(folder: Path, version: str) -> Path:
-    """The data set's folder, once it holds what WILDS asks for before it would start a download."""
-    make = (
-        f"make a simulated one with 'abra-wilds simulate {folder.parent}', or get the data as the README says"
-    )
-    if not folder.is_dir():
-        raise InputError(f"there is no data set in {folder}; {make}")
-    if not (folder / "metadata.csv").is_file():
-        raise InputError(f"{folder} holds no metadata.csv; {make}")
+def checked_folder(candidates: Sequence[Path], make: str) -> Path:
+    """The first folder that holds a metadata.csv.
+
+    Args:
+        candidates: where the data set may lie.
+        make: what to do if it lies nowhere, for the message.
+
+    Raises:
+        InputError: if none does.
+    """
+    for folder in candidates:
+        if (folder / "metadata.csv").is_file():
+            return folder
+    for folder in candidates:
+        if folder.is_dir():
+            raise InputError(f"{folder} holds no metadata.csv; {make}")
+    raise InputError(f"there is no data set in {' or '.join(map(str, candidates))}; {make}")
+
+
+def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
+    """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
+    make = f"make a simulated one with 'abra-wilds simulate {root}', or get the data as the README says"
+    folder = checked_folder([root / f"rxrx1_v{version}"], make)
     release = folder / f"RELEASE_v{version}.txt"
     if not release.is_file():
         raise InputError(
             f"{folder} holds no {release.name}, by which WILDS knows a complete data set; {make}"
         )
-    return folder
+    rows = read_metadata(folder / "metadata.csv")
+    if split_scheme == "mixed-to-test":
+        check_discarded(rows, folder / "metadata.csv")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import whole
@@ -28,27 +29,36 @@ class Progress:
         best_val_metric: of the best epoch so far, or None.
         best_epoch: that epoch, or -1.
         seconds: spent so far.
+        flops: of the training steps so far.
+        images: training images drawn so far.
+        steps: optimiser steps so far.
     """
 
     epoch: int = -1
     best_val_metric: float | None = None
     best_epoch: int = -1
     seconds: float = 0.0
+    flops: float = 0.0
+    images: int = 0
+    steps: int = 0
 
 
 def save_checkpoint(
-    path: Path, method: Method, progress: Progress, optimizer: torch.optim.Optimizer | None = None
+    path: Path,
+    method: Method,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer | None = None,
+    heads: nn.Module | None = None,
 ) -> None:
-    """Write a checkpoint, whole or not at all; with an optimiser it can be resumed from."""
-    state: dict[str, Any] = {
-        "algorithm": method.state_dict(),
-        "epoch": progress.epoch,
-        "best_val_metric": progress.best_val_metric,
-        "best_epoch": progress.best_epoch,
-        "seconds": progress.seconds,
-    }
+    """Write a checkpoint, whole or not at all.
+
+    With an optimiser it can be resumed from; in the head phase the classifiers in training belong to it.
+    """
+    state: dict[str, Any] = {"algorithm": method.state_dict(), **asdict(progress)}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
+    if heads is not None:
+        state["heads"] = heads.state_dict()
     with whole(path) as temporary:
         torch.save(state, temporary)
 
@@ -71,28 +81,42 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(path: Path, method: Method, optimizer: torch.optim.Optimizer | None = None) -> Progress:
-    """Take over a checkpoint's weights, all of them, and its optimiser's state where one is given.
+def saved_epoch(path: Path) -> int:
+    """The last complete epoch of a checkpoint; -1 where there is none.
+
+    Raises:
+        InputError: if the file is no checkpoint.
+    """
+    return int(read_checkpoint(path).get("epoch", -1)) if path.exists() else -1
+
+
+def load_checkpoint(
+    path: Path,
+    method: Method,
+    optimizer: torch.optim.Optimizer | None = None,
+    heads: nn.Module | None = None,
+) -> Progress:
+    """Take over a checkpoint's weights, all of them, and the state of the optimiser and heads that are given.
 
     Raises:
         InputError: if it does not fit the method.
     """
     state = read_checkpoint(path)
-    needed = {"algorithm", "epoch", "best_val_metric"} | ({"optimizer"} if optimizer is not None else set())
+    needed = {"algorithm", "epoch", "best_val_metric"}
+    needed |= {name for name, part in (("optimizer", optimizer), ("heads", heads)) if part is not None}
     if not needed <= set(state):
         raise InputError(
             f"{path} lacks {', '.join(sorted(needed - set(state)))}; give a checkpoint of this command"
         )
     try:
         method.load_state_dict(state["algorithm"])
+        if heads is not None:
+            heads.load_state_dict(state["heads"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as fault:
         raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
-    best = state["best_val_metric"]
-    return Progress(
-        int(state["epoch"]), best, int(state.get("best_epoch", -1)), float(state.get("seconds", 0.0))
-    )
+    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
 
 
 def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import coverage
 from abra_wilds.data.transforms import CROP, CROP_TO
+from abra_wilds.engine.heads import check_head
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, DataInfo, StepContext, Target
+from abra_wilds.types import Batch, DataInfo, StepContext, Target, ViewPlan
 
 MIB = 2**20
 MOMENTS = {"Adam": 2, "AdamW": 2, "SGD": 1}
@@ -36,6 +37,7 @@ def dry_run(config: RunConfig) -> str:
     )
     moments = weights * MOMENTS[config.optim.optimizer]
     activations = activation_bytes(method, setup.info, config.data.batch_size, *image_size(config, setup))
+    check_head(config, method.head_phase())
     values = config.values()
     width = max(map(len, values))
     lines = [
@@ -45,7 +47,7 @@ def dry_run(config: RunConfig) -> str:
         *(f"images in {name}: {len(subset):,}" for name, subset in setup.subsets.items()),
         f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "
         f"{100 * coverage(loader):.1f} % of the training images touched",
-        f"the run: {steps * config.optim.n_epochs:,} steps",
+        f"the run: {steps * config.optim.n_epochs:,} steps{head_steps(method)}",
         *disk_lines(config, setup, weights, moments),
         f"memory on {setup.device}, estimated: {(2 * weights + moments + activations) / MIB:,.0f} MiB "
         f"(weights {weights / MIB:,.0f}, gradients {weights / MIB:,.0f}, optimiser {moments / MIB:,.0f}, "
@@ -53,6 +55,12 @@ def dry_run(config: RunConfig) -> str:
         f"pass {activations / MIB:,.0f})",
     ]
     return "\n".join(lines)
+
+
+def head_steps(method: Method) -> str:
+    """What follows the epochs over images, in words."""
+    phase = method.head_phase()
+    return "" if phase is None else f", then {phase.epochs} epochs of the classifier on frozen features"
 
 
 def shown(value: Any) -> str:
@@ -111,14 +119,16 @@ def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int) -> 
     method.train()
     method.context = StepContext(lr=1e-3, log=False)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
-        out = method(meta_batch(info, n, H, W))
+        out = method(meta_batch(info, n, H, W, method.view_plan()))
     found = sum(size for size, _ in kept.values())
     del out
     return found
 
 
-def meta_batch(info: DataInfo, n: int, H: int, W: int) -> Batch:
-    """A batch of one bio-batch on the meta device: shapes without content."""
+def meta_batch(info: DataInfo, n: int, H: int, W: int, plan: ViewPlan | None) -> Batch:
+    """A batch of one bio-batch on the meta device, with the views of a plan: shapes without content."""
     ids = torch.zeros(n, dtype=torch.int64, device="meta")
     x = torch.empty(n, info.in_channels, H, W, device="meta")
-    return Batch(x, Target(ids), ids, ids[:, None], ids, (ids,))
+    sides = [(s or H, s or W) for s in plan.sizes] if plan else []
+    views = tuple(torch.empty(n, info.in_channels, *side, device="meta") for side in sides)
+    return Batch(x, Target(ids), ids, ids[:, None], ids, (ids,), views)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +12,14 @@ import torch
 from tqdm import tqdm
 
 from abra_wilds.config import RunConfig
-from abra_wilds.data.mixing import cutmix
-from abra_wilds.data.transforms import augment
 from abra_wilds.data.wilds_data import is_simulated
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint
+from abra_wilds.engine.checkpoint import Progress, load_checkpoint, saved_epoch
+from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
+from abra_wilds.engine.heads import check_head, train_heads
+from abra_wilds.engine.inputs import learned_rows, method_batch
 from abra_wilds.engine.logs import Guard, Meter, TextLog
-from abra_wilds.engine.results import conclude, csv_logs, evaluate_splits, save_epoch
+from abra_wilds.engine.results import adaptation_lines, better, conclude, csv_logs, evaluate_splits, save_epoch
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.step import share_of_step, step
@@ -42,14 +45,17 @@ def fit(config: RunConfig) -> list[Record]:
     device, loader = setup.device, setup.train_loader
     resuming = t.resume and folder_of(config).model("last").exists()
     method = build_method(config, setup.info, load=not resuming).to(device)
-    optimizer = make_optimizer(o, method.parameters())
+    optimizer = make_optimizer(o, method)
+    views, head = method.view_plan(), method.head_phase()
+    check_head(config, head)
     folder = open_folder(config)
 
     done = Progress()
     if t.resume:
         check_same_run(folder, config)
     if resuming:
-        done = load_checkpoint(folder.model("last"), method, optimizer)
+        in_heads = saved_epoch(folder.model("last")) >= o.n_epochs
+        done = load_checkpoint(folder.model("last"), method, None if in_heads else optimizer)
     log = TextLog(folder.path / "log.txt")
     csvs = csv_logs(setup, folder)
     for csv in csvs.values():
@@ -64,7 +70,7 @@ def fit(config: RunConfig) -> list[Record]:
     tracker = make_tracker(t.tracker, folder.path, (done.epoch + 1) * steps_per_epoch)
     bar = tqdm(
         total=o.n_epochs * loader.images_per_epoch,
-        initial=(done.epoch + 1) * loader.images_per_epoch,
+        initial=min(done.epoch + 1, o.n_epochs) * loader.images_per_epoch,
         unit="img",
         smoothing=0.05,
         disable=None if t.progress_bar is None else not t.progress_bar,
@@ -85,19 +91,22 @@ def fit(config: RunConfig) -> list[Record]:
             log_now = take and (number + 1) % t.log_every == 0
             lr = o.lr if method.schedule_lost else learning_rate(o, global_step, steps_per_epoch)
             set_learning_rate(optimizer, lr)
-            method.context = StepContext(lr, log_now or i + 1 == len(loader))
+            progress = global_step / (o.n_epochs * steps_per_epoch)
+            method.context = StepContext(lr, log_now or i + 1 == len(loader), epoch, progress)
 
             groups = batch.g[torch.stack([rows[0] for rows in batch.groups])].tolist()
-            batch = batch.to(device)
-            batch = replace(batch, x=augment(batch.x, d.transform, draws, d.size))
-            if d.mix == "cutmix":
-                batch = cutmix(batch, rng, d.cutmix_alpha, d.cutmix_prob)
-            out = step(method, batch, optimizer, share, take, o.max_grad_norm)
+            learned = learned_rows(batch, device)
+            batch = method_batch(batch.to(device), d, views, draws, rng)
+            with FlopCount() if i == 0 else nullcontext() as count:
+                out = step(method, batch, optimizer, share, take, o.max_grad_norm)
+            if count is not None:  # an epoch's batches cost alike, image for image
+                flops = count.total / len(batch) * loader.images_per_epoch
 
-            meter.update(out, batch)
+            meter.update(out, batch, learned)
             guard.note(global_step, lr, groups, out)
-            y_pred.append(out.logits.detach().argmax(1))
-            y_rows.append(batch.rows)
+            if out.logits is not None:
+                y_pred.append(out.logits.detach()[learned].argmax(1))
+                y_rows.append(batch.rows[learned])
             bar.update(len(batch))
             if log_now or i + 1 == len(loader):
                 guard.check(kept(folder, epoch))
@@ -105,35 +114,46 @@ def fit(config: RunConfig) -> list[Record]:
                 meter.reset()
                 csvs["train_algo"].write(row)
                 tracker.write("train", row, global_step)
-                bar.set_postfix_str(f"loss {row['objective']:.3f} acc {row['acc_avg']:.3f}")
+                bar.set_postfix_str(f"loss {row['objective']:.3f} acc {row.get('acc_avg', math.nan):.3f}")
 
-        # The training predictions were made while the weights were moving.
-        train_results = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
-        csvs["train_eval"].write({"epoch": epoch, **train_results})
+        done = replace(
+            done,
+            epoch=epoch,
+            flops=done.flops + flops,
+            images=done.images + loader.images_per_epoch,
+            steps=done.steps + steps_per_epoch,
+        )
+        shown = f"loss {row['objective']:.3f}"
+        if y_pred:  # made while the weights were moving
+            found = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
+            csvs["train_eval"].write({"epoch": epoch, **found})
+            shown = f"train {found['acc_avg']:.3f}"
+        if head is not None:  # nothing to evaluate before there is a classifier
+            done = replace(done, seconds=done.seconds + time.monotonic() - began)
+            save_epoch(config, folder, method, optimizer, done, {}, is_best=False)
+            log.write(f"Epoch {epoch}: {shown}")
+            continue
 
         if e.bn_stats == "precise":
-            reestimate_bn(method, method.features, plain_images(loader, device, d.size))
+            reestimate_bn(method, method.predict, plain_images(loader, device, d.size))
         predictions, results = evaluate_splits(config, setup, method, csvs, epoch)
         value = results["val"][e.val_metric]
-        is_best = done.best_val_metric is None or better(value, done.best_val_metric, e.val_metric_decreasing)
-        done = Progress(
-            epoch,
-            value if is_best else done.best_val_metric,
-            epoch if is_best else done.best_epoch,
-            done.seconds + time.monotonic() - began,
-        )
+        is_best = better(value, done.best_val_metric, e.val_metric_decreasing)
+        if is_best:
+            done = replace(done, best_val_metric=value, best_epoch=epoch)
+        done = replace(done, seconds=done.seconds + time.monotonic() - began)
         save_epoch(config, folder, method, optimizer, done, predictions, is_best)
         for split, found in results.items():
             tracker.write(split, found, global_step)
         accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
-        log.write(
-            f"Epoch {epoch}: train {train_results['acc_avg']:.3f}  "
-            f"{accs}{'  (best so far)' if is_best else ''}"
-        )
+        log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
 
     bar.close()
     tracker.close()
-    return conclude(config, setup, folder, log, done, [("best", done.best_epoch), ("last", done.epoch)])
+    if head is not None:
+        done = train_heads(config, setup, method, head, folder=folder, log=log, csvs=csvs, done=done)
+    epochs = [("best", done.best_epoch), ("last", done.epoch)]
+    return conclude(config, setup, method, folder, log, done, epochs)
 
 
 def seed_epoch(seed: int, epoch: int) -> tuple[torch.Generator, np.random.Generator]:
@@ -148,11 +168,6 @@ def seed_epoch(seed: int, epoch: int) -> tuple[torch.Generator, np.random.Genera
     torch.manual_seed(int(noise.generate_state(1)[0]))
     draws = torch.Generator().manual_seed(int(augmentation.generate_state(1)[0]))
     return draws, np.random.default_rng(mixing)
-
-
-def better(value: float, than: float, decreasing: bool) -> bool:
-    """Whether a validation metric improves."""
-    return value < than if decreasing else value > than
 
 
 def kept(folder: RunFolder, epoch: int) -> str:
@@ -179,6 +194,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             f"{setup.device}",
             f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
             f"{len(setup.train_loader)} batches",
+            *adaptation_lines(config, setup),
             *values,
         ]
     )

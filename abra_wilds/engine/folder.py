@@ -33,15 +33,17 @@ class RunFolder:
         path: the folder.
         dataset: name of the data set.
         seed: of the run.
+        mark: what stands behind the epoch in the names of predictions.
     """
 
     path: Path
     dataset: str
     seed: int
+    mark: str = ""
 
     def predictions(self, split: str, epoch: str | int) -> Path:
         """Predictions of a split by the "best", "last" or numbered epoch."""
-        return self.path / f"{self.dataset}_split:{split}_seed:{self.seed}_epoch:{epoch}_pred.csv"
+        return self.path / f"{self.dataset}_split:{split}_seed:{self.seed}_epoch:{epoch}{self.mark}_pred.csv"
 
     def model(self, epoch: str | int) -> Path:
         """Checkpoint of the "best", "last" or numbered epoch."""

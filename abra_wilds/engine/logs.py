@@ -17,6 +17,9 @@ from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
 
 
+EVERY = slice(None)  # every row of a batch
+
+
 class TextLog:
     """Lines for the terminal and for log.txt."""
 
@@ -94,10 +97,18 @@ class Meter:
         self.groups = torch.zeros(3, self.n_groups, device=self.device)  # loss, correct, count
 
     @torch.no_grad()
-    def update(self, out: StepOutput, batch: Batch) -> None:
-        """Add a step's loss, logs, cross-entropy and accuracy of its clean logits."""
-        self._add({"objective": out.loss.detach(), **out.logs}, len(batch))
-        self.add_predictions(out.logits, batch.target, batch.g)
+    def update(self, out: StepOutput, batch: Batch, rows: Tensor | slice = EVERY) -> None:
+        """Add a step's loss and logs, and the cross-entropy and accuracy of its clean logits if it has any.
+
+        Args:
+            out: of the step.
+            batch: on the device.
+            rows: those that were learned from.
+        """
+        target = batch.target[rows]
+        self._add({"objective": out.loss.detach(), **out.logs}, len(target.y))
+        if out.logits is not None:
+            self.add_predictions(out.logits[rows], target, batch.g[rows])
 
     @torch.no_grad()
     def add_predictions(self, logits: Tensor, target: Target, g: Tensor) -> None:
@@ -118,8 +129,8 @@ class Meter:
     def read(self) -> dict[str, float]:
         """The averages by column name, which the host waits for; empty groups have no loss or accuracy."""
         row = {name: float(total) / self.weights[name] for name, total in self.sums.items()}
-        row["count"] = self.weights.get("acc_avg", 0)
-        if self.by_group:
+        row["count"] = self.weights.get("objective", self.weights.get("acc_avg", 0))
+        if self.by_group and "acc_avg" in self.weights:
             loss, right, count = self.groups.tolist()
             for i, n in enumerate(count):
                 row[f"loss_group:{i}"] = loss[i] / n if n else float("nan")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abra_wilds.config import RunConfig
+from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.consumed import consumed
 from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder, read_config
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
@@ -19,6 +22,8 @@ from abra_wilds.files import sha256
 from abra_wilds.methods.base import Method
 from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS, Record, append_records, results_table
+from abra_wilds.tta.adapters import make_adapter
+from abra_wilds.tta.plan import tally
 from abra_wilds.types import Batch
 
 Results = Mapping[str, float]
@@ -38,21 +43,41 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     """
     e = config.eval
     setup = prepare(config)
-    method = build_method(config, setup.info, load=False).to(setup.device)
     folder = open_folder(config)
     saved_loop = read_config(folder).get("values", {}).get("loop", config.loop)
     config = replace(config, loop=saved_loop)  # whoever trained the model, it predicts the same
     check_same_run(folder, config)
     label = "best" if e.eval_epoch is None else str(e.eval_epoch)
-    saved = load_checkpoint(folder.model(label), method)
+    return evaluate_checkpoint(config, setup, folder, folder.model(label), label)
+
+
+def evaluate_checkpoint(
+    config: RunConfig, setup: Setup, folder: RunFolder, checkpoint: Path, label: str
+) -> list[Record]:
+    """Predict with a saved model, have WILDS score it, and write everything about it into a folder.
+
+    Args:
+        config: of the run that saved it, with the evaluation that is wanted.
+        setup: of the configuration.
+        folder: exists; log, csv files and records in it are continued.
+        checkpoint: the saved model.
+        label: what the files call it.
+
+    Raises:
+        InputError: if there is no such model, or it does not fit.
+    """
+    method = build_method(config, setup.info, load=False).to(setup.device)
+    saved = load_checkpoint(checkpoint, method)
     log = TextLog(folder.path / "log.txt")
-    log.write(f"Evaluating {folder.model(label).name}, saved after epoch {saved.epoch}")
+    log.write(f"Evaluating {checkpoint.name}, saved after epoch {saved.epoch}")
+    for line in adaptation_lines(config, setup):
+        log.write(line)
     csvs = csv_logs(setup, folder)
     predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch)
     if config.train.save_pred:
         for split, y_pred in predictions.items():
             save_predictions(folder.predictions(split, label), y_pred)
-    return conclude(config, setup, folder, log, saved, [(label, saved.epoch)])
+    return conclude(config, setup, method, folder, log, saved, [(label, saved.epoch)])
 
 
 def evaluate_splits(
@@ -61,20 +86,47 @@ def evaluate_splits(
     """Predict and evaluate every split, and write its rows of the two csv files."""
     predictions: dict[str, Tensor] = {}
     results: dict[str, Results] = {}
+    adapter = make_adapter(config.eval)
     for split, loader in setup.eval_loaders.items():
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
 
         def watch(logits: Tensor, batch: Batch, meter: Meter = meter) -> None:
             meter.add_predictions(logits, batch.target, batch.g)
 
-        y_pred = predict(method, loader, setup.device, config.data.size, watch)
+        y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter)
         predictions[split], results[split] = y_pred, evaluate(setup.subsets[split], y_pred)
-        averages = meter.read()
-        csvs[f"{split}_algo"].write(
-            {"epoch": epoch, "batch": len(loader), "objective": averages["loss_avg"], **averages}
-        )
-        csvs[f"{split}_eval"].write({"epoch": epoch, **results[split]})
+        note_evaluation(csvs, split, epoch, len(loader), meter.read(), results[split])
     return predictions, results
+
+
+def note_evaluation(
+    csvs: Mapping[str, CsvLog],
+    split: str,
+    epoch: int,
+    n_batches: int,
+    averages: Mapping[str, float],
+    scores: Results,
+) -> None:
+    """Write a split's rows of the two csv files."""
+    csvs[f"{split}_algo"].write(
+        {"epoch": epoch, "batch": n_batches, "objective": averages["loss_avg"], **averages}
+    )
+    csvs[f"{split}_eval"].write({"epoch": epoch, **scores})
+
+
+def better(value: float, than: float | None, decreasing: bool) -> bool:
+    """Whether a validation metric improves on the best so far, if there is one."""
+    return than is None or (value < than if decreasing else value > than)
+
+
+def adaptation_lines(config: RunConfig, setup: Setup) -> list[str]:
+    """For each split a line about how many images, bio-batches and passes --tta works with."""
+    samplers = {split: loader.sampler for split, loader in setup.eval_loaders.items()}
+    return [
+        tally(sampler.plan, config.eval).line(split, config.eval)
+        for split, sampler in samplers.items()
+        if isinstance(sampler, PassSampler)
+    ]
 
 
 def save_epoch(
@@ -85,8 +137,9 @@ def save_epoch(
     done: Progress,
     predictions: Mapping[str, Tensor],
     is_best: bool,
+    heads: nn.Module | None = None,
 ) -> None:
-    """Write an epoch's predictions and checkpoints.
+    """Write an epoch's predictions and checkpoints; heads are the classifiers of the head phase.
 
     The last checkpoint comes last, since it says the epoch is done.
     """
@@ -100,12 +153,13 @@ def save_epoch(
             if t.save_pred:
                 save_predictions(folder.predictions(split, label), y_pred)
     if t.save_last:
-        save_checkpoint(folder.model("last"), method, done, optimizer)
+        save_checkpoint(folder.model("last"), method, done, optimizer, heads)
 
 
 def conclude(
     config: RunConfig,
     setup: Setup,
+    method: Method,
     folder: RunFolder,
     log: TextLog,
     done: Progress,
@@ -114,6 +168,7 @@ def conclude(
     """Have WILDS score the written predictions, append the records, and print the table."""
     records = []
     source, installed = commit(), versions()
+    budget = consumed(config, setup, method, done)
     for label, epoch in checkpoints:
         for split in setup.eval_loaders:
             path = folder.predictions(split, label)
@@ -131,7 +186,7 @@ def conclude(
                     seed=config.train.seed,
                     checkpoint=label,
                     epoch=epoch,
-                    tta=None,
+                    tta=config.eval.adaptation,
                     bn_stats=config.eval.bn_stats,
                     bio_batch=config.data.bio_batch,
                     train_loader=config.data.train_loader,
@@ -145,6 +200,7 @@ def conclude(
                     commit=source,
                     versions=installed,
                     wall_s=round(done.seconds, 3),
+                    consumed=budget,
                 )
             )
     append_records(folder.path / RESULTS, records)

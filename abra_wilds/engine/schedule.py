@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from abra_wilds.config import OptimConfig
 from abra_wilds.errors import InputError
+from abra_wilds.methods.base import Method
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
@@ -19,13 +18,16 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(config: OptimConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(config: OptimConfig, method: Method) -> torch.optim.Optimizer:
     """The configured optimiser over the parameters that are trained.
 
     Raises:
         InputError: if it does not take the arguments.
     """
-    trained: list[Any] = [p for p in parameters if p.requires_grad]
+    trained: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.requires_grad], "factor": factor}
+        for parameters, factor in method.parameter_groups()
+    ]
     kwargs: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.optimizer_kwargs}
     try:
         return OPTIMIZERS[config.optimizer](trained, **kwargs)
@@ -61,6 +63,6 @@ def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+    """Give every parameter group this learning rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("factor", 1.0)

@@ -16,12 +16,15 @@ import torch
 
 from abra_wilds.config import DataConfig, RunConfig
 from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
+from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import check_images, data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.engine.checkpoint import load_weights
 from abra_wilds.engine.schedule import warmup_steps
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net
+from abra_wilds.tta.adapters import check_adaptable
+from abra_wilds.tta.plan import split_plan
 from abra_wilds.types import DataInfo, InputError
 
 if TYPE_CHECKING:
@@ -98,17 +101,24 @@ def make_loaders(
         uniform_over_groups=d.uniform_over_groups,
         distinct_groups=d.distinct_groups,
         remainder=d.plate_remainder,
+        pairs_cross=d.pairs_cross,
+        n_controls=d.n_controls_per_batch,
         seed=config.train.seed,
         **reading,
     )
-    eval_loaders = {
-        split: make_eval_loader(
-            subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
-        )
-        for split, subset in subsets.items()
-        if split != "train"
+    evaluated = {split: subset for split, subset in subsets.items() if split != "train"}
+    if config.eval.tta == "none":
+        return train_loader, {
+            split: make_eval_loader(
+                subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
+            )
+            for split, subset in evaluated.items()
+        }
+    plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
+    return train_loader, {
+        split: Loader(evaluated[split], grouper, PassSampler(plan, d.batch_size), **reading)
+        for split, plan in plans.items()
     }
-    return train_loader, eval_loaders
 
 
 def check_batches(config: RunConfig, setup: Setup) -> None:
@@ -169,7 +179,7 @@ def check_warmup(config: RunConfig, setup: Setup) -> None:
     """
     steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
     warm = warmup_steps(config.optim, steps) / steps
-    if warm > config.optim.n_epochs:
+    if warm > config.optim.n_epochs > 0:
         raise InputError(
             f"the warm-up of {warm:g} epochs is longer than the run of {config.optim.n_epochs}; shorten it "
             "with --warmup_epochs or raise --n_epochs"
@@ -209,13 +219,14 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         load: take pretrained weights where the configuration says so.
 
     Raises:
-        InputError: if weights cannot be had or do not fit.
+        InputError: if weights cannot be had or do not fit, or --tta finds nothing to adapt.
     """
     m = config.model
     torch.manual_seed(config.train.seed)
     pretrained = m.pretrained and load and m.pretrained_model_path is None
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     method = get_method(config.algorithm)(net, info, config.method)
+    check_adaptable(method, config.eval)
     if m.pretrained_model_path is not None and load:
         load_weights(Path(m.pretrained_model_path), method, m.load_featurizer_only)
     return method

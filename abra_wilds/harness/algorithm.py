@@ -7,6 +7,7 @@ re-estimated batch-norm statistics are the functions that our own loop calls.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import Loader, groups_of
-from abra_wilds.data.mixing import cutmix
+from abra_wilds.data.mixing import mix
 from abra_wilds.data.wilds_data import data_info
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.fit import kept
@@ -27,6 +28,7 @@ from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learni
 from abra_wilds.engine.setup import build_method, make_loaders
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.evaluate import plain_images, reestimate_bn
+from abra_wilds.harness.arguments import check_method
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepContext, Target
 
@@ -45,7 +47,6 @@ class HarnessAlgorithm:
     is_training: bool
     grouper: Any
     loss: Any
-    logged_fields: list[str]
 
     def __init__(
         self,
@@ -57,14 +58,13 @@ class HarnessAlgorithm:
         **parts: Any,
     ):
         # The base class keeps an optimiser that is there; the learning rate is set at every step.
-        self.optimizer = make_optimizer(run.optim, method.parameters())
+        self.optimizer = make_optimizer(run.optim, method)
         config = copy.copy(config)
         config.scheduler = None
         super().__init__(config=config, model=method, n_train_steps=None, **parts)  # type: ignore[call-arg]
         self.run = run
         self.plain = plain
         self.train_loader = train_loader
-        self.guard = Guard(self.grouper.group_str)
         self.batches = 0
         self.moved = False
         self.columns: tuple[str, ...] | None = None
@@ -74,20 +74,23 @@ class HarnessAlgorithm:
         o, n = self.run.optim, len(self.train_loader)
         epoch, i = divmod(self.batches, n)
         size = o.gradient_accumulation_steps
-        number = epoch * -(-n // size) + i // size
-        lr = o.lr if self.model.schedule_lost else learning_rate(o, number, -(-n // size))
+        steps_per_epoch = -(-n // size)
+        number = epoch * steps_per_epoch + i // size
+        lr = o.lr if self.model.schedule_lost else learning_rate(o, number, steps_per_epoch)
         set_learning_rate(self.optimizer, lr)
-        self.model.context = StepContext(lr)
+        self.model.context = StepContext(lr, True, epoch, number / (o.n_epochs * steps_per_epoch))
 
         ours = self.batch_of(batch)
-        groups = ours.g[torch.stack([rows[0] for rows in ours.groups])].tolist()
         take = (i + 1) % size == 0 or i + 1 == n
         out = step(self.model, ours, self.optimizer, share_of_step(o, i, n), take, o.max_grad_norm)
-        self.guard.note(number, lr, groups, out)
-        self.guard.check(kept(folder_of(self.run), epoch))
+        objective = out.loss.item()
+        if not math.isfinite(objective):
+            guard = Guard(self.grouper.group_str)
+            guard.note(number, lr, ours.g[torch.stack([rows[0] for rows in ours.groups])].tolist(), out)
+            guard.check(kept(folder_of(self.run), epoch))
         self.batches += 1
         self.moved = True
-        return self.logged(ours, out.logits, out.loss, out.logs)
+        return self.logged(ours, out.logits, objective, out.logs)
 
     def batch_of(self, batch: Any) -> Batch:
         """The checkout's (x, y, metadata) as a Batch on the device, mixed where the run asks for it."""
@@ -97,17 +100,15 @@ class HarnessAlgorithm:
         rows = torch.arange(len(y))
         ours = Batch(x, Target(y), g, metadata, rows, groups_of(g)).to(self.device)
         d = self.run.data
-        if d.mix == "cutmix":
-            rng = np.random.default_rng([self.run.train.seed, self.batches])
-            ours = cutmix(ours, rng, d.cutmix_alpha, d.cutmix_prob)
-        return ours
+        rng = np.random.default_rng([self.run.train.seed, self.batches])
+        return mix(ours, d.mix, rng, d.cutmix_alpha, d.cutmix_prob)
 
     def logged(
-        self, batch: Batch, logits: Tensor, loss: Tensor, logs: Mapping[str, Tensor]
+        self, batch: Batch, logits: Tensor, objective: float, logs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         """Enter a training batch into the checkout's running averages."""
         results: dict[str, Any] = {"g": batch.g, "y_true": batch.target.y, "y_pred": logits}
-        results |= {"metadata": batch.metadata, "objective": loss.item()}
+        results |= {"metadata": batch.metadata, "objective": objective}
         for name, value in logs.items():
             total, count = self.means.get(name, (0.0, 0))
             self.means[name] = (total + float(value) * len(batch), count + len(batch))
@@ -131,7 +132,7 @@ class HarnessAlgorithm:
         if not mode and self.moved and self.plain is not None:
             self.plain.set_epoch(self.batches // len(self.train_loader))
             images = plain_images(self.plain, self.device, self.run.data.size)
-            reestimate_bn(self.model, self.model.features, images)
+            reestimate_bn(self.model, self.model.predict, images)
         self.moved = False
         super().train(mode)  # type: ignore[misc]
 
@@ -216,6 +217,7 @@ def build(
     subset, loader = datasets["train"]["dataset"], datasets["train"]["loader"]
     if method is None:
         method = build_method(run, data_info(subset.dataset, subset, grouper), load=begins(run))
+    check_method(method)
     plain = None
     if run.eval.bn_stats == "precise" and not run.eval.eval_only:
         plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)

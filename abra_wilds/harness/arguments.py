@@ -14,6 +14,7 @@ from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
 from abra_wilds.config import RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
+from abra_wilds.methods.base import Method
 from abra_wilds.presets import resolve
 from abra_wilds.terminal import Parser
 
@@ -134,9 +135,10 @@ def check_given(given: Mapping[str, Any]) -> None:
             "statistics of a bio-batch would be those of its parts; give one device here, or train by "
             f"our own command: torchrun --nproc_per_node {len(devices)} examples/run_expt.py"
         )
-    if given.get("train_loader") == "plate":
+    loader = given.get("train_loader", "group")
+    if loader not in ("standard", "group"):
         raise InputError(
-            "--train_loader plate is a loader of our own command; inside a WILDS checkout one bio-batch a "
+            f"--train_loader {loader} is a loader of our own command; inside a WILDS checkout one bio-batch a "
             "batch is --train_loader group --n_groups_per_batch 1"
         )
     if given.get("eval_loader", "standard") != "standard":
@@ -153,6 +155,30 @@ def check_run(run: RunConfig, given: Mapping[str, Any]) -> None:
         raise InputError(
             "--target_resolution would have no effect here: WILDS' rxrx1 transform ignores it; add "
             "--transform paper or leave it out"
+        )
+    outside = f"train {run.algorithm} by our own command, examples/run_expt.py"
+    if run.data.train_loader not in ("standard", "group"):
+        raise InputError(
+            f"{run.algorithm} needs --train_loader {run.data.train_loader}, which a WILDS checkout does not "
+            f"have; {outside}"
+        )
+    if run.eval.tta != "none":
+        raise InputError(
+            f"--tta {run.eval.tta} groups images, and a WILDS checkout predicts them in their own order; "
+            + ("adapt the saved model by `abra-wilds predict`" if "tta" in given else outside)
+        )
+
+
+def check_method(method: Method) -> None:
+    """Raise for a method that is more than a loss of augmented images.
+
+    Raises:
+        InputError: since the checkout's loop makes no views and has one phase.
+    """
+    if method.view_plan() is not None or method.head_phase() is not None:
+        raise InputError(
+            f"{method.name} trains in two phases, and the loop of a WILDS checkout has one; train it by our own "
+            "command, examples/run_expt.py"
         )
 
 

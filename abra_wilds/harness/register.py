@@ -16,14 +16,14 @@ from torch import Tensor
 
 from abra_wilds.config import SCHEDULERS, TRANSFORMS, RunConfig
 from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import NAMES, decoded, image_path, load_dataset
+from abra_wilds.data.wilds_data import NAMES, decoded, load_dataset, unreadable
 from abra_wilds.engine.checkpoint import read_checkpoint
 from abra_wilds.engine.folder import check_same_run, open_folder, read_config, write_config
 from abra_wilds.engine.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
-from abra_wilds.harness.arguments import Request, read_request
+from abra_wilds.harness.arguments import Request, check_method, read_request
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.session import attribute, opened
 from abra_wilds.methods import METHODS
@@ -126,6 +126,7 @@ class Harness:
             setup = prepare(config)
             self._dataset = setup.dataset  # the checkout's first request for it gets this one
             self._method = build_method(config, setup.info, load=begins(config))
+            check_method(self._method)
         folder = open_folder(config)
         if config.eval.eval_only:  # whoever trained the model, it predicts the same
             config = replace(config, loop=read_config(folder).get("values", {}).get("loop", config.loop))
@@ -150,12 +151,17 @@ class Harness:
         ) -> Any:
             if dataset not in NAMES or unlabeled or kwargs.get("download"):
                 return original(dataset=dataset, version=version, unlabeled=unlabeled, **kwargs)
+            if self.run is None and dataset != "rxrx1":
+                raise InputError(
+                    f"WILDS' own algorithms take RGB images, which {dataset} does not have; use one of ours, "
+                    "abra:ERM say"
+                )
             # run_expt.py turned it on, and a cut-off image would then load with its lower rows blank.
             ImageFile.LOAD_TRUNCATED_IMAGES = False
             loaded, self._dataset = self._dataset, None
             if loaded is None:
-                scheme = kwargs.get("split_scheme") or "official"
-                loaded = load_dataset(dataset, kwargs.get("root_dir", "data"), version, scheme)
+                root = kwargs.get("root_dir", "data")
+                loaded = load_dataset(dataset, root, version, kwargs.get("split_scheme"))
             loaded.get_input = partial(whole_image, type(loaded).get_input, loaded)
             return loaded
 
@@ -183,7 +189,8 @@ class Harness:
         def initialize_transform(
             transform_name: str, config: Any, dataset: Any, is_training: bool, **kwargs: Any
         ) -> Any:
-            if self.run is None or transform_name == "rxrx1" or transform_name not in TRANSFORMS:
+            theirs = transform_name == "rxrx1" and config.dataset == "rxrx1"
+            if self.run is None or theirs or transform_name not in TRANSFORMS:
                 return original(transform_name, config, dataset, is_training, **kwargs)
             return ImageTransform(transform_name if is_training else "none", self.run.data.size)
 
@@ -217,10 +224,10 @@ def whole_image(get_input: Callable[..., Any], dataset: Any, row: int) -> Any:
         image = get_input(dataset, row)
         if isinstance(image, Image.Image):
             image.load()
+    except InputError:
+        raise
     except Exception as fault:  # Pillow's own kinds among them
-        reason = (str(fault) or type(fault).__name__).splitlines()[0]
-        path = image_path(dataset, row)
-        raise InputError(f"{path} cannot be read ({reason}); restore this image") from fault
+        raise unreadable(dataset, row, fault) from fault
     return image
 
 
@@ -239,7 +246,7 @@ class ImageTransform:
     """Our augmentation of a batch, for one image at a time.
 
     Args:
-        name: "paper" or "none".
+        name: as `augment` takes it.
         size: (H, W) to resize to, or None.
     """
 

@@ -13,9 +13,7 @@ from PIL import ImageFile
 
 from abra_wilds.compat import SUPPLIED, import_wilds
 from abra_wilds.harness.checkout import Checkout
-from abra_wilds.harness.supplies import transformers_supplied
-
-ABSENT = object()
+from abra_wilds.harness.supplies import ABSENT, transformers_supplied
 
 
 @contextmanager

@@ -4,13 +4,55 @@ from __future__ import annotations
 
 from abra_wilds.errors import InputError
 from abra_wilds.methods.abra import ABRA
+from abra_wilds.methods.advbayes import AdvBayes
+from abra_wilds.methods.advstyle import AdvStyle
+from abra_wilds.methods.arm_bn import ARMBN
 from abra_wilds.methods.base import Method
+from abra_wilds.methods.byol import BYOL
 from abra_wilds.methods.coral import DeepCORAL
+from abra_wilds.methods.cs_arm_bn import CSARMBN
+from abra_wilds.methods.dann import DANN
+from abra_wilds.methods.dino import DINOv2
+from abra_wilds.methods.dsu import DSU
 from abra_wilds.methods.erm import ERM
+from abra_wilds.methods.erm_cutmix import ERMCutMix
 from abra_wilds.methods.group_dro import GroupDRO
+from abra_wilds.methods.iid_lite import IIDLite
 from abra_wilds.methods.irm import IRM
+from abra_wilds.methods.irmx import IRMX
+from abra_wilds.methods.lisa import LISA
+from abra_wilds.methods.mixstyle import MixStyle
+from abra_wilds.methods.pair import IRMXPair
+from abra_wilds.methods.simclr import SimCLR
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (ERM, ABRA, DeepCORAL, GroupDRO, IRM)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        # Tables 2-4
+        ERM,
+        SimCLR,
+        BYOL,
+        DINOv2,
+        DSU,
+        AdvStyle,
+        AdvBayes,
+        ABRA,
+        # Table 5
+        IIDLite,
+        ERMCutMix,
+        LISA,
+        ARMBN,
+        IRMXPair,
+        IRMX,
+        DeepCORAL,
+        GroupDRO,
+        IRM,
+        # Table 6 and related work
+        DANN,
+        CSARMBN,
+        MixStyle,
+    )
+}
 
 
 def get_method(name: str) -> type[Method]:

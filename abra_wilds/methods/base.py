@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.nets.staged import StagedNet
-from abra_wilds.types import Batch, BatchPlan, DataInfo, StepContext, StepOutput
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,13 @@ class Method(nn.Module):
     """A way to train a classifier that should survive new bio-batches.
 
     A subclass gives three declarations and `forward`; it knows nothing of optimisers, devices, loaders or
-    logs.
+    logs. What most methods leave as it is stands below `predict`.
 
     Attributes:
         name: as tables print it and as --algorithm takes it.
         plan: the batches it wants.
         preset: where its defaults come from, "paper" or "wilds" (see presets.py).
+        extra: the optional dependency it needs, as in `pip install 'abra-wilds[ssl]'`, or None.
         Config: frozen dataclass of its hyper-parameters; the fields become flags.
         context: what the engine says about the current step.
     """
@@ -38,6 +41,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
+    extra: ClassVar[str | None] = None
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):
@@ -73,3 +77,26 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called once after each optimiser step; most methods need nothing."""
+
+    def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
+        """The parameters that are trained, with factors on the learning rate; together each of them once."""
+        return [(self.parameters(), 1.0)]
+
+    def view_plan(self) -> ViewPlan | None:
+        """The augmented views that `forward` reads from `Batch.views`; None for none."""
+        return None
+
+    def head_phase(self) -> HeadPhase | None:
+        """How the classifier is trained on frozen features after the last epoch; None for not at all."""
+        return None
+
+    def head_step(self, head: nn.Linear, batch: Batch) -> StepOutput:
+        """The loss of a classifier in the head phase; mean cross-entropy unless a method says otherwise.
+
+        Args:
+            head: the classifier in training.
+            batch: x holds features, (N, D).
+        """
+        with full_precision(batch.x.device.type):
+            logits = head(batch.x)  # (N, O)
+        return StepOutput(cross_entropies(logits, batch.target).mean(), logits)

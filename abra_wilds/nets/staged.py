@@ -14,6 +14,8 @@ from abra_wilds.errors import InputError
 Taps = Mapping[str, Callable[[Tensor], Tensor]]
 NO_TAPS: Taps = MappingProxyType({})
 STAGES = ("stem", "res1", "res2", "res3", "res4")
+# "conv1" is the output of the stem's first convolution.
+TAP_POINTS = ("conv1", *STAGES)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -23,19 +25,33 @@ class StagedNet(nn.Module):
     Attributes:
         stages: the five stages by name.
         channels: output channels of each stage.
+        class_token: whether the first position of the last stage's output is a class token.
     """
 
-    def __init__(self, stages: Mapping[str, nn.Module], channels: Mapping[str, int]):
+    def __init__(
+        self, stages: Mapping[str, nn.Module], channels: Mapping[str, int], class_token: bool = False
+    ):
         super().__init__()
         if tuple(stages) != STAGES or tuple(channels) != STAGES:
             raise ValueError(f"stages are {list(stages)}, but a StagedNet has {list(STAGES)} in this order")
         self.stages = nn.ModuleDict(stages)
         self.channels = dict(channels)
+        self.class_token = class_token
 
     @property
     def d_feat(self) -> int:
         """Channels of the last stage."""
         return self.channels[STAGES[-1]]
+
+    def channels_at(self, point: str) -> int:
+        """Channels of what a tap sees at one of TAP_POINTS.
+
+        Raises:
+            InputError: for "conv1" where the stem does not begin with a convolution.
+        """
+        if point == "conv1":
+            return first_convolution(self.stages[STAGES[0]])[0].out_channels
+        return self.channels[point]
 
     def forward(
         self,
@@ -49,20 +65,38 @@ class StagedNet(nn.Module):
 
         Args:
             x: (N, C_in, H, W), or the output of stage `after`.
-            taps: stage name -> function of that stage's output, of the same shape.
+            taps: one of TAP_POINTS -> function of what the network computes there, of the same shape.
             after: last stage that x has already been through.
             upto: last stage to run.
             bare: leave out the ReLU that ends the last stage.
 
         Returns:
-            (N, C, h, w).
+            (N, C, h, w); of a transformer (N, C, T, 1), its tokens (see vit.py).
         """
         first = STAGES.index(after) + 1 if after else 0
         for name in STAGES[first : STAGES.index(upto) + 1]:
-            x = without_last_relu(self.stages[name], x) if bare and name == upto else self.stages[name](x)
+            stage = self.stages[name]
+            if name == STAGES[0] and "conv1" in taps:
+                convolution, stage = first_convolution(stage)
+                x = taps["conv1"](convolution(x))
+            x = without_last_relu(stage, x) if bare and name == upto else stage(x)
             if name in taps:
                 x = taps[name](x)
         return x
+
+
+def first_convolution(stem: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """The convolution that a stem begins with, and the rest of the stem.
+
+    Raises:
+        InputError: if it begins with anything else.
+    """
+    if not isinstance(stem, nn.Sequential) or not isinstance(stem[0], nn.Conv2d):
+        raise InputError(
+            "the stem of this model does not begin with a convolution, so nothing can act behind one; leave "
+            "conv1 out of the insertion points, or choose another --model, such as resnet50"
+        )
+    return stem[0], stem[1:]
 
 
 def without_last_relu(stage: nn.Module, x: Tensor) -> Tensor:

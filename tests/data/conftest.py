@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
+from tests.data.six import write_small_six
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,17 @@ def plates(dataset: Any) -> Any:
 @pytest.fixture(scope="session")
 def train(dataset: Any) -> Any:
     return split_subset(dataset, "train")
+
+
+@pytest.fixture(scope="session")
+def six_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root_dir of a small simulated screen of six channels; never written to."""
+    return write_small_six(tmp_path_factory.mktemp("six"))
+
+
+@pytest.fixture(scope="session")
+def six(six_root: Path) -> Any:
+    return load_dataset("rxrx1_6ch", six_root)
 
 
 @pytest.fixture
@@ -48,3 +60,16 @@ def edited_root(sim_root: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return edit
+
+
+@pytest.fixture
+def edited_six(six_root: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Loads the small screen's metadata.csv as changed by a function of its frame; without images."""
+
+    def load(change: Callable[[pd.DataFrame], pd.DataFrame]) -> Any:
+        (tmp_path / "rxrx1").mkdir()
+        rows = change(pd.read_csv(six_root / "rxrx1" / "metadata.csv"))
+        rows.to_csv(tmp_path / "rxrx1" / "metadata.csv", index=False)
+        return load_dataset("rxrx1_6ch", tmp_path)
+
+    return load

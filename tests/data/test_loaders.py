@@ -20,6 +20,8 @@ TRAIN = {
     "group": {"train_loader": "group", "batch_size": 12, "n_groups_per_batch": 3},
     "standard": {"train_loader": "standard", "batch_size": 48},
     "balanced": {"train_loader": "standard", "batch_size": 48, "uniform_over_groups": True},
+    "pairs": {"train_loader": "pairs", "batch_size": 48},
+    "controls": {"train_loader": "controls", "batch_size": 6},
 }
 
 
@@ -32,6 +34,7 @@ def same(a, b):
         and torch.equal(p.metadata, q.metadata)
         and torch.equal(p.rows, q.rows)
         and all(map(torch.equal, p.groups, q.groups))
+        and ((p.context is q.context is None) or torch.equal(p.context, q.context))
         for p, q in zip(a, b, strict=True)
     )
 
@@ -143,7 +146,9 @@ def test_evaluation_covers_the_split_once_and_rows_return_to_dataset_order(datas
 
 
 def test_unknown_loaders_are_named(train, plates):
-    with pytest.raises(InputError, match="unknown train_loader 'plates'; choose plate, group or standard"):
+    with pytest.raises(
+        InputError, match="unknown train_loader 'plates'; choose plate, group, standard, pairs, controls"
+    ):
         make_train_loader(train, plates, train_loader="plates", batch_size=6)
     with pytest.raises(InputError, match="unknown eval_loader 'plate'; choose standard or group"):
         make_eval_loader(train, plates, eval_loader="plate", batch_size=6)

@@ -1,4 +1,4 @@
-"""CutMix inside a bio-batch (methods.md 2.4)."""
+"""CutMix inside a bio-batch, across the batch and between partners."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from abra_wilds.config import MIXES
 from abra_wilds.data.loaders import groups_of
-from abra_wilds.data.mixing import cutmix, draw_box, draw_partners
+from abra_wilds.data.mixing import PARTNERS, draw_box, inside_groups, mix
 from abra_wilds.types import Batch, Target
 
 G = torch.tensor([4, 9, 4, 4, 9, 2, 9, 4])
@@ -24,6 +25,11 @@ class Fixed:
 
     def __getattr__(self, name):
         return getattr(self.rng, name)
+
+
+def cutmix(batch, rng, **kwargs):
+    """The kind that stays inside a bio-batch."""
+    return mix(batch, "cutmix", rng, **kwargs)
 
 
 def make_batch(H=24, W=20, dtype=torch.float32):
@@ -104,7 +110,7 @@ def test_lam_follows_beta():
 
 def test_partners_are_a_permutation_inside_each_bio_batch():
     rng = np.random.default_rng(5)
-    partners = torch.stack([draw_partners(rng, groups_of(G)) for _ in range(200)])  # (200, N)
+    partners = torch.stack([inside_groups(rng, make_batch()) for _ in range(200)])  # (200, N)
     assert (partners.sort(1).values == torch.arange(len(G))).all() and (G[partners] == G).all()
     share = (partners[:, 0] == 2).double().mean().item()
     assert share == pytest.approx(1 / 4, abs=0.12), "each of the four rows alike"
@@ -133,3 +139,40 @@ def test_the_given_batch_is_left_alone_and_draws_come_from_rng_alone(dtype):
         and torch.equal(a.rows, batch.rows)
         and torch.equal(a.metadata, batch.metadata)
     )
+
+
+def test_every_kind_of_the_flag_is_known_and_none_mixes_nothing():
+    batch = make_batch()
+    assert set(MIXES) == {"none", *PARTNERS}
+    rng = np.random.default_rng(0)
+    assert mix(batch, "none", rng) is batch
+    assert rng.random() == np.random.default_rng(0).random(), "nothing was drawn"
+
+
+def test_partners_across_the_batch_are_a_permutation_that_crosses_bio_batches():
+    rng, pairs = np.random.default_rng(8), set()
+    for _ in range(60):
+        mixed = mix(make_batch(), "cutmix_any", rng)
+        if mixed.target.y_b is None:
+            continue
+        moved = mixed.x[:, 0] != make_batch().x[:, 0]  # (N, H, W)
+        for n in torch.nonzero(moved.flatten(1).any(1)).flatten().tolist():
+            partner = int(mixed.x[n, 0][moved[n]][0]) // 100
+            assert int(mixed.target.y_b[n]) == partner % 5
+            pairs.add((n, partner))
+    assert len(pairs) == 8 * 7, "every image meets every other"
+
+
+def test_lisa_exchanges_the_box_between_the_halves_and_leaves_the_target_hard():
+    batch, rng = make_batch(), np.random.default_rng(9)
+    mixed = mix(batch, "lisa", rng, alpha=2.0)
+    assert mixed.target is batch.target
+    again = np.random.default_rng(9)
+    again.random()
+    top, bottom, left, right = draw_box(again, again.beta(2.0, 2.0), 24, 20)
+    assert top < bottom and left < right
+    for n in range(8):
+        for i in range(24):
+            for j in range(20):
+                inside = top <= i < bottom and left <= j < right
+                assert mixed.x[n, 0, i, j] == 100 * ((n + 4) % 8 if inside else n)

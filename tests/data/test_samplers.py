@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from abra_wilds.compat import import_wilds
+from abra_wilds.data.companions import ControlSampler, PairSampler
 from abra_wilds.data.samplers import (
     BalancedSampler,
     GroupedSampler,
@@ -25,6 +26,7 @@ from abra_wilds.types import InputError
 SIZES = {7: 30, 2: 25, 11: 31, 5: 24}
 GROUP_OF = np.random.default_rng(1).permutation(np.repeat(list(SIZES), list(SIZES.values())))
 N = len(GROUP_OF)
+CLASS_OF = np.random.default_rng(2).integers(20, size=N)
 
 MADE = {
     "plate even": lambda seed: PlateSampler(GROUP_OF, 10, seed),
@@ -32,6 +34,9 @@ MADE = {
     "group": lambda seed: GroupSampler(GROUP_OF, 12, 3, seed),
     "shuffled": lambda seed: ShuffledSampler(N, 12, seed),
     "balanced": lambda seed: BalancedSampler(GROUP_OF, 12, seed),
+    "pairs": lambda seed: PairSampler(GROUP_OF, CLASS_OF, 12, seed),
+    "controls": lambda seed: ControlSampler(GROUP_OF, CLASS_OF < 4, 12, seed),
+    "few controls": lambda seed: ControlSampler(GROUP_OF, CLASS_OF < 4, 12, seed, 3),
     "sequential": lambda seed: SequentialSampler(N, 12),
     "grouped": lambda seed: GroupedSampler(GROUP_OF, 12),
 }
@@ -43,7 +48,7 @@ def test_every_sampler_says_how_many_batches_and_images_it_gives(name):
     batches = list(sampler)
     assert len(sampler) == len(batches)
     assert sampler.images_per_epoch == sum(map(len, batches))
-    assert all(isinstance(row, int) and 0 <= row < N for rows in batches for row in rows)
+    assert all(isinstance(row, int) and 0 <= max(row, ~row) < N for rows in batches for row in rows)
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -82,6 +82,65 @@ def test_paper_crops_256_and_resizes_to_512_where_images_are_larger():
     )
 
 
+def slow_iid(x, g):
+    """Wu et al.'s flips, transposition and zoom; a zoomed pixel is the one at or above left of its place."""
+    horizontal, vertical, transposed = draws(g, len(x), 2, 2, 2)
+    S = x.shape[2]
+    sides = torch.randint(S - round(S / 2) + 1, (len(x),), generator=g).tolist()
+    shares = torch.rand(2, len(x), generator=g, dtype=torch.float64).tolist()
+    out = []
+    for n, image in enumerate(x.numpy()):
+        image = image[:, :, ::-1] if horizontal[n] else image
+        image = image[:, ::-1] if vertical[n] else image
+        image = image.transpose(0, 2, 1) if transposed[n] else image
+        side = round(S / 2) + sides[n]
+        top, left = (math.floor(shares[i][n] * (S - side + 1)) for i in (0, 1))
+        square = image[:, top : top + side, left : left + side]
+        index = [math.floor(i * side / S) for i in range(S)]
+        out.append(square[:, index][:, :, index])
+    return out
+
+
+def test_iid_equals_a_slow_reference_image_by_image_its_noise_included():
+    x = images()
+    g = generator(1)
+    clean = torch.stack([slow_standardise(image) for image in slow_iid(x, g)])
+    a, b = torch.randn(2, len(x), 3, 1, 1, generator=g).double()
+    got = T.augment(x, "iid", generator(1))
+    assert got.dtype == torch.float32 and got.is_contiguous()
+    assert torch.allclose(got.double(), clean * (1 + 0.1 * a) + 0.1 * b, atol=1e-5)
+    assert (got.double() - clean).abs().max() > 0.1
+
+
+def test_zoom_stretches_the_square_as_nearest_interpolation_does_and_the_whole_image_is_itself():
+    x = images(n=3, side=48)
+    out = T.zoom(x, torch.tensor([0, 10, 7]), torch.tensor([0, 24, 1]), torch.tensor([48, 24, 37]))
+    assert torch.equal(out[0], x[0])
+    for n, (i, j, side) in enumerate([(10, 24, 24), (7, 1, 37)], 1):
+        square = x[n : n + 1, :, i : i + side, j : j + side].float()
+        assert torch.equal(out[n : n + 1].float(), F.interpolate(square, size=(48, 48), mode="nearest"))
+
+
+def test_zoomed_squares_lie_inside_and_reach_every_side_and_corner():
+    top, left, side = T.draw_squares(20_000, 8, generator(5))
+    assert sorted(set(side.tolist())) == [4, 5, 6, 7, 8]
+    assert min(top.min(), left.min()) == 0 and (torch.maximum(top, left) + side).max() == 8
+    assert {(i, j) for i, j, s in zip(top.tolist(), left.tolist(), side.tolist(), strict=True) if s == 4} == {
+        (i, j) for i in range(5) for j in range(5)
+    }
+    assert torch.bincount(side, minlength=9)[4:] / 20_000 == pytest.approx(np.full(5, 0.2), abs=0.02)
+
+
+def test_pixel_noise_has_its_own_draw_for_every_image_and_channel_with_spread_a_tenth():
+    x = torch.ones(400, 6, 1, 2) * torch.tensor([0.0, 1.0])
+    out = T.pixel_noise(x.clone(), generator(6))
+    offset, gain = out[..., 0, 0], out[..., 0, 1] - out[..., 0, 0]
+    for draw, mean in ((offset, 0.0), (gain, 1.0)):
+        assert draw.mean().item() == pytest.approx(mean, abs=0.01)
+        assert draw.std().item() == pytest.approx(0.1, abs=0.01)
+    assert len(gain.unique()) > 2300
+
+
 def test_none_standardises_only_and_draws_nothing():
     x = images()
     expected = torch.stack([slow_standardise(image) for image in x])
@@ -123,6 +182,7 @@ def test_reorient_does_each_of_the_eight_elements():
 @pytest.mark.parametrize(("draw", "shares"), [
     # A quarter turn and a flip give all eight alike.
     (T.draw_rxrx1, dict.fromkeys(range(8), 1 / 8)),
+    (T.draw_iid, dict.fromkeys(range(8), 1 / 8)),
     # The paper's flips give four elements alike, which half a turn permutes and a quarter turn takes to the
     # other four: those have 1/2 * 2/3 in all.
     (T.draw_paper, {**dict.fromkeys(range(4), 1 / 6), **dict.fromkeys(range(4, 8), 1 / 12)}),
@@ -187,7 +247,7 @@ def test_size_resizes_before_standardising_in_training_and_evaluation(name):
     x = images(n=3, side=64)
     out = T.augment(x, name, generator(9), size=(32, 32))
     assert out.shape == (3, 3, 32, 32)
-    assert (out.std((2, 3)) - 1).abs().max() < 1e-5
+    assert (out.std((2, 3)) - 1).abs().max() < (1e-5 if name != "iid" else 0.5)
     if name == "none":
         small = F.interpolate(x.float(), size=(32, 32), mode="bilinear", antialias=True)
         assert torch.allclose(out, T.standardise(small), atol=1e-6)
@@ -208,9 +268,9 @@ def test_crops_are_inside_and_reach_every_corner():
 
 
 def test_what_cannot_be_done_is_said():
-    with pytest.raises(InputError, match="unknown transform 'rxrx'; choose one of rxrx1, paper, none"):
+    with pytest.raises(InputError, match="unknown transform 'rxrx'; choose one of rxrx1, paper, iid, none"):
         T.augment(images(), "rxrx", generator())
-    for name in ("rxrx1", "paper"):
+    for name in ("rxrx1", "paper", "iid"):
         with pytest.raises(InputError, match="needs square images, not 32x20"):
             T.augment(images()[..., :20], name, generator())
     with pytest.raises(TypeError, match="'paper' is random and needs a generator"):

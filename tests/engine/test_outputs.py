@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds import METHODS, fit, run_config
+from abra_wilds import fit, run_config
 from abra_wilds.cli import main, parse
 from abra_wilds.compat import import_wilds
 from abra_wilds.data.transforms import standardise
@@ -38,7 +38,7 @@ FILES = {
 def finished(root, tiny, tmp_path_factory):
     """{method: (folder, what was printed)} of one run of each."""
     found = {}
-    for name in METHODS:
+    for name in runs.CORE:
         folder, out = tmp_path_factory.mktemp(name), io.StringIO()
         with contextlib.redirect_stdout(out):
             assert main(runs.command(root, folder, name, log_every=3)) == 0
@@ -65,12 +65,12 @@ def judged(dataset, folder, split, epoch):
     return {name: float(value) for name, value in results.items()}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_every_file_has_wilds_name_and_there_is_no_other(finished, name):
     assert {path.name for path in finished[name][0].iterdir()} == FILES
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_wilds_own_evaluator_gives_the_logged_accuracies(finished, wilds_dataset, name):
     folder, printed = finished[name]
     records = {(r.split, r.checkpoint): r for r in read_records(folder / "results.jsonl")}
@@ -86,7 +86,7 @@ def test_wilds_own_evaluator_gives_the_logged_accuracies(finished, wilds_dataset
         assert row in [line.split() for line in printed.splitlines()]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_best_is_the_first_epoch_with_the_highest_val_accuracy(finished, name):
     folder = finished[name][0]
     accs = [float(row["acc_avg"]) for row in runs.rows_of(folder / "val_eval.csv")]
@@ -95,7 +95,7 @@ def test_best_is_the_first_epoch_with_the_highest_val_accuracy(finished, name):
     assert runs.state(folder, "last")["epoch"] == 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_csv_columns_are_those_of_wilds(finished, name):
     folder = finished[name][0]
     for split in ("train", *runs.SPLITS):
@@ -141,7 +141,7 @@ def test_abra_logs_the_same_columns_where_the_first_batches_are_not_perturbed(ro
     assert {"L_adv", "R_JS", "K_rel_max"} < set(rows[0])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_config_json_keeps_every_value_with_its_origin(finished, root, name):
     folder = finished[name][0]
     saved = json.loads((folder / "config.json").read_text())
@@ -156,7 +156,7 @@ def test_config_json_keeps_every_value_with_its_origin(finished, root, name):
     assert saved["versions"]["torch"] == torch.__version__ and saved["command"] == sys.argv
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_a_record_holds_what_it_documents(finished, root, name):
     folder = finished[name][0]
     lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
@@ -228,7 +228,7 @@ def test_the_tracker_writes_curves(root, tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_the_command_itself_runs_each_method_on_a_resnet(root, wilds_dataset, tmp_path, name):
     argv = runs.command(root, tmp_path, name, n_epochs=1)
     done = subprocess.run(

@@ -97,6 +97,16 @@ def test_a_warmup_as_long_as_the_run_never_divides_by_zero():
     )
 
 
+class Grouped:
+    """What make_optimizer asks of a method."""
+
+    def __init__(self, *groups):
+        self.groups = groups
+
+    def parameter_groups(self):
+        return self.groups
+
+
 def test_every_parameter_group_gets_the_rate():
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in (1.0, 2.0)]
     optimizer = torch.optim.SGD(groups, lr=3.0)
@@ -111,7 +121,7 @@ def test_optimisers_take_their_arguments(name, kwargs):
     frozen = nn.Parameter(torch.zeros(1), requires_grad=False)
     optimizer = make_optimizer(
         OptimConfig(optimizer=name, lr=0.5, weight_decay=0.25, optimizer_kwargs=kwargs),
-        [nn.Parameter(torch.zeros(1)), frozen],
+        Grouped(([nn.Parameter(torch.zeros(1)), frozen], 1.0)),
     )
     assert type(optimizer) is getattr(torch.optim, name)
     group = optimizer.param_groups[0]
@@ -121,7 +131,19 @@ def test_optimisers_take_their_arguments(name, kwargs):
 
 def test_an_optimiser_argument_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"Adam does not take --optimizer_kwargs \{'momentum': 0.9\}"):
-        make_optimizer(OptimConfig(optimizer_kwargs={"momentum": 0.9}), [nn.Parameter(torch.zeros(1))])
+        make_optimizer(
+            OptimConfig(optimizer_kwargs={"momentum": 0.9}), Grouped(([nn.Parameter(torch.zeros(1))], 1.0))
+        )
+
+
+def test_a_methods_parameter_groups_keep_their_factors_on_the_rate():
+    slow, fast = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimizer = make_optimizer(OptimConfig(), Grouped(([slow], 0.5), ([fast], 10.0)))
+    set_learning_rate(optimizer, 0.125)
+    assert [(g["params"][0] is p, g["lr"]) for g, p in zip(optimizer.param_groups, (slow, fast), strict=True)] == [
+        (True, 0.0625),
+        (True, 1.25),
+    ]
 
 
 def recorded(patch):

@@ -199,7 +199,7 @@ def run_in_checkout(algorithm: Any, batches: Sequence[Columns], n: int) -> Trace
 def run_loop(config: RunConfig, method: Method, batches: Sequence[Batch], n: int) -> Trace:
     """Our method by the functions that `fit` calls, as it calls them."""
     trace, o = Trace(), config.optim
-    optimizer = make_optimizer(o, method.parameters())
+    optimizer = make_optimizer(o, method)
     size = o.gradient_accumulation_steps
     steps = -(-n // size)
     method.train()

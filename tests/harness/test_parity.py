@@ -120,6 +120,9 @@ def test_20_batches_leave_the_same_numbers_whoever_runs_them(run, network, algor
     runs = run(algorithm)
     agree(runs.theirs, runs.loop)
     agree(runs.theirs, runs.inside)
+    for name, ours in (("our loop", runs.loop), ("inside", runs.inside)):
+        shown = ", ".join(f"{kind} {value:.1e}" for kind, value in gaps(runs.theirs, ours).items())
+        print(f"\n{algorithm} on {network}, {name}: {shown}")
 
     theirs, start = runs.theirs, renamed(runs.method.state_dict())
     assert len(theirs.loss) == len(theirs.lr) == 20 and runs.n == 4

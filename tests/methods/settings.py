@@ -3,10 +3,33 @@
 import math
 
 from abra_wilds.methods.abra_config import ABRAConfig
+from abra_wilds.methods.advbayes import AdvBayesConfig
+from abra_wilds.methods.advstyle import AdvStyleConfig
 from abra_wilds.methods.base import MethodConfig
+from abra_wilds.methods.byol import BYOLConfig
 from abra_wilds.methods.coral import DeepCORALConfig
+from abra_wilds.methods.dann import DANNConfig
+from abra_wilds.methods.dino import DINOv2Config
+from abra_wilds.methods.dsu import DSUConfig
+from abra_wilds.methods.erm_cutmix import ERMCutMixConfig
 from abra_wilds.methods.group_dro import GroupDROConfig
+from abra_wilds.methods.iid_lite import IIDLiteConfig
 from abra_wilds.methods.irm import IRMConfig
+from abra_wilds.methods.irmx import IRMXConfig
+from abra_wilds.methods.mixstyle import MixStyleConfig
+from abra_wilds.methods.pair import IRMXPairConfig
+from abra_wilds.methods.simclr import SimCLRConfig
+
+# Views as small as the tiny networks, and prototypes that move from the start.
+TINY_DINO = {
+    "prototypes": 11,
+    "hidden": 12,
+    "bottleneck": 7,
+    "n_local": 3,
+    "global_size": 8,
+    "local_size": 4,
+    "freeze_epochs": 0,
+}
 
 # method -> {label: configuration}
 SETTINGS = {
@@ -19,9 +42,30 @@ SETTINGS = {
             neck="layernorm", prob=0.9, reuse_noise=True, soft_arc="two_term", noise_shape="image"
         ),
     },
+    "SimCLR": {"default": SimCLRConfig(hidden=9, out=7)},
+    "BYOL": {"default": BYOLConfig(hidden=9, out=7)},
+    "DINOv2": {"default": DINOv2Config(**TINY_DINO)},
+    "DSU": {"default": DSUConfig(), "everywhere": DSUConfig(p=1.0)},
+    "AdvStyle": {
+        "default": AdvStyleConfig(),
+        "by K alone": AdvStyleConfig(p_adv=1.0, p_dsu=0.0, k_lr=0.05),
+    },
+    "AdvBayes": {"default": AdvBayesConfig(pre_epochs=0, adv_steps=2, adv_lr=0.1, depth=2)},
+    "IID-lite": {"frozen": IIDLiteConfig(width=8, dropout=0.0, pretrain_epochs=0)},
+    "ERM-CutMix": {"default": ERMCutMixConfig(width=8)},
     "deepCORAL": {"default": DeepCORALConfig(penalty_weight=2.0)},
     "groupDRO": {"default": GroupDROConfig(step_size=0.5)},
     "IRM": {"default": IRMConfig(lam=3.0, penalty_anneal_iters=1)},
+    "LISA": {"default": MethodConfig()},
+    "ARM-BN": {"default": MethodConfig()},
+    "CS-ARM-BN": {"default": MethodConfig()},
+    "IRMX-PAIR": {"default": IRMXPairConfig(domains=3, domain_rows=2)},
+    "IRMX": {"default": IRMXConfig(domains=3, domain_rows=2)},
+    "MixStyle": {
+        "default": MixStyleConfig(),
+        "crossdomain": MixStyleConfig(p=1.0, alpha=1.0, mix="crossdomain"),
+    },
+    "DANN": {"default": DANNConfig(gamma=0.5, ramp=False)},
 }
 
 THREE = (0, 1, 1, 0, 2, 2)  # bio-batch ids of a batch

@@ -1,0 +1,41 @@
+"""From a loader's batch to what a method sees: views, or augmented and mixed images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from abra_wilds.config import DataConfig
+from abra_wilds.data.mixing import mix
+from abra_wilds.data.transforms import augment
+from abra_wilds.data.views import make_views
+from abra_wilds.types import Batch, ViewPlan
+
+
+def learned_rows(batch: Batch, device: torch.device) -> Tensor | slice:
+    """Which rows of a batch on the host are not context, to index with on the device."""
+    if batch.context is None:
+        return slice(None)
+    return torch.nonzero(~batch.context).flatten().to(device, non_blocking=True)
+
+
+def method_batch(
+    batch: Batch, d: DataConfig, views: ViewPlan | None, draws: torch.Generator, rng: np.random.Generator
+) -> Batch:
+    """The batch that a training step is made of.
+
+    Args:
+        batch: as the loader hands it over, on the method's device.
+        d: how images are augmented and mixed.
+        views: what the method's `view_plan` asks for; these then take the place of augmentation.
+        draws: of augmentation and views.
+        rng: of mixing.
+    """
+    if views is not None:
+        made = make_views(batch.x, views, draws)
+        return replace(batch, x=made[0], views=made)
+    batch = replace(batch, x=augment(batch.x, d.transform, draws, d.size))
+    return mix(batch, d.mix, rng, d.cutmix_alpha, d.cutmix_prob)

@@ -1,0 +1,169 @@
+"""`abra-wilds predict`: a saved model's predictions, with any test-time adaptation, beside its run.
+
+They go into a folder of their own, because WILDS' official evaluator takes the first file whose name begins
+with rxrx1_split:SPLIT_seed:SEED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.cli import add_flag
+from abra_wilds.config import OWN_LOOP, SECTIONS, RunConfig, flag_name, flag_of, sections
+from abra_wilds.engine.folder import CONFIG, RunFolder, read_config
+from abra_wilds.engine.results import evaluate_checkpoint
+from abra_wilds.engine.setup import Setup, prepare
+from abra_wilds.errors import InputError
+from abra_wilds.methods import get_method
+from abra_wilds.options import default_of, typed
+from abra_wilds.presets import refuse_idle
+from abra_wilds.records import Record
+
+# Flags of the main command that a prediction may set anew; what is not given is as in the run.
+FLAGS = ("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min", "root_dir", "device", "loader_kwargs")
+CHECKPOINT = re.compile(r"(?P<dataset>.+)_seed:(?P<seed>\d+)_epoch:(?P<label>[^:]+)_model\.pth")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="DATASET_seed:S_epoch:E_model.pth of a run")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="splits to predict; unset: all but train")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where everything goes; unset: tta_NAME in the run's folder"
+    )
+    for section in SECTIONS.values():
+        for f in fields(section):
+            if f.name in FLAGS:
+                add_flag(parser, f.name, flag_of(f), "as in the run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
+    given = {name: value for name, value in vars(args).items() if name in FLAGS}
+    if "loader_kwargs" in given:
+        given["loader_kwargs"] = dict(given["loader_kwargs"])
+    out = None if args.out is None else Path(args.out)
+    predict_saved(Path(args.checkpoint), args.split, out, given)
+    return 0
+
+
+def predict_saved(
+    checkpoint: Path,
+    splits: Sequence[str] | None = None,
+    out: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> list[Record]:
+    """Predict splits with a saved model, and write predictions, scores and records into a folder.
+
+    Args:
+        checkpoint: a model file of a run, with the run's config.json beside it.
+        splits: which; None for all but train.
+        out: the folder; None for `tta_NAME` beside the checkpoint.
+        flags: those of FLAGS that differ from the run's.
+
+    Raises:
+        InputError: if anything does not fit, or would be overwritten.
+    """
+    named = CHECKPOINT.fullmatch(checkpoint.name)
+    if named is None or not checkpoint.is_file():
+        raise InputError(
+            f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
+        )
+    own = RunFolder(checkpoint.parent, named["dataset"], int(named["seed"]))
+    config = changed(saved_config(own), dict(flags or {}))
+    setup = only(prepare(config), splits)
+    name = config.eval.adaptation or "none"
+    folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
+    check_free(own, folder, list(setup.eval_loaders), named["label"])
+    return evaluate_checkpoint(config, setup, folder, checkpoint, named["label"])
+
+
+def saved_config(folder: RunFolder) -> RunConfig:
+    """The configuration in a run's config.json; what an older version did not record is the default.
+
+    Raises:
+        InputError: if there is none.
+    """
+    content = read_config(folder)
+    values = content.get("values", {})
+    if "algorithm" not in values:
+        raise InputError(f"{folder.path / CONFIG} is missing or names no algorithm; restore it from the run")
+    algorithm = values["algorithm"]
+
+    def build(section: type) -> Any:
+        names = {f: flag_name(f, algorithm) for f in fields(section)}
+        return section(
+            **{
+                f.name: typed(name, values[name], flag_of(f), default_of(f))
+                for f, name in names.items()
+                if name in values
+            }
+        )
+
+    parts = {name: build(section) for name, section in sections(get_method(algorithm).Config)}
+    return RunConfig(
+        algorithm, content["preset"], content["origin"], **parts, loop=values.get("loop", OWN_LOOP)
+    )
+
+
+def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
+    """The run's configuration with other flags, set to predict every split.
+
+    Raises:
+        InputError: for a value that is not allowed or would have no effect.
+    """
+    wanted = {**flags, "evaluate_all_splits": True, "eval_splits": (), "save_pred": True}
+    parts = {}
+    for section, kind in SECTIONS.items():
+        new = {
+            f.name: typed(f.name, wanted[f.name], flag_of(f), default_of(f))
+            for f in fields(kind)
+            if f.name in wanted
+        }
+        parts[section] = replace(getattr(config, section), **new)
+    config = replace(config, **parts)
+    refuse_idle(config, flags)
+    return config
+
+
+def only(setup: Setup, splits: Sequence[str] | None) -> Setup:
+    """What a run works on, with some of its splits to predict.
+
+    Raises:
+        InputError: for a split that does not exist.
+    """
+    for split in splits or ():
+        if split not in setup.eval_loaders:
+            raise InputError(f"--split got {split!r}; choose among {', '.join(setup.eval_loaders)}")
+    wanted = setup.eval_loaders if splits is None else dict.fromkeys(splits)
+    return replace(setup, eval_loaders={split: setup.eval_loaders[split] for split in wanted})
+
+
+def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str) -> None:
+    """Make the folder of a prediction, unless anything would be overwritten or mistaken for the run's.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    if folder.path.resolve() == own.path.resolve():
+        raise InputError(
+            f"--out {folder.path} is the run's own folder, where WILDS' evaluator would take these "
+            "predictions for the run's; give another folder"
+        )
+    for split in splits:
+        if folder.predictions(split, label).exists():
+            raise InputError(
+                f"{folder.predictions(split, label)} exists and is not overwritten; remove it, or give "
+                "another folder by --out"
+            )
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(
+            f"--out {folder.path} cannot be made ({fault.strerror}); give another folder"
+        ) from None

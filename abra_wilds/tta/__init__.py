@@ -1,0 +1,1 @@
+"""Test-time adaptation: whose batch-norm statistics predict an image."""

@@ -1,0 +1,99 @@
+"""Other batch-norm statistics for a while: the module is left as it was found, bit for bit.
+
+Everything here works in evaluation mode. A batch norm normalises by its buffers there, so that other buffers
+are other statistics; momentum, num_batches_tracked, dropout and stochastic depth stay out of it, and
+processes do not wait for one another (SyncBatchNorm).
+
+Letters: N images, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abra_wilds.errors import InputError
+from abra_wilds.functional.precision import at_least_fp32
+from abra_wilds.functional.stats import instance_moments
+from abra_wilds.nets.staged import BATCH_NORMS
+
+
+def tracking_norms(module: nn.Module) -> list[Any]:
+    """The batch norms that have running statistics."""
+    return [m for m in module.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
+
+
+@contextmanager
+def buffers_put_back(module: nn.Module) -> Iterator[None]:
+    """Whatever statistics batch norms hold inside, they hold their own again afterwards."""
+    norms = tracking_norms(module)
+    own = [(m.running_mean, m.running_var) for m in norms]
+    try:
+        yield
+    finally:
+        for m, (mean, var) in zip(norms, own, strict=True):
+            m.running_mean, m.running_var = mean, var
+
+
+@contextmanager
+def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]:
+    """Inside, each batch norm takes its input's statistics before it normalises; the last ones stay.
+
+    With a prior M they are mixed with those it held at the start: mu = (M mu_s + N mu_t) / (M + N), and var
+    alike (Schneider et al. 2020, arXiv 2006.16971). var_t divides by N h w as training mode does and
+    var_s is the unbiased one that evaluation mode uses, so that M = 0 is training mode and M = inf evaluation
+    mode, each exactly; the reference implementation takes both unbiased, and its M = 0 is not quite training
+    mode. A batch norm sees what the mixed ones before it made.
+
+    Args:
+        module: in evaluation mode, inside `buffers_put_back`.
+        prior: M, in images.
+
+    Raises:
+        InputError: for an input with one value a channel, which has no spread.
+    """
+    norms = tracking_norms(module)
+    hooks = [m.register_forward_pre_hook(_Mixing(m.running_mean, m.running_var, prior)) for m in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Mixing:
+    """Gives a batch norm, before it runs, the statistics of its input mixed with its own."""
+
+    def __init__(self, mean: Tensor, var: Tensor, prior: float):
+        self.mean, self.var, self.prior = mean, var, prior
+
+    def __call__(self, norm: Any, args: tuple[Tensor, ...]) -> None:
+        mean, var = moments(args[0])
+        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + len(args[0]))
+        norm.running_mean = torch.lerp(mean.to(self.mean.dtype), self.mean, share)  # exact at both ends
+        norm.running_var = torch.lerp(var.to(self.var.dtype), self.var, share)
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel, (C,) each, float32 or better.
+
+    Args:
+        x: (N, C) or (N, C, ...).
+
+    Raises:
+        InputError: for one value a channel.
+    """
+    N, C = x.shape[:2]
+    if x.numel() == C:
+        raise InputError(
+            "test-time adaptation got one image whose feature map is a single pixel, and one value has no "
+            "spread; raise --tta_min to 2 or more"
+        )
+    mean, var = instance_moments(at_least_fp32(x).reshape(N, C, -1, 1))
+    between, mu = torch.var_mean(mean, dim=0, correction=0)
+    return mu, var.mean(0) + between

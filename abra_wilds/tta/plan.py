@@ -1,0 +1,119 @@
+"""Which images share statistics: the bio-batches and passes of a split, and the count of them for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from abra_wilds.data.controls import control_rows
+from abra_wilds.data.passes import Adapted
+from abra_wilds.data.samplers import Rows, SequentialSampler, even_chunks, members_of
+from abra_wilds.data.wilds_data import make_grouper
+from abra_wilds.errors import InputError
+from abra_wilds.eval_config import TTA_GROUPS, EvalConfig
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adapted]:
+    """The bio-batches of a split and their passes, for any --tta but none.
+
+    A bio-batch is what the split has of it: of an experiment, id_test has the second site alone.
+
+    Args:
+        subset: the split.
+        e: which adaptation.
+        batch_size: --batch_size.
+
+    Raises:
+        InputError: if batches are too small, or it is not known which wells are controls.
+    """
+    if e.tta == "batch_bn":
+        return batch_plan(len(subset), e, batch_size)
+    grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
+    members = list(members_of(grouper.metadata_to_group(subset.metadata_array).numpy()).values())
+    if e.tta == "controls_bn":
+        is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
+        return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members]
+    return [Adapted(tuple(even_chunks(m, e.tta_batch_size or len(m))), len(m) >= e.tta_min) for m in members]
+
+
+def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[Adapted]:
+    """The batches of n rows in dataset order, each for itself.
+
+    Raises:
+        InputError: if none has --tta_min images.
+    """
+    size = e.tta_batch_size or batch_size
+    if size < e.tta_min:
+        raise InputError(
+            f"--tta batch_bn with batches of {size} images would never use their statistics, since --tta_min "
+            f"is {e.tta_min}; raise --tta_batch_size or lower --tta_min"
+        )
+    batches = SequentialSampler(n, size).batches(np.random.default_rng(0))
+    return [Adapted((rows,), len(rows) >= e.tta_min) for rows in batches]
+
+
+def controls_plan(rows: Rows, is_control: np.ndarray, least: int, batch_size: int) -> Adapted:
+    """A bio-batch with its controls in the first pass, all of them; the others follow in any number.
+
+    Args:
+        rows: (n,) of the bio-batch.
+        is_control: (n,) which of them show controls.
+        least: controls that are needed.
+        batch_size: most images of the other passes.
+    """
+    controls, others = rows[is_control], rows[~is_control]
+    if len(controls) < least:
+        return Adapted(tuple(even_chunks(rows, batch_size)), False)
+    return Adapted((controls, *(even_chunks(others, batch_size) if len(others) else ())), True)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a split's predictions were adapted with.
+
+    Attributes:
+        images: of the split.
+        bio_batches: of the split; for batch_bn, batches.
+        passes: forward passes.
+        sources: (fewest, most) images whose statistics were taken together; (0, 0) where none were.
+        cut: bio-batches that were cut, each part with its own statistics.
+        unadapted: images predicted with the running statistics, because there were fewer than --tta_min.
+    """
+
+    images: int
+    bio_batches: int
+    passes: int
+    sources: tuple[int, int]
+    cut: int
+    unadapted: int
+
+    def line(self, split: str, e: EvalConfig) -> str:
+        """One line for the log."""
+        unit = {"batch_bn": "batches"}.get(e.tta, f"{e.tta_group}s")
+        what = "control images" if e.tta == "controls_bn" else "images"
+        fewest, most = self.sources
+        return (
+            f"--tta {e.tta} on {split}: {self.images:,} images, {self.bio_batches:,} {unit}, "
+            f"{self.passes:,} passes; statistics of {fewest} to {most} {what}; {self.cut} cut; "
+            f"{self.unadapted:,} images with running statistics (fewer than {e.tta_min})"
+        )
+
+
+def tally(plan: Sequence[Adapted], e: EvalConfig) -> Tally:
+    """Count a plan."""
+    used = 1 if e.tta == "controls_bn" else None
+    sources = [len(rows) for group in plan if group.adapted for rows in group.passes[:used]]
+    return Tally(
+        images=sum(map(len, plan)),
+        bio_batches=len(plan),
+        passes=sum(len(group.passes) for group in plan),
+        sources=(min(sources), max(sources)) if sources else (0, 0),
+        cut=0 if used else sum(len(group.passes) > 1 for group in plan),
+        unadapted=sum(len(group) for group in plan if not group.adapted),
+    )

@@ -1,0 +1,248 @@
+"""Who shares statistics with whom: bio-batches, parts, controls, and the count of them in one line."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from abra_wilds import run_config
+from abra_wilds.data.controls import control_rows
+from abra_wilds.data.passes import Adapted, PassSampler
+from abra_wilds.data.wilds_data import load_dataset, split_subset
+from abra_wilds.eval_config import EvalConfig
+from abra_wilds.tta.plan import split_plan, tally
+from abra_wilds.types import InputError
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def dataset(root):
+    """Two lines; of an experiment two plates, with 16 images in val and test and 8 in id_test."""
+    return load_dataset("rxrx1", root)
+
+
+def described(dataset, subset, group):
+    """(experiment, plate) pairs of a bio-batch."""
+    experiment, plate = (dataset.metadata_fields.index(name) for name in ("experiment", "plate"))
+    m = subset.metadata_array[np.concatenate(group.passes)]
+    return set(zip(m[:, experiment].tolist(), m[:, plate].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("split", runs.SPLITS)
+@pytest.mark.parametrize(
+    "e",
+    [
+        EvalConfig(tta="batch_bn", tta_min=2),
+        EvalConfig(tta="plate_bn", tta_min=2, tta_batch_size=5),
+        EvalConfig(tta="mixed_bn", tta_group="experiment"),
+        EvalConfig(tta="controls_bn", tta_min=1),
+    ],
+    ids=lambda e: e.adaptation,
+)
+def test_every_row_comes_once(dataset, split, e):
+    subset = split_subset(dataset, split)
+    plan = split_plan(subset, e, 8)
+    sampler = PassSampler(plan, 3)
+    rows = list(chain(*sampler))
+    assert sorted(rows) == list(range(len(subset))) and sampler.images_per_epoch == len(subset)
+    assert list(chain(*(p for group in plan for p in group.passes))) == rows, "and in the order of the plan"
+    assert len(sampler) == sum(map(sum, sampler.reads)) == len(list(sampler))
+    assert max(map(len, sampler)) <= 3 and list(sampler) == list(sampler)
+
+
+def test_a_bio_batch_is_a_plate_or_an_experiment_whatever_training_grouped_by(dataset):
+    val = split_subset(dataset, "val")
+    plates = split_plan(val, EvalConfig(tta="plate_bn"), 8)
+    assert [(len(g), len(g.passes), g.adapted) for g in plates] == [(16, 1, True)] * 4
+    assert all(len(described(dataset, val, group)) == 1 for group in plates)
+    experiments = split_plan(val, EvalConfig(tta="plate_bn", tta_group="experiment"), 8)
+    assert [len(group.passes[0]) for group in experiments] == [32, 32]
+    assert all(len({e for e, _ in described(dataset, val, group)}) == 1 for group in experiments)
+
+
+def test_a_larger_bio_batch_is_cut_into_near_equal_parts(dataset):
+    e = EvalConfig(tta="plate_bn", tta_min=2, tta_batch_size=6)
+    plan = split_plan(split_subset(dataset, "val"), e, 8)
+    assert [[len(rows) for rows in group.passes] for group in plan] == [[6, 5, 5]] * 4
+    found = tally(plan, e)
+    assert (found.cut, found.passes, found.sources, found.unadapted) == (4, 12, (5, 6), 0)
+    assert found.line("val", e) == (
+        "--tta plate_bn on val: 64 images, 4 plates, 12 passes; statistics of 5 to 6 images; 4 cut; "
+        "0 images with running statistics (fewer than 2)"
+    )
+
+
+def test_a_small_bio_batch_is_predicted_with_the_running_statistics_and_counted(dataset):
+    e = EvalConfig(tta="plate_bn")
+    plan = split_plan(split_subset(dataset, "id_test"), e, 8)
+    assert [(len(group), group.adapted) for group in plan] == [(8, False)] * 8
+    assert tally(plan, e).line("id_test", e) == (
+        "--tta plate_bn on id_test: 64 images, 8 plates, 8 passes; statistics of 0 to 0 images; 0 cut; "
+        "64 images with running statistics (fewer than 16)"
+    )
+
+
+def test_no_part_of_a_large_bio_batch_is_too_small():
+    for least, size, n in ((16, 32, 33), (16, 40, 41), (2, 5, 6), (1, 2, 3)):
+        assert EvalConfig(tta="plate_bn", tta_min=least, tta_batch_size=size)
+        assert n // -(-n // size) >= least
+
+
+def test_batches_in_dataset_order_end_in_a_rest_that_is_counted(dataset):
+    e = EvalConfig(tta="batch_bn", tta_min=5, tta_batch_size=10)
+    plan = split_plan(split_subset(dataset, "val"), e, 8)
+    assert np.concatenate([group.passes[0] for group in plan]).tolist() == list(range(64))
+    assert [(len(g), g.adapted) for g in plan] == [*[(10, True)] * 6, (4, False)]
+    assert tally(plan, e).line("val", e) == (
+        "--tta batch_bn on val: 64 images, 7 batches, 7 passes; statistics of 10 to 10 images; 0 cut; "
+        "4 images with running statistics (fewer than 5)"
+    )
+
+
+def test_batches_that_never_reach_the_least_number_are_refused(dataset):
+    with pytest.raises(InputError, match=r"batches of 8 images would never use .* --tta_min is 16; raise"):
+        split_plan(split_subset(dataset, "val"), EvalConfig(tta="batch_bn"), 8)
+
+
+def test_controls_are_the_first_pass_of_their_bio_batch(dataset):
+    e = EvalConfig(tta="controls_bn", tta_min=2)
+    val = split_subset(dataset, "val")
+    is_control = control_rows(dataset)[val.indices]
+    plan = split_plan(val, e, 8)
+    for group in plan:
+        assert is_control[group.passes[0]].all() and not is_control[np.concatenate(group.passes[1:])].any()
+        assert [len(rows) for rows in group.passes] == [2, 7, 7] and group.adapted
+        assert len(described(dataset, val, group)) == 1
+    assert tally(plan, e).line("val", e) == (
+        "--tta controls_bn on val: 64 images, 4 plates, 12 passes; statistics of 2 to 2 control images; "
+        "0 cut; 0 images with running statistics (fewer than 2)"
+    )
+
+
+def test_a_plate_with_too_few_controls_is_predicted_with_the_running_statistics(dataset):
+    e = EvalConfig(tta="controls_bn", tta_min=3)
+    plan = split_plan(split_subset(dataset, "val"), e, 8)
+    assert not any(group.adapted for group in plan) and tally(plan, e).unadapted == 64
+    assert max(len(rows) for group in plan for rows in group.passes) == 8
+
+
+def test_controls_alone_are_one_pass():
+    from abra_wilds.tta.plan import controls_plan
+
+    rows, yes = np.arange(4), np.ones(4, dtype=bool)
+    assert [p.tolist() for p in controls_plan(rows, yes, 2, 8).passes] == [[0, 1, 2, 3]]
+
+
+def test_adapted_has_the_length_of_its_rows():
+    assert len(Adapted((np.arange(3), np.arange(2)), True)) == 5
+
+
+# controls
+
+
+def edited(sim_root, tmp_path, change):
+    return load_dataset("rxrx1", runs.small_root(sim_root, tmp_path / "edited", change))
+
+
+def test_control_wells_are_those_that_metadata_calls_so(dataset, root):
+    rows = pd.read_csv(root / "rxrx1_v1.0" / "metadata.csv")
+    found = control_rows(dataset)
+    assert found.dtype == bool and found.tolist() == (rows["well_type"] == "negative_control").tolist()
+    assert found.mean() == 1 / 8
+
+
+def test_positive_controls_are_controls(sim_root, tmp_path):
+    def change(rows):
+        return rows.assign(well_type=rows["well_type"].mask(rows["sirna_id"] == 3, "positive_control"))
+
+    data = edited(sim_root, tmp_path, change)
+    assert control_rows(data).tolist() == np.isin(data.y_array.numpy(), [3, 8]).tolist()
+
+
+def test_without_the_column_the_class_ids_of_rxrx1_say_it(sim_root, tmp_path):
+    data = edited(sim_root, tmp_path, lambda rows: rows.drop(columns="well_type"))
+    with pytest.raises(
+        InputError, match=r"has no column well_type, and 9 classes .* add the column with treat"
+    ):
+        control_rows(data)
+    data._n_classes, data._y_array = 1139, data._y_array + 1103  # 1103..1111
+    assert control_rows(data).tolist() == (data.y_array >= 1108).tolist()
+
+
+@pytest.mark.parametrize(("value", "shown"), [("control", "'control'"), (None, "'nan'")])
+def test_another_kind_of_well_is_named(sim_root, tmp_path, value, shown):
+    def change(rows):
+        rows = rows.reset_index(drop=True)
+        rows.loc[4, "well_type"] = value
+        return rows
+
+    with pytest.raises(InputError, match=f"must be one of treatment, .*; line 6 has {shown}; correct it"):
+        control_rows(edited(sim_root, tmp_path, change))
+
+
+# flags
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"tta": "adabn"},
+            "--tta must be one of none, batch_bn, plate_bn, mixed_bn, controls_bn; got 'adabn'",
+        ),
+        (
+            {"tta": "plate_bn", "tta_group": "well"},
+            "--tta_group must be one of plate, experiment; got 'well'",
+        ),
+        ({"tta": "mixed_bn", "tta_prior": -1.0}, "--tta_prior must be 0 or more, inf included; got -1.0"),
+        ({"tta": "plate_bn", "tta_min": 0}, "--tta_min must be 1 or more; got 0"),
+        ({"tta": "plate_bn", "tta_batch_size": 31}, "must be 0, or 32 or more .with --tta_min 16.; got 31"),
+        ({"tta": "batch_bn", "tta_batch_size": 15}, "must be 0, or 16 or more .with --tta_min 16.; got 15"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(given, said):
+    with pytest.raises(InputError, match=said):
+        run_config("ERM", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "needs"),
+    [
+        ({"tta_group": "plate"}, "--tta plate_bn or mixed_bn or controls_bn"),
+        ({"tta": "batch_bn", "tta_group": "plate"}, "--tta plate_bn or mixed_bn or controls_bn"),
+        ({"tta": "controls_bn", "tta_batch_size": 64}, "--tta batch_bn or plate_bn or mixed_bn"),
+        ({"tta": "plate_bn", "tta_prior": 4.0}, "--tta mixed_bn"),
+        ({"tta_min": 4}, "--tta batch_bn or plate_bn or mixed_bn or controls_bn"),
+        ({"tta": "plate_bn", "eval_loader": "group"}, "--tta none"),
+    ],
+)
+def test_idle_flags_are_refused(given, needs):
+    with pytest.raises(InputError, match=f"would have no effect here: it works with {needs}"):
+        run_config("ERM", **given)
+
+
+@pytest.mark.parametrize(
+    ("e", "word"),
+    [
+        (EvalConfig(), None),
+        (EvalConfig(tta="plate_bn"), "plate_bn"),
+        (EvalConfig(tta="batch_bn", tta_group="experiment", tta_prior=3.0), "batch_bn"),
+        (EvalConfig(tta="plate_bn", tta_group="experiment", tta_batch_size=128), "plate_bn_experiment_b128"),
+        (EvalConfig(tta="mixed_bn", tta_prior=0.5, tta_min=4), "mixed_bn_m0.5_min4"),
+        (EvalConfig(tta="controls_bn", tta_batch_size=64), "controls_bn"),
+    ],
+)
+def test_records_name_the_adaptation_with_what_is_not_the_default(e, word):
+    assert e.adaptation == word
+
+
+def test_every_setting_is_in_the_digest():
+    base = run_config("ERM", tta="plate_bn").digest()
+    others = [
+        run_config("ERM", tta="plate_bn", **more).digest()
+        for more in ({"tta_group": "experiment"}, {"tta_batch_size": 64}, {"tta_min": 4})
+    ]
+    assert len({base, *others, run_config("ERM").digest()}) == 5
