@@ -63,7 +63,8 @@ class Trainee:
 
 def model_of(name: str, args: argparse.Namespace) -> str:
     """The backbone that a row is measured on."""
-    return MODELS.get(name, name.removeprefix("ERM ") if name in REFERENCES else args.model)
+    named = name.removeprefix("ERM ") if name in REFERENCES[1:] else args.model
+    return MODELS.get(name, str(named))
 
 
 def reference_of(name: str) -> str:

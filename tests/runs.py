@@ -22,6 +22,7 @@ from torch import nn
 
 from abra_wilds.nets import backbones
 from abra_wilds.nets.staged import STAGES, StagedNet
+from tests.helpers import tiny_vit
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPLITS = ("val", "test", "id_test")
@@ -29,6 +30,18 @@ SPLITS = ("val", "test", "id_test")
 CORE = ("ERM", "ABRA", "deepCORAL", "groupDRO", "IRM")
 # What single methods need to be quick, and to fit the small data set.
 OWN: dict[str, dict[str, Any]] = {
+    "SimCLR": {"simclr_hidden": 16, "simclr_out": 8, "simclr_probe_epochs": 2},
+    "BYOL": {"byol_hidden": 16, "byol_out": 8, "byol_probe_epochs": 2},
+    "DINOv2": {
+        "model": "vit_small",
+        "dinov2_prototypes": 32,
+        "dinov2_hidden": 16,
+        "dinov2_bottleneck": 8,
+        "dinov2_n_local": 2,
+        "dinov2_global_size": 16,
+        "dinov2_local_size": 16,
+        "dinov2_probe_epochs": 2,
+    },
     "IRM": {"n_groups_per_batch": 4},
     "deepCORAL": {"n_groups_per_batch": 4},
     "CS-ARM-BN": {"batch_size": 4, "tta_min": 2},
@@ -72,9 +85,15 @@ def tiny_backbone(name: str, in_channels: int, pretrained: bool, new_stem: bool)
     return StagedNet(stages, channels)
 
 
+def tiny_transformer(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
+    """Four blocks on patches of 2 pixels."""
+    return tiny_vit(in_channels=in_channels)
+
+
 def use_tiny_backbone(patch: Any) -> None:
-    """Let --model resnet18 mean the tiny network, through a pytest MonkeyPatch."""
+    """Let --model resnet18 and vit_small mean tiny networks, through a pytest MonkeyPatch."""
     patch.setitem(backbones.BACKBONES, "resnet18", tiny_backbone)
+    patch.setitem(backbones.BACKBONES, "vit_small", tiny_transformer)
 
 
 def settings(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any) -> dict[str, Any]:
@@ -141,11 +160,10 @@ def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 120) ->
     (log_dir / ".reached").unlink()
 
 
-def state(log_dir: Path, epoch: str = "last", seed: int = 0) -> dict[str, Any]:
+def state(log_dir: Path, epoch: str = "last", seed: int = 0, dataset: str = "rxrx1") -> dict[str, Any]:
     """The content of a checkpoint."""
-    return torch.load(
-        log_dir / f"rxrx1_seed:{seed}_epoch:{epoch}_model.pth", map_location="cpu", weights_only=True
-    )
+    path = log_dir / f"{dataset}_seed:{seed}_epoch:{epoch}_model.pth"
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def texts(log_dir: Path) -> dict[str, str]:
@@ -215,7 +233,7 @@ def main() -> int:
     from abra_wilds import cli
     from abra_wilds.engine import fit as fit_module
 
-    backbones.BACKBONES["resnet18"] = tiny_backbone
+    backbones.BACKBONES |= {"resnet18": tiny_backbone, "vit_small": tiny_transformer}
     wait_at, taken, step = int(os.environ.get(WAIT, -1)), [0], fit_module.step
     log_dir = Path(sys.argv[sys.argv.index("--log_dir") + 1])
 

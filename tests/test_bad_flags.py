@@ -15,7 +15,7 @@ def tiny(monkeypatch):
 
 # Command line: (algorithm, flags, parts of the sentence)
 FLAGS = [
-    ("ERMM", {}, ("unknown algorithm 'ERMM'", "choose one of ERM, ABRA, deepCORAL, groupDRO, IRM")),
+    ("ERMM", {}, ("unknown algorithm 'ERMM'", "choose one of ERM, SimCLR, BYOL")),
     ("ERM", {"preset": "mine"}, ("--preset must be one of paper, wilds", "got 'mine'")),
     ("ERM", {"dataset": "camelyon17"}, ("--dataset must be one of rxrx1", "got 'camelyon17'")),
     ("ERM", {"model": "vgg"}, ("--model must be one of resnet18, resnet50", "got 'vgg'")),

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from abra_wilds import METHODS
 from abra_wilds.cli import main, parse
 from abra_wilds.records import read_records
 from tests import runs
@@ -19,7 +18,7 @@ def tiny():
         yield
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_dry_run_says_what_would_happen_and_writes_nothing(root, tmp_path, capsys, name):
     argv = runs.command(root, tmp_path / "run", name, n_epochs=5, gradient_accumulation_steps=3)
     assert main([*argv, "--dry_run"]) == 0

@@ -81,13 +81,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def saved_epoch(path: Path) -> int:
-    """The last complete epoch of a checkpoint; -1 where there is none.
+def read_progress(path: Path) -> Progress:
+    """How far the run of a checkpoint had come.
 
     Raises:
-        InputError: if the file is no checkpoint.
+        InputError: if there is none, or the file is no checkpoint.
     """
-    return int(read_checkpoint(path).get("epoch", -1)) if path.exists() else -1
+    return progress_of(read_checkpoint(path))
+
+
+def progress_of(state: Mapping[str, Any]) -> Progress:
+    """The progress in a checkpoint's content; what an older version did not record is 0."""
+    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
 
 
 def load_checkpoint(
@@ -116,7 +121,7 @@ def load_checkpoint(
             optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as fault:
         raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
-    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
+    return progress_of(state)
 
 
 def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:

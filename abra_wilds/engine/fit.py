@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.wilds_data import is_simulated
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, saved_epoch
+from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.heads import check_head, train_heads
@@ -54,7 +54,7 @@ def fit(config: RunConfig) -> list[Record]:
     if t.resume:
         check_same_run(folder, config)
     if resuming:
-        in_heads = saved_epoch(folder.model("last")) >= o.n_epochs
+        in_heads = read_progress(folder.model("last")).epoch >= o.n_epochs
         done = load_checkpoint(folder.model("last"), method, None if in_heads else optimizer)
     log = TextLog(folder.path / "log.txt")
     csvs = csv_logs(setup, folder)

@@ -35,7 +35,7 @@ def method_batch(
         rng: of mixing.
     """
     if views is not None:
-        made = make_views(batch.x, views, draws)
+        made = make_views(batch.x, views, draws, d.size)
         return replace(batch, x=made[0], views=made)
     batch = replace(batch, x=augment(batch.x, d.transform, draws, d.size))
     return mix(batch, d.mix, rng, d.cutmix_alpha, d.cutmix_prob)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from abra_wilds.config import RunConfig
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import is_simulated
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from abra_wilds.engine.consumed import consumed
 from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder, read_config
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
@@ -77,7 +77,13 @@ def evaluate_checkpoint(
     if config.train.save_pred:
         for split, y_pred in predictions.items():
             save_predictions(folder.predictions(split, label), y_pred)
-    return conclude(config, setup, method, folder, log, saved, [(label, saved.epoch)])
+    spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
+    return conclude(config, setup, method, folder, log, spent, [(label, saved.epoch)])
+
+
+def run_progress(last: Path, saved: Progress) -> Progress:
+    """What a run consumed until its last epoch, since picking one took them all; until `saved` if that is lost."""
+    return read_progress(last) if last.is_file() else saved
 
 
 def evaluate_splits(

@@ -7,6 +7,7 @@ re-estimated batch-norm statistics are the functions that our own loop calls.
 from __future__ import annotations
 
 import copy
+import csv
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,6 @@ from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learni
 from abra_wilds.engine.setup import build_method, make_loaders
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.evaluate import plain_images, reestimate_bn
-from abra_wilds.harness.arguments import check_method
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepContext, Target
 
@@ -104,9 +104,11 @@ class HarnessAlgorithm:
         return mix(ours, d.mix, rng, d.cutmix_alpha, d.cutmix_prob)
 
     def logged(
-        self, batch: Batch, logits: Tensor, objective: float, logs: Mapping[str, Tensor]
+        self, batch: Batch, logits: Tensor | None, objective: float, logs: Mapping[str, Tensor]
     ) -> dict[str, Any]:
         """Enter a training batch into the checkout's running averages."""
+        if logits is None:
+            logits = no_answers(batch, self.model.info.n_classes)
         results: dict[str, Any] = {"g": batch.g, "y_true": batch.target.y, "y_pred": logits}
         results |= {"metadata": batch.metadata, "objective": objective}
         for name, value in logs.items():
@@ -144,16 +146,16 @@ class HarnessAlgorithm:
     def get_log(self) -> dict[str, Any]:
         """The checkout's averages and the method's logs.
 
-        train_algo.csv gets the columns of its first row, as WILDS writes it: a log that comes later is left
+        train_algo.csv has the columns of its first row, as WILDS writes it: a log that comes later is left
         out, one that is missing is NaN.
         """
         log: dict[str, Any] = super().get_log()  # type: ignore[misc]
         if not self.is_training:
             return log
-        self.columns = self.columns or tuple(self.means)
-        return log | {
-            k: self.means[k][0] / self.means[k][1] if k in self.means else np.nan for k in self.columns
-        }
+        if self.columns is None:
+            self.columns = tuple(self.means)
+        own = [name for name in self.columns if name not in log]
+        return log | {k: self.means[k][0] / self.means[k][1] if k in self.means else np.nan for k in own}
 
     def get_pretty_log_str(self) -> str:
         """The checkout's lines, and one for each log of the method."""
@@ -180,7 +182,29 @@ class HarnessAlgorithm:
             raise FileNotFoundError(path)
         done = load_checkpoint(Path(path), self.model, self.optimizer if training else None)
         self.batches = (done.epoch + 1) * len(self.train_loader)
+        if training:
+            self.columns = columns_of(folder_of(self.run).path / "train_algo.csv")
         return done.epoch, done.best_val_metric
+
+
+def no_answers(batch: Batch, n_classes: int) -> Tensor:
+    """Logits, (N, O + 1), of images that were not classified, for a loop that wants some.
+
+    All are certain of a class that does not exist: none is right, and the cross-entropy is infinite. WILDS
+    would not stand one that is not a number.
+    """
+    logits = torch.full((len(batch), n_classes + 1), -torch.inf, device=batch.x.device)
+    logits[:, -1] = 0
+    return logits
+
+
+def columns_of(path: Path) -> tuple[str, ...] | None:
+    """Those of a log that a resumed run goes on with, but for epoch and batch; None where none begins."""
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        header = next(csv.reader(file), None)
+    return None if header is None else tuple(name for name in header if name not in ("epoch", "batch"))
 
 
 def begins(run: RunConfig) -> bool:
@@ -217,7 +241,6 @@ def build(
     subset, loader = datasets["train"]["dataset"], datasets["train"]["loader"]
     if method is None:
         method = build_method(run, data_info(subset.dataset, subset, grouper), load=begins(run))
-    check_method(method)
     plain = None
     if run.eval.bn_stats == "precise" and not run.eval.eval_only:
         plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)

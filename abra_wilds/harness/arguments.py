@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
-from abra_wilds.config import RunConfig
+from abra_wilds.config import SPLIT_SCHEMES, RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
@@ -26,6 +26,7 @@ ANSWERED = (
     "wandb_api_key_path",
     "wandb_kwargs",
 )
+LOADERS = ("standard", "group")  # its own
 # Flags of ours that the checkout's loop has no place for.
 NO_PLACE = {
     "config": "write the settings as flags",
@@ -64,10 +65,9 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
         InputError: for whatever one of our methods cannot be run with.
     """
     ours = {name: method for method, name in names.items()}
-    peek = Parser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--algorithm")
-    asked = peek.parse_known_args(argv)[0].algorithm
-    if asked not in ours or {"-h", "--help"} & set(argv):
+    asked, dataset = algorithm_and_dataset(argv)
+    if asked not in ours:
+        check_images(asked, dataset)
         return Request(list(argv), None, {})
     given, rest = read_flags(argv)
     check_foreign(rest, flags)
@@ -91,6 +91,30 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
     if run.train.progress_bar is None and sys.stderr.isatty():
         line += ["--progress_bar", "true"]
     return Request(line, run, its_defaults(run, passed))
+
+
+def algorithm_and_dataset(argv: Sequence[str]) -> tuple[Any, Any]:
+    """What a command line asks for under these two names, whoever reads the rest; (None, None) for help."""
+    if {"-h", "--help"} & set(argv):
+        return None, None
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--algorithm")
+    parser.add_argument("-d", "--dataset")
+    known = parser.parse_known_args(argv)[0]
+    return known.algorithm, known.dataset
+
+
+def check_images(algorithm: str | None, dataset: str | None) -> None:
+    """Raise if an algorithm of the checkout's own is to learn from images that are not RGB.
+
+    Raises:
+        InputError: since its networks and transforms expect three channels.
+    """
+    if algorithm is not None and dataset in SPLIT_SCHEMES and dataset != "rxrx1":
+        raise InputError(
+            f"--algorithm {algorithm} of WILDS takes RGB images, and those of {dataset} have other channels; "
+            "use an algorithm of ours, such as abra:ERM"
+        )
 
 
 def check_foreign(rest: Sequence[str], flags: Collection[str]) -> None:
@@ -136,28 +160,35 @@ def check_given(given: Mapping[str, Any]) -> None:
             f"our own command: torchrun --nproc_per_node {len(devices)} examples/run_expt.py"
         )
     loader = given.get("train_loader", "group")
-    if loader not in ("standard", "group"):
-        raise InputError(
-            f"--train_loader {loader} is a loader of our own command; inside a WILDS checkout one bio-batch a "
-            "batch is --train_loader group --n_groups_per_batch 1"
+    if loader not in LOADERS:
+        instead = (
+            "inside a WILDS checkout one bio-batch a batch is --train_loader group --n_groups_per_batch 1"
+            if loader == "plate"
+            else "train by that, examples/run_expt.py"
         )
+        raise InputError(f"--train_loader {loader} is a loader of our own command; {instead}")
     if given.get("eval_loader", "standard") != "standard":
         raise InputError("--eval_loader must be standard inside a WILDS checkout, which has no other")
 
 
 def check_run(run: RunConfig, given: Mapping[str, Any]) -> None:
-    """Raise for a given value that the checkout would not read.
+    """Raise for a method that a checkout's loop has no place for, or a given value it would not read.
 
     Raises:
-        InputError: with what it needs.
+        InputError: with the reason and what to do.
     """
+    method = get_method(run.algorithm)
+    outside = f"train {run.algorithm} by our own command, examples/run_expt.py"
+    if method.view_plan is not Method.view_plan or method.head_phase is not Method.head_phase:
+        raise InputError(
+            f"{run.algorithm} trains in two phases, and the loop of a WILDS checkout has one; {outside}"
+        )
     if "target_resolution" in given and run.data.transform == "rxrx1":
         raise InputError(
             "--target_resolution would have no effect here: WILDS' rxrx1 transform ignores it; add "
             "--transform paper or leave it out"
         )
-    outside = f"train {run.algorithm} by our own command, examples/run_expt.py"
-    if run.data.train_loader not in ("standard", "group"):
+    if run.data.train_loader not in LOADERS:
         raise InputError(
             f"{run.algorithm} needs --train_loader {run.data.train_loader}, which a WILDS checkout does not "
             f"have; {outside}"
@@ -165,20 +196,7 @@ def check_run(run: RunConfig, given: Mapping[str, Any]) -> None:
     if run.eval.tta != "none":
         raise InputError(
             f"--tta {run.eval.tta} groups images, and a WILDS checkout predicts them in their own order; "
-            + ("adapt the saved model by `abra-wilds predict`" if "tta" in given else outside)
-        )
-
-
-def check_method(method: Method) -> None:
-    """Raise for a method that is more than a loss of augmented images.
-
-    Raises:
-        InputError: since the checkout's loop makes no views and has one phase.
-    """
-    if method.view_plan() is not None or method.head_phase() is not None:
-        raise InputError(
-            f"{method.name} trains in two phases, and the loop of a WILDS checkout has one; train it by our own "
-            "command, examples/run_expt.py"
+            f"train {run.algorithm} with --tta none and adapt the saved model by `abra-wilds predict`"
         )
 
 

@@ -23,7 +23,7 @@ from abra_wilds.engine.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
-from abra_wilds.harness.arguments import Request, check_method, read_request
+from abra_wilds.harness.arguments import Request, read_request
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.session import attribute, opened
 from abra_wilds.methods import METHODS
@@ -58,6 +58,7 @@ class Harness:
             import_module("configs.scheduler").scheduler_defaults,
         )
         self._tables = [(table, dict(table)) for table in tables]
+        self._models = (supported.models, list(supported.models))
 
     def _enter_tables(self, supported: Any) -> None:
         supported.algorithms.extend(self.names.values())
@@ -94,7 +95,9 @@ class Harness:
         """
         request = read_request(argv, self.names, self.checkout.flags())
         for table, entries in self._tables:
+            table.clear()
             table.update(entries)
+        self._models[0][:] = self._models[1]
         self.run = None
         if request.run is not None:
             loop = f"WILDS {self.checkout.version} at {self.checkout.commit()}"
@@ -107,6 +110,8 @@ class Harness:
         tables: Any = import_module("configs.datasets").dataset_defaults
         tables[run.data.dataset] = {**tables[run.data.dataset], **request.defaults, "loop": run.loop}
         import_module("configs.model").model_defaults[run.model.model] = {}
+        if run.model.model not in self._models[0]:  # "timm:NAME"
+            self._models[0].append(run.model.model)
         import_module("configs.scheduler").scheduler_defaults[run.optim.scheduler] = {}
 
     def ready(self, argv: Sequence[str], command: Sequence[str] | None = None) -> list[str]:
@@ -126,7 +131,6 @@ class Harness:
             setup = prepare(config)
             self._dataset = setup.dataset  # the checkout's first request for it gets this one
             self._method = build_method(config, setup.info, load=begins(config))
-            check_method(self._method)
         folder = open_folder(config)
         if config.eval.eval_only:  # whoever trained the model, it predicts the same
             config = replace(config, loop=read_config(folder).get("values", {}).get("loop", config.loop))
@@ -151,11 +155,6 @@ class Harness:
         ) -> Any:
             if dataset not in NAMES or unlabeled or kwargs.get("download"):
                 return original(dataset=dataset, version=version, unlabeled=unlabeled, **kwargs)
-            if self.run is None and dataset != "rxrx1":
-                raise InputError(
-                    f"WILDS' own algorithms take RGB images, which {dataset} does not have; use one of ours, "
-                    "abra:ERM say"
-                )
             # run_expt.py turned it on, and a cut-off image would then load with its lower rows blank.
             ImageFile.LOAD_TRUNCATED_IMAGES = False
             loaded, self._dataset = self._dataset, None

@@ -12,9 +12,10 @@ from abra_wilds.cli import WITHOUT_MEANING, main
 from abra_wilds.errors import InputError
 from abra_wilds.harness.arguments import ANSWERED, NO_PLACE, read_request, words
 from abra_wilds.harness.register import registered
-from tests.runs import assert_says
+from tests.harness.inside import OUTSIDE
+from tests.runs import CORE, assert_says
 
-OURS = [name for name in METHODS if name != "ABRA"]
+OURS = [name for name in METHODS if name not in ("ABRA", *OUTSIDE)]
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_whoever_asks_for_no_algorithm_or_for_help_is_answered_by_the_checkout(a
     assert ask(None, *argv).argv == argv and ask(None, *argv).run is None
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CORE)
 def test_the_checkouts_parser_gets_the_flags_it_knows_and_its_table_the_rest(ask, name, checkout):
     argv = ["--root_dir", "somewhere", "--lr", "0.25", "--new_stem", "--save_pred", "False", "--seed", 4]
     request = ask(name, *argv)

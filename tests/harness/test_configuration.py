@@ -13,6 +13,7 @@ from abra_wilds import METHODS
 from abra_wilds.config import flag_name, flag_of
 from abra_wilds.harness.register import registered
 from abra_wilds.options import default_of
+from tests.runs import CORE
 
 # No more than the tiny data set has, and a multiple of the 4, 8 and 9 bio-batches of defaults and presets.
 BATCH = 72
@@ -104,7 +105,7 @@ def differing(theirs, run, flags):
 
 
 @pytest.mark.parametrize("changed", CHANGED)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CORE)
 def test_every_shared_flag_has_one_value(checkout, sim_root, tmp_path, name, changed):
     flags = dict(CHANGED[changed])
     theirs, run, known = final(checkout, name, sim_root, tmp_path / "log", flags)
@@ -114,7 +115,7 @@ def test_every_shared_flag_has_one_value(checkout, sim_root, tmp_path, name, cha
     assert not theirs["use_data_parallel"] and theirs["loss_function"] == "cross_entropy"
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CORE)
 def test_the_arguments_of_another_schedule_are_the_runs_alone(checkout, sim_root, tmp_path, name):
     flags = {"scheduler": "StepLR", "scheduler_kwargs": "step_size=2 gamma=0.5"}
     theirs, run, known = final(checkout, name, sim_root, tmp_path / "log", flags)
@@ -137,7 +138,7 @@ def other_values(method):
     }
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CORE)
 def test_a_methods_own_numbers_have_one_value_where_the_checkout_knows_them(
     checkout, sim_root, tmp_path, name
 ):
@@ -154,7 +155,7 @@ def test_the_three_baselines_with_numbers_share_them_with_the_checkout(checkout)
     assert own <= shared
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CORE)
 def test_the_checkouts_log_shows_every_value_of_the_run(checkout, sim_root, tmp_path, name):
     _, run, _ = final(checkout, name, sim_root, tmp_path / "log", {"lr": 0.125})
     lines = dict(

@@ -23,6 +23,7 @@ from abra_wilds.harness.checkout import find_checkout
 from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones
 from tests import runs
+from tests.harness.inside import FILES, epochs, line, names_in
 
 STAND_IN = Path(__file__).parent / "fake_checkout"
 # `abra-wilds` with the tiny network; it waits for its end behind the step that the environment names.
@@ -45,13 +46,6 @@ def waiting(*args, **kwargs):
 algorithm.step = waiting
 sys.exit(main())
 """
-FILES = {
-    "config.json",
-    "log.txt",
-    *(f"{split}_{kind}.csv" for split in ("train", *runs.SPLITS) for kind in ("eval", "algo")),
-    *(f"rxrx1_seed:0_epoch:{epoch}_model.pth" for epoch in ("best", "last")),
-    *(f"rxrx1_split:{s}_seed:0_epoch:{epoch}_pred.csv" for s in runs.SPLITS for epoch in ("best", "last")),
-}
 
 
 def git(folder, *args):
@@ -103,23 +97,6 @@ def tiny(monkeypatch):
     runs.use_tiny_backbone(monkeypatch)
 
 
-def line(place, root, log_dir, name, **changes):
-    """The command line of a tiny run of the algorithm that the checkout knows as `name`."""
-    changes = {"device": None, **changes}
-    plain = runs.command(root, log_dir, name.removeprefix("abra:"), **changes)
-    return ["wilds", str(place), "--", "--algorithm", name, *plain[2:]]
-
-
-def epochs(log_dir, split, kind="eval"):
-    """The epochs of a csv's rows."""
-    return [row["epoch"] for row in runs.rows_of(log_dir / f"{split}_{kind}.csv")]
-
-
-def names_in(log_dir):
-    """Names of a folder's entries."""
-    return {path.name for path in log_dir.iterdir()}
-
-
 def evaluated_again(argv, log_dir):
     """Check --eval_only: it repeats the best epoch's rows and predictions, and writes no other file."""
     before = {s: runs.rows_of(log_dir / f"{s}_eval.csv") for s in ("train", *runs.SPLITS)}
@@ -154,7 +131,7 @@ def own_command_takes(root, log_dir, name, tmp_path):
             )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_a_method_trains_evaluates_and_its_weights_serve_our_own_command(
     place, names, tiny, root, tmp_path, name
 ):
@@ -171,7 +148,7 @@ def test_a_method_trains_evaluates_and_its_weights_serve_our_own_command(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", runs.CORE)
 def test_a_method_killed_in_its_second_epoch_resumes_where_the_first_ended(
     place, names, tiny, root, tmp_path, name
 ):

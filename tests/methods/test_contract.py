@@ -233,7 +233,7 @@ def test_each_method_is_found_by_its_name_and_has_a_test_file(name):
 
 def test_an_unknown_method_is_refused_with_the_known_names():
     with pytest.raises(
-        InputError, match="unknown algorithm 'EMR'; choose one of ERM, ABRA, deepCORAL, groupDRO, IRM"
+        InputError, match=r"unknown algorithm 'EMR'; choose one of ERM, .*ABRA, .*deepCORAL, groupDRO, IRM"
     ):
         get_method("EMR")
 
