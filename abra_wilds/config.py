@@ -122,7 +122,7 @@ class ModelConfig:
     """Which backbone, from which weights."""
 
     model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
-    pretrained: bool = option(True, "start from the model's published weights: torchvision's for ImageNet, or timm's")
+    pretrained: bool = option(True, "start from published weights: torchvision's ImageNet ones, or timm's")
     new_stem: bool = option(False, "replace the first convolution by a fresh one (U34, U35)")
     pretrained_model_path: str | None = option(None, "checkpoint whose weights to start from", kind=str)
     load_featurizer_only: bool = option(False, "take the backbone alone from --pretrained_model_path")

@@ -41,7 +41,7 @@ class Record:
         commit: of the source, with "+changes" where it was modified, or "unknown".
         versions: of what computed it.
         wall_s: seconds spent training, evaluations included.
-        consumed: what it cost and what entered it (see engine/consumed.py); empty in records of older versions.
+        consumed: what it cost and what entered it (see engine/consumed.py); empty in older records.
     """
 
     method: str

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 
-class Column(pd.Series):
+class Column(pd.Series):  # type: ignore[misc]
     """A Series with writable values."""
 
     @property
@@ -25,7 +25,7 @@ class Column(pd.Series):
         return np.array(super().values)
 
 
-class Table(pd.DataFrame):
+class Table(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame whose columns have writable values."""
 
     @property

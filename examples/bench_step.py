@@ -2,13 +2,13 @@
 
     python examples/bench_step.py --all --json bench.json
 
-Every method trains the same backbone on the same batch; DINOv2, which needs a ViT, trains vit_small beside an ERM
-of its own. Round after round each takes a step beside one of ERM, in alternating order, and ratios are medians
-over these pairs, so that a machine that slows down slows both. "ABRA two forwards" is Algorithm 1 as written.
-FLOPs are counted by operator, as the mean of `--flop_draws` steps, because some methods draw whether a layer
-acts; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of its own.
-Methods with a phase of frozen features are measured by a step on images. Self-supervised methods get the views
-that they ask for, at the image's size, made beforehand.
+Every method trains the same backbone on the same batch; DINOv2, which needs a ViT, trains vit_small beside an
+ERM of its own. Round after round each takes a step beside one of ERM, in alternating order, and ratios are
+medians over these pairs, so that a machine that slows down slows both. "ABRA two forwards" is Algorithm 1 as
+written. FLOPs are counted by operator, as the mean of `--flop_draws` steps, because some methods draw whether
+a layer acts; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of
+its own. Methods with a phase of frozen features are measured by a step on images. Self-supervised methods get
+the views that they ask for, made beforehand and in proportion to the image.
 """
 
 from __future__ import annotations
@@ -78,10 +78,16 @@ def make_trainee(name: str, args: argparse.Namespace, device: torch.device) -> T
     info = DataInfo(n_classes=1139, in_channels=args.channels, n_groups=255, train_groups=tuple(range(132)))
     cls = get_method("ABRA" if name == LITERAL else "ERM" if name in REFERENCES else name)
     cfg = ABRAConfig(two_forward=True) if name == LITERAL else cls.Config()
-    method = cls(build_net(model_of(name, args), args.channels, pretrained=False), info, cfg).to(device).train()
+    method = (
+        cls(build_net(model_of(name, args), args.channels, pretrained=False), info, cfg).to(device).train()
+    )
     # Behind what some methods train first: the classifier's own steps.
     method.context = StepContext(lr=RATE, log=False, epoch=10**6, progress=0.5)
-    return Trainee(method, make_optimizer(OptimConfig(lr=RATE, weight_decay=0.0), method), make_batch(method, args, device))
+    return Trainee(
+        method,
+        make_optimizer(OptimConfig(lr=RATE, weight_decay=0.0), method),
+        make_batch(method, args, device),
+    )
 
 
 def make_batch(method: Method, args: argparse.Namespace, device: torch.device) -> Batch:
@@ -91,12 +97,17 @@ def make_batch(method: Method, args: argparse.Namespace, device: torch.device) -
     g = torch.arange(N) % n_groups
     y = torch.randint(method.info.n_classes, (N,))
     x = torch.randn(N, C, S, S)
-    plan = method.view_plan()
-    sides = [S if side == 0 or side >= S else max(32, side * S // 256 // 32 * 32) for side in plan.sizes] if plan else []
-    views = tuple(torch.randn(N, C, side, side) for side in sides)
+    views = tuple(torch.randn(N, C, side, side) for side in view_sides(method, S))
     # A third of a batch with control wells is context.
     context = torch.arange(N) % 3 == 2 if method.plan.train_loader == "controls" else None
     return Batch(x, Target(y), g, g[:, None], torch.arange(N), groups_of(g), views, context).to(device)
+
+
+def view_sides(method: Method, S: int) -> list[int]:
+    """Sides of the views of an S pixel image: those that the method asks for of 256 pixels, in proportion."""
+    plan = method.view_plan()
+    asked = [side or 256 for side in plan.sizes] if plan else []
+    return [max(32, side * S // 256 // 32 * 32) for side in asked]
 
 
 def peak_memory(name: str, args: argparse.Namespace) -> int:

@@ -18,11 +18,11 @@ def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) ->
     """The budget and the sources of a run up to where it is.
 
     Returns:
-        images (training images drawn), steps (of the optimiser), forward_equivalents (the training steps' FLOPs in
-        units of one prediction of one image; batch norms and activations are not counted), seconds (evaluations
-        included), labels (images whose label was learned from), batch_statistics (of the images that are
-        predicted enter the predictions), test_images (of the evaluated split change the model), outside_data
-        (what else the first weights have seen, or None).
+        images (training images drawn), steps (of the optimiser), forward_equivalents (the training steps'
+        FLOPs in units of one prediction of one image; batch norms and activations are not counted), seconds
+        (evaluations included), labels (images whose label was learned from), batch_statistics (of the images
+        that are predicted enter the predictions), test_images (of the evaluated split change the model),
+        outside_data (what else the first weights have seen, or None).
     """
     adapted = config.eval.tta != "none"
     return {
@@ -45,7 +45,7 @@ def prediction_flops(config: RunConfig, setup: Setup, method: Method) -> float:
     method.eval()
     with FlopCount() as count:
         method.predict(x)
-    return count.total
+    return float(count.total)
 
 
 def outside_data(config: RunConfig) -> str | None:
@@ -55,4 +55,8 @@ def outside_data(config: RunConfig) -> str | None:
         return f"the weights of {m.pretrained_model_path}"
     if not m.pretrained:
         return None
-    return f"{m.model.removeprefix('timm:')}, published by timm" if m.model.startswith(("timm:", "vit_")) else "ImageNet"
+    return (
+        f"{m.model.removeprefix('timm:')}, published by timm"
+        if m.model.startswith(("timm:", "vit_"))
+        else "ImageNet"
+    )

@@ -18,8 +18,15 @@ from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.heads import check_head, train_heads
 from abra_wilds.engine.inputs import learned_rows, method_batch
-from abra_wilds.engine.logs import Guard, Meter, TextLog
-from abra_wilds.engine.results import adaptation_lines, better, conclude, csv_logs, evaluate_splits, save_epoch
+from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
+from abra_wilds.engine.results import (
+    adaptation_lines,
+    better,
+    conclude,
+    csv_logs,
+    evaluate_splits,
+    save_epoch,
+)
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.step import share_of_step, step
@@ -73,7 +80,7 @@ def fit(config: RunConfig) -> list[Record]:
         initial=min(done.epoch + 1, o.n_epochs) * loader.images_per_epoch,
         unit="img",
         smoothing=0.05,
-        disable=None if t.progress_bar is None else not t.progress_bar,
+        disable=no_bar(t),
     )
 
     for epoch in range(done.epoch + 1, o.n_epochs):
@@ -125,9 +132,9 @@ def fit(config: RunConfig) -> list[Record]:
         )
         shown = f"loss {row['objective']:.3f}"
         if y_pred:  # made while the weights were moving
-            found = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
-            csvs["train_eval"].write({"epoch": epoch, **found})
-            shown = f"train {found['acc_avg']:.3f}"
+            scores = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
+            csvs["train_eval"].write({"epoch": epoch, **scores})
+            shown = f"train {scores['acc_avg']:.3f}"
         if head is not None:  # nothing to evaluate before there is a classifier
             done = replace(done, seconds=done.seconds + time.monotonic() - began)
             save_epoch(config, folder, method, optimizer, done, {}, is_best=False)

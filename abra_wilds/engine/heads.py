@@ -1,8 +1,8 @@
 """The head phase: classifiers on frozen features, trained side by side, after the epochs over images.
 
-Features of every split are computed once. After each epoch the classifier that is best on validation is written
-into the method, with the standardisation of its features folded into its weights, so that whatever is saved
-predicts what its predictions file says. Epochs count on from those over images.
+Features of every split are computed once. After each epoch the classifier that is best on validation is
+written into the method, with the standardisation of its features folded into its weights, so that whatever is
+saved predicts what its predictions file says. Epochs count on from those over images.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from abra_wilds.data.transforms import augment
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder
-from abra_wilds.engine.logs import CsvLog, Meter, TextLog
+from abra_wilds.engine.logs import CsvLog, Meter, TextLog, no_bar
 from abra_wilds.engine.results import Results, better, note_evaluation, save_epoch
 from abra_wilds.engine.schedule import OPTIMIZERS, set_learning_rate
 from abra_wilds.engine.setup import Setup, reading_kwargs
@@ -57,14 +58,22 @@ class Features:
         """Rows (N,) as a batch whose x are features."""
         g, at = self.g[rows], rows.to(self.f.device)
         groups = tuple(of.to(self.f.device) for of in groups_of(g))
-        return Batch(
-            self.f[at], Target(self.y[at]), g.to(self.f.device), self.metadata[at], at, groups
-        )
+        return Batch(self.f[at], Target(self.y[at]), g.to(self.f.device), self.metadata[at], at, groups)
 
     def parts(self) -> Iterator[Batch]:
         """All rows in order, `ROWS` at a time."""
-        for rows in torch.arange(len(self.f)).split(ROWS):
-            yield self.batch(rows)
+        for start in range(0, len(self.f), ROWS):
+            yield self.batch(torch.arange(start, min(start + ROWS, len(self.f))))
+
+
+class HeadList(nn.ModuleList):
+    """Linear classifiers by number."""
+
+    def __getitem__(self, i: int) -> nn.Linear:  # type: ignore[override]
+        return cast(nn.Linear, super().__getitem__(i))
+
+    def __iter__(self) -> Iterator[nn.Linear]:
+        return cast(Iterator[nn.Linear], super().__iter__())
 
 
 class Heads(nn.Module):
@@ -85,19 +94,19 @@ class Heads(nn.Module):
         keep = phase.standardise
         self.register_buffer("mean", mean if keep else torch.zeros_like(mean))
         self.register_buffer("std", torch.where(std > 0, std, 1.0) if keep else torch.ones_like(std))
-        self.heads = nn.ModuleList(nn.Linear(f.shape[1], method.info.n_classes) for _ in phase.rates)
+        self.heads = HeadList(nn.Linear(f.shape[1], method.info.n_classes) for _ in phase.rates)
         start = method.head if phase.keep_head else self.heads[0]
         for head in self.heads:
             head.load_state_dict(start.state_dict())
 
     def forward(self, batch: Batch) -> StepOutput:
-        """The sum of the heads' losses: each gets the gradient of its own. Logits and logs are the first's."""
+        """The sum of the heads' losses, so that each gets its own gradient; logits and logs of the first."""
         batch = replace(batch, x=(batch.x - self.mean) / self.std)
         outs = [self._method[0].head_step(head, batch) for head in self.heads]
         return replace(outs[0], loss=torch.stack([out.loss for out in outs]).sum())
 
     def after_step(self) -> None:
-        """Nothing: heads have no state of their own."""
+        """Nothing."""
 
     @torch.no_grad()
     def folded(self, i: int) -> dict[str, Tensor]:
@@ -120,8 +129,8 @@ def check_head(config: RunConfig, phase: HeadPhase | None) -> None:
         return
     if config.eval.tta != "none":
         raise InputError(
-            f"{name} trains its classifier on features that are computed once, without adaptation: leave --tta "
-            "out, and adapt the saved model by `abra-wilds predict`"
+            f"{name} trains its classifier on features that are computed once, without adaptation: leave "
+            "--tta out, and adapt the saved model by `abra-wilds predict`"
         )
 
 
@@ -144,7 +153,8 @@ def train_heads(
     began, first = time.monotonic(), config.optim.n_epochs
     resuming = done.epoch >= first
     if config.eval.bn_stats == "precise" and not resuming:
-        reestimate_bn(method, method.predict, plain_images(setup.train_loader, setup.device, config.data.size))
+        images = plain_images(setup.train_loader, setup.device, config.data.size)
+        reestimate_bn(method, method.predict, images)
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
     torch.manual_seed(config.train.seed)
     heads = Heads(method, phase, splits["train"].f).to(setup.device)
@@ -154,7 +164,9 @@ def train_heads(
     else:
         done = replace(done, epoch=first - 1, flops=done.flops + sum(s.flops for s in splits.values()))
     sampler = head_sampler(splits["train"], phase, config.train.seed)
-    bar = tqdm(total=phase.epochs, initial=done.epoch + 1 - first, desc="classifier", disable=silent(config))
+    bar = tqdm(
+        total=phase.epochs, initial=done.epoch + 1 - first, desc="classifier", disable=no_bar(config.train)
+    )
     for epoch in range(done.epoch + 1, first + phase.epochs):
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
         flops = head_epoch(heads, optimizer, phase, splits["train"], sampler, epoch - first, meter)
@@ -177,7 +189,7 @@ def train_heads(
 
 
 def silent(config: RunConfig) -> bool | None:
-    """tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
+    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
     return None if config.train.progress_bar is None else not config.train.progress_bar
 
 
@@ -186,12 +198,16 @@ def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Fea
     """Frozen features of a split's images as evaluation sees them, in dataset order."""
     subset, d = setup.subsets[split], config.data
     loader: Loader = setup.eval_loaders.get(split) or make_eval_loader(
-        subset, setup.grouper, eval_loader="standard", batch_size=d.batch_size, **reading_kwargs(d, setup.device)
+        subset,
+        setup.grouper,
+        eval_loader="standard",
+        batch_size=d.batch_size,
+        **reading_kwargs(d, setup.device),
     )
     method.eval()
     f = torch.empty(len(loader.rows), method.head.in_features, device=setup.device)
     flops = 0.0
-    for batch in tqdm(loader, desc=f"features of {split}", disable=silent(config)):
+    for batch in tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train)):
         batch = batch.to(setup.device)
         with FlopCount() as count:
             f[batch.rows] = method.features(augment(batch.x, "none", size=d.size))
@@ -202,9 +218,11 @@ def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Fea
 
 def head_optimizer(heads: Heads, phase: HeadPhase) -> torch.optim.Optimizer:
     """One parameter group a head, whose factor is its peak rate."""
-    groups = [{"params": list(h.parameters()), "factor": r} for h, r in zip(heads.heads, phase.rates, strict=True)]
-    extra = {"momentum": 0.9} if phase.optimizer == "SGD" else {}
-    return OPTIMIZERS[phase.optimizer](groups, lr=1.0, weight_decay=phase.weight_decay, **extra)  # type: ignore[call-arg]
+    rated = zip(heads.heads, phase.rates, strict=True)
+    groups = [{"params": list(head.parameters()), "factor": rate} for head, rate in rated]
+    kwargs: dict[str, Any] = {"lr": 1.0, "weight_decay": phase.weight_decay}
+    kwargs |= {"momentum": 0.9} if phase.optimizer == "SGD" else {}
+    return OPTIMIZERS[phase.optimizer](groups, **kwargs)
 
 
 def head_sampler(train: Features, phase: HeadPhase, seed: int) -> BatchSampler:

@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from abra_wilds.config import TrainConfig
 from abra_wilds.files import whole
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
 
-
 EVERY = slice(None)  # every row of a batch
+
+
+def no_bar(config: TrainConfig) -> bool | None:
+    """tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
+    return None if config.progress_bar is None else not config.progress_bar
 
 
 class TextLog:

@@ -82,7 +82,7 @@ def evaluate_checkpoint(
 
 
 def run_progress(last: Path, saved: Progress) -> Progress:
-    """What a run consumed until its last epoch, since picking one took them all; until `saved` if that is lost."""
+    """What a run consumed in all, since picking an epoch took them all; until `saved` if that is lost."""
     return read_progress(last) if last.is_file() else saved
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from abra_wilds.config import OptimConfig
-from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepOutput
 
 
@@ -20,8 +23,21 @@ def share_of_step(config: OptimConfig, i: int, n: int) -> float:
     return 1.0 if config.accumulate == "sum" else 1 / min(size, n - i // size * size)
 
 
+class Trained(Protocol):
+    """What `step` asks of a method, or of the classifiers of the head phase."""
+
+    def __call__(self, batch: Batch) -> StepOutput:
+        """Everything that is differentiated."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Whose gradient is clipped."""
+
+    def after_step(self) -> None:
+        """Called once after each optimiser step."""
+
+
 def step(
-    method: Method,
+    method: Trained,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
     share: float = 1.0,

@@ -8,7 +8,7 @@ from abra_wilds.data.simulate import SimulationConfig, preset, simulate
 
 
 def small_screen(layout: str = "rxrx1", replicates: int = 1) -> SimulationConfig:
-    """Two lines of two training, one validation and one test experiment, by default 3 wells a plate: 192 sites."""
+    """Two lines of two training, one validation and one test experiment; 3 wells a plate, 192 sites."""
     return preset(
         "mini",
         layout=layout,

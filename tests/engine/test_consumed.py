@@ -33,7 +33,9 @@ def test_erm_costs_two_backward_passes_less_the_images_gradient(root, tiny, tmp_
     found = run(root, tmp_path)
     forward, first = tiny_flops()
     assert found["images"] == 128 and found["steps"] == 16 and found["labels"] == 64
-    assert found["forward_equivalents"] == pytest.approx(128 * (3 * forward - first) / forward, rel=1e-6, abs=1)
+    assert found["forward_equivalents"] == pytest.approx(
+        128 * (3 * forward - first) / forward, rel=1e-6, abs=1
+    )
     assert found["batch_statistics"] is found["test_images"] is False and found["outside_data"] is None
 
 

@@ -1,4 +1,4 @@
-"""Acceptance 1 of the table of methods: every name, in both channel counts, runs, resumes and writes every output."""
+"""Every name of the table, in both channel counts, runs, resumes and writes every output."""
 
 from __future__ import annotations
 
@@ -66,9 +66,13 @@ def check(root, folder, dataset, name):
     assert runs.texts(parts) == runs.texts(whole)
 
     records = read_records(whole / "results.jsonl")
-    assert {(r.checkpoint, r.split) for r in records} == {(e, s) for e in ("best", "last") for s in runs.SPLITS}
+    assert {(r.checkpoint, r.split) for r in records} == {
+        (e, s) for e in ("best", "last") for s in runs.SPLITS
+    }
     assert all(r.method == name and r.dataset == dataset and 0 <= r.acc <= 1 for r in records)
-    assert all(r.consumed["steps"] == states[1]["steps"] and r.consumed["forward_equivalents"] > 0 for r in records)
+    assert all(
+        r.consumed["steps"] == states[1]["steps"] and r.consumed["forward_equivalents"] > 0 for r in records
+    )
     algo = runs.rows_of(whole / "train_algo.csv")
     assert all(np.isfinite(float(row["objective"])) for row in algo)
     values = json.loads((whole / "config.json").read_text())["values"]
@@ -91,7 +95,11 @@ def test_it_runs_resumes_and_writes_every_output_on_six_channels(six, tiny, tmp_
 
 
 def test_a_method_that_learns_from_no_label_at_first_has_no_training_accuracy_then(root, tiny, tmp_path):
-    fit(run_config("IID-lite", **runs.settings(root, tmp_path, "IID-lite", n_epochs=2, iid_lite_pretrain_epochs=1)))
+    fit(
+        run_config(
+            "IID-lite", **runs.settings(root, tmp_path, "IID-lite", n_epochs=2, iid_lite_pretrain_epochs=1)
+        )
+    )
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "train_eval.csv")] == [1]
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")] == [0, 1]
 

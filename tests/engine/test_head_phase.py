@@ -96,7 +96,7 @@ def test_heads_start_alike_and_from_the_methods_classifier_where_asked():
 
 
 def trained(rates, start):
-    method, phase, f, heads = some_heads(rates=rates)
+    _, phase, f, heads = some_heads(rates=rates)
     for head in heads.heads:
         head.load_state_dict(start)
     optimizer = head_optimizer(heads, phase)
@@ -145,7 +145,9 @@ def test_cached_features_are_those_of_evaluation_in_dataset_order(root, tmp_path
 
 def test_a_run_trains_images_then_heads_and_predicts_what_its_files_say(root, tmp_path):
     records = fit(config_of(root, tmp_path))
-    assert {(r.checkpoint, r.split) for r in records} == {(c, s) for c in ("best", "last") for s in runs.SPLITS}
+    assert {(r.checkpoint, r.split) for r in records} == {
+        (c, s) for c in ("best", "last") for s in runs.SPLITS
+    }
     epochs = [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")]
     assert epochs == [1, 2, 3]  # epoch 0 was over images and had no classifier to evaluate
     assert runs.state(tmp_path)["epoch"] == 3 and "heads" in runs.state(tmp_path)
@@ -164,7 +166,10 @@ def fit_eval_only(root, folder):
 def test_the_backbone_does_not_move_in_the_head_phase(root, tmp_path):
     fit(config_of(root, tmp_path / "one", probe_epochs=1))
     fit(config_of(root, tmp_path / "three"))
-    nets = [{k: v for k, v in runs.state(tmp_path / f)["algorithm"].items() if "net." in k} for f in ("one", "three")]
+    nets = [
+        {k: v for k, v in runs.state(tmp_path / f)["algorithm"].items() if "net." in k}
+        for f in ("one", "three")
+    ]
     assert runs.differences(*nets) == []
 
 
@@ -189,7 +194,9 @@ def test_a_run_broken_off_in_either_phase_ends_bit_identically(root, tmp_path, m
     assert runs.differences(*states) == []
     assert runs.texts(broken) == runs.texts(whole)
     ours, theirs = (read_records(folder / "results.jsonl") for folder in (broken, whole))
-    assert [r.consumed["forward_equivalents"] for r in ours] == [r.consumed["forward_equivalents"] for r in theirs]
+    assert [r.consumed["forward_equivalents"] for r in ours] == [
+        r.consumed["forward_equivalents"] for r in theirs
+    ]
 
 
 def test_frozen_first_weights_are_probed_with_no_epoch_over_images(root, tmp_path):

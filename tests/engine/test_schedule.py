@@ -140,7 +140,9 @@ def test_a_methods_parameter_groups_keep_their_factors_on_the_rate():
     slow, fast = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     optimizer = make_optimizer(OptimConfig(), Grouped(([slow], 0.5), ([fast], 10.0)))
     set_learning_rate(optimizer, 0.125)
-    assert [(g["params"][0] is p, g["lr"]) for g, p in zip(optimizer.param_groups, (slow, fast), strict=True)] == [
+    assert [
+        (g["params"][0] is p, g["lr"]) for g, p in zip(optimizer.param_groups, (slow, fast), strict=True)
+    ] == [
         (True, 0.0625),
         (True, 1.25),
     ]
