@@ -30,6 +30,8 @@ REQUIRED = (
 OPTIONAL = {
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard",
+    "lightly": "needed by SimCLR, BYOL and DINOv2: pip install 'abra-wilds[ssl]'",
+    "timm": "needed by --model vit_small and timm:NAME: pip install 'abra-wilds[timm]'",
 }
 # What mends WILDS' own command, by the package that stands in its way.
 PLAIN_MENDS = {
@@ -133,14 +135,17 @@ def check_devices() -> Iterator[Finding]:
 
 
 def check_data() -> Iterator[Finding]:
-    """Whether RxRx1-WILDS lies where the command will look for it."""
+    """Whether the data sets lie where the command will look for them."""
     root = Path(os.environ.get("WILDS_DATA", "data"))
-    where = root / "rxrx1_v1.0"
-    if (where / "metadata.csv").is_file():
-        kind = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
-        yield Finding("rxrx1", f"found in {where}{kind}")
-    else:
-        yield Finding("rxrx1", f"not in {where}; README, 'Getting the data', or: abra-wilds simulate {root}")
+    layouts = {"rxrx1": ("rxrx1_v1.0", ""), "rxrx1_6ch": ("rxrx1", " --layout rxrx1")}
+    for name, (folder, layout) in layouts.items():
+        where = root / folder
+        if (where / "metadata.csv").is_file():
+            kind = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
+            yield Finding(name, f"found in {where}{kind}")
+        else:
+            make = f"abra-wilds simulate {root}{layout}"
+            yield Finding(name, f"not in {where}; README, 'Getting the data', or: {make}")
 
 
 def check_checkout(path: str) -> Iterator[Finding]:

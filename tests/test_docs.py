@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 
 from abra_wilds import METHODS
+from abra_wilds.tta.adapters import ADAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "abra_wilds/methods/README.md"]
+)
 def test_every_path_a_document_names_exists(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"`((?:abra_wilds|examples|leaderboard|tests)/[\w./]*)`", text))
@@ -20,6 +23,18 @@ def test_every_path_a_document_names_exists(name):
     assert paths and not missing
 
 
-def test_the_readme_lists_the_methods_in_the_tables_order():
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.M)
-    assert rows == list(METHODS)
+@pytest.mark.parametrize("name", ["README.md", "abra_wilds/methods/README.md"])
+def test_methods_are_listed_in_the_tables_order(name):
+    rows = re.findall(r"^\| `([\w-]+)`.*?\|", (ROOT / name).read_text(), flags=re.M)
+    assert [row for row in rows if row in METHODS] == list(METHODS)
+
+
+def test_the_methods_page_has_a_paragraph_for_each():
+    text = (ROOT / "abra_wilds/methods/README.md").read_text()
+    assert re.findall(r"^\*\*([\w-]+)\*\*", text, flags=re.M) == list(METHODS)
+
+
+def test_every_adaptation_is_documented():
+    for name in ("README.md", "abra_wilds/methods/README.md"):
+        text = (ROOT / name).read_text()
+        assert all(f"{tta}`" in text for tta in ADAPTERS), name

@@ -12,7 +12,7 @@ from torch import Tensor
 from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import coverage
 from abra_wilds.data.transforms import CROP, CROP_TO
-from abra_wilds.engine.heads import check_head
+from abra_wilds.engine.head_phase import check_head
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, DataInfo, StepContext, Target, ViewPlan

@@ -16,7 +16,7 @@ from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
-from abra_wilds.engine.heads import check_head, train_heads
+from abra_wilds.engine.head_phase import check_head, train_heads
 from abra_wilds.engine.inputs import learned_rows, method_batch
 from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
 from abra_wilds.engine.results import (

@@ -1,15 +1,8 @@
-"""The head phase: classifiers on frozen features, trained side by side, after the epochs over images.
-
-Features of every split are computed once. After each epoch the classifier that is best on validation is
-written into the method, with the standardisation of its features folded into its weights, so that whatever is
-saved predicts what its predictions file says. Epochs count on from those over images.
-"""
+"""Frozen features of a split, and classifiers trained side by side on them."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,17 +14,12 @@ from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import Loader, groups_of, make_eval_loader
 from abra_wilds.data.samplers import BatchSampler, GroupSampler, ShuffledSampler
 from abra_wilds.data.transforms import augment
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint
 from abra_wilds.engine.flops import FlopCount
-from abra_wilds.engine.folder import RunFolder
-from abra_wilds.engine.logs import CsvLog, Meter, TextLog, no_bar
-from abra_wilds.engine.results import Results, better, note_evaluation, save_epoch
-from abra_wilds.engine.schedule import OPTIMIZERS, set_learning_rate
+from abra_wilds.engine.logs import no_bar
+from abra_wilds.engine.schedule import OPTIMIZERS
 from abra_wilds.engine.setup import Setup, reading_kwargs
-from abra_wilds.engine.step import step
-from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, HeadPhase, InputError, StepContext, StepOutput, Target
+from abra_wilds.types import Batch, HeadPhase, StepOutput, Target
 
 ROWS = 4096  # features that are scored at a time
 
@@ -116,83 +104,6 @@ class Heads(nn.Module):
         return {"weight": weight, "bias": head.bias - weight @ self.mean}
 
 
-def check_head(config: RunConfig, phase: HeadPhase | None) -> None:
-    """Raise where images, features and classifier cannot follow each other.
-
-    Raises:
-        InputError: with what to change.
-    """
-    name = config.algorithm
-    if phase is None:
-        if config.optim.n_epochs == 0:
-            raise InputError(f"{name} learns from images alone: --n_epochs must be 1 or more; got 0")
-        return
-    if config.eval.tta != "none":
-        raise InputError(
-            f"{name} trains its classifier on features that are computed once, without adaptation: leave "
-            "--tta out, and adapt the saved model by `abra-wilds predict`"
-        )
-
-
-def train_heads(
-    config: RunConfig,
-    setup: Setup,
-    method: Method,
-    phase: HeadPhase,
-    *,
-    folder: RunFolder,
-    log: TextLog,
-    csvs: Mapping[str, CsvLog],
-    done: Progress,
-) -> Progress:
-    """Train the classifier of a method whose epochs over images are complete; goes on where `done` says.
-
-    Returns:
-        The progress at the end.
-    """
-    began, first = time.monotonic(), config.optim.n_epochs
-    resuming = done.epoch >= first
-    if config.eval.bn_stats == "precise" and not resuming:
-        images = plain_images(setup.train_loader, setup.device, config.data.size)
-        reestimate_bn(method, method.predict, images)
-    splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
-    torch.manual_seed(config.train.seed)
-    heads = Heads(method, phase, splits["train"].f).to(setup.device)
-    optimizer = head_optimizer(heads, phase)
-    if resuming:
-        load_checkpoint(folder.model("last"), method, optimizer, heads)
-    else:
-        done = replace(done, epoch=first - 1, flops=done.flops + sum(s.flops for s in splits.values()))
-    sampler = head_sampler(splits["train"], phase, config.train.seed)
-    bar = tqdm(
-        total=phase.epochs, initial=done.epoch + 1 - first, desc="classifier", disable=no_bar(config.train)
-    )
-    for epoch in range(done.epoch + 1, first + phase.epochs):
-        meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
-        flops = head_epoch(heads, optimizer, phase, splits["train"], sampler, epoch - first, meter)
-        csvs["train_algo"].write({"epoch": epoch, "batch": len(sampler), **meter.read()})
-        chosen, value = pick(config, setup, method, heads, splits["val"])
-        predictions, results = score(config, setup, method, splits, csvs, epoch)
-        is_best = better(value, done.best_val_metric, config.eval.val_metric_decreasing)
-        if is_best:
-            done = replace(done, best_val_metric=value, best_epoch=epoch)
-        began, spent = time.monotonic(), time.monotonic() - began
-        steps, flops = done.steps + len(sampler), done.flops + flops
-        done = replace(done, epoch=epoch, flops=flops, steps=steps, seconds=done.seconds + spent)
-        save_epoch(config, folder, method, optimizer, done, predictions, is_best, heads)
-        accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
-        best = "  (best so far)" if is_best else ""
-        log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}  {accs}{best}")
-        bar.update()
-    bar.close()
-    return done
-
-
-def silent(config: RunConfig) -> bool | None:
-    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
-    return None if config.train.progress_bar is None else not config.train.progress_bar
-
-
 @torch.no_grad()
 def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Features:
     """Frozen features of a split's images as evaluation sees them, in dataset order."""
@@ -234,70 +145,3 @@ def head_sampler(train: Features, phase: HeadPhase, seed: int) -> BatchSampler:
     if phase.n_groups:
         return GroupSampler(train.g.numpy(), phase.batch_size, phase.n_groups, seed)
     return ShuffledSampler(len(train.f), phase.batch_size, seed)
-
-
-def head_epoch(
-    heads: Heads,
-    optimizer: torch.optim.Optimizer,
-    phase: HeadPhase,
-    train: Features,
-    sampler: BatchSampler,
-    epoch: int,
-    meter: Meter,
-) -> float:
-    """One pass over the training features; the FLOPs it took."""
-    sampler.set_epoch(epoch)
-    heads.train()
-    total, flops = phase.epochs * len(sampler), 0.0
-    method = heads._method[0]
-    for i, rows in enumerate(sampler):
-        progress = (epoch * len(sampler) + i) / total
-        set_learning_rate(optimizer, 0.5 * (1 + math.cos(math.pi * progress)))
-        method.context = StepContext(optimizer.param_groups[0]["lr"], True, epoch, progress)
-        batch = train.batch(torch.tensor(rows))
-        with FlopCount() as count:
-            out = step(heads, batch, optimizer)
-        flops += count.total
-        meter.update(out, batch)
-    return flops
-
-
-def pick(config: RunConfig, setup: Setup, method: Method, heads: Heads, val: Features) -> tuple[int, float]:
-    """Write the head that is best on validation into the method; its number and its value."""
-    values = []
-    for i in range(len(heads.heads)):
-        method.head.load_state_dict(heads.folded(i))
-        y_pred = torch.cat([method.classify(batch.x).argmax(1) for batch in val.parts()])
-        values.append(evaluate(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric])
-    best = (min if config.eval.val_metric_decreasing else max)(range(len(values)), key=values.__getitem__)
-    method.head.load_state_dict(heads.folded(best))
-    return best, values[best]
-
-
-@torch.no_grad()
-def score(
-    config: RunConfig,
-    setup: Setup,
-    method: Method,
-    splits: Mapping[str, Features],
-    csvs: Mapping[str, CsvLog],
-    epoch: int,
-) -> tuple[dict[str, Tensor], dict[str, Results]]:
-    """Predict and evaluate every split from its features, and write its rows of the csv files."""
-    predictions: dict[str, Tensor] = {}
-    results: dict[str, Results] = {}
-    for split, cached in splits.items():
-        meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
-        y_pred = []
-        for batch in cached.parts():
-            logits = method.classify(batch.x)
-            meter.add_predictions(logits, batch.target, batch.g)
-            y_pred.append(logits.argmax(1))
-        found = torch.cat(y_pred).cpu()
-        scores = evaluate(setup.subsets[split], found)
-        if split == "train":
-            csvs["train_eval"].write({"epoch": epoch, **scores})
-            continue
-        predictions[split], results[split] = found, scores
-        note_evaluation(csvs, split, epoch, len(setup.eval_loaders[split]), meter.read(), scores)
-    return predictions, results

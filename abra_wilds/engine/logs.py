@@ -21,7 +21,7 @@ EVERY = slice(None)  # every row of a batch
 
 
 def no_bar(config: TrainConfig) -> bool | None:
-    """tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
+    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
     return None if config.progress_bar is None else not config.progress_bar
 
 

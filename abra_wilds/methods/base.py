@@ -33,7 +33,6 @@ class Method(nn.Module):
         name: as tables print it and as --algorithm takes it.
         plan: the batches it wants.
         preset: where its defaults come from, "paper" or "wilds" (see presets.py).
-        extra: the optional dependency it needs, as in `pip install 'abra-wilds[ssl]'`, or None.
         Config: frozen dataclass of its hyper-parameters; the fields become flags.
         context: what the engine says about the current step.
     """
@@ -41,7 +40,6 @@ class Method(nn.Module):
     name: ClassVar[str]
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
-    extra: ClassVar[str | None] = None
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):

@@ -49,7 +49,6 @@ class BYOL(Method):
 
     name = "BYOL"
     preset = "paper"
-    extra = "ssl"
     Config = BYOLConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: BYOLConfig):

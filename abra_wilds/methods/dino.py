@@ -91,7 +91,6 @@ class DINOv2(Method):
 
     name = "DINOv2"
     preset = "paper"
-    extra = "ssl"
     Config = DINOv2Config
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: DINOv2Config):

@@ -47,7 +47,6 @@ class SimCLR(Method):
 
     name = "SimCLR"
     preset = "paper"
-    extra = "ssl"
     Config = SimCLRConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: SimCLRConfig):

@@ -11,8 +11,8 @@ from torch import nn
 
 from abra_wilds import METHODS, fit, run_config
 from abra_wilds.data.transforms import augment
-from abra_wilds.engine import heads as heads_module
-from abra_wilds.engine.heads import Heads, head_optimizer
+from abra_wilds.engine import head_phase
+from abra_wilds.engine.heads import Heads, features, head_optimizer
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.engine.step import step
@@ -118,7 +118,7 @@ def test_the_head_that_is_best_on_validation_is_the_methods(root, tmp_path, monk
     config = config_of(root, tmp_path / "run")
     setup = prepare(config)
     method = build_method(config, setup.info)
-    cached = {s: heads_module.features(config, setup, method, s) for s in ("train", "val")}
+    cached = {s: features(config, setup, method, s) for s in ("train", "val")}
     heads = Heads(method, method.head_phase(), cached["train"].f)
     for head in heads.heads:
         nn.init.normal_(head.weight)
@@ -126,7 +126,7 @@ def test_the_head_that_is_best_on_validation_is_the_methods(root, tmp_path, monk
     for i in range(len(RATES)):
         logits = nn.functional.linear(cached["val"].f, **heads.folded(i))
         by_hand.append(evaluate(setup.subsets["val"], logits.argmax(1))["acc_avg"])
-    chosen, value = heads_module.pick(config, setup, method, heads, cached["val"])
+    chosen, value = head_phase.pick(config, setup, method, heads, cached["val"])
     assert len(set(by_hand)) > 1 and value == max(by_hand) and chosen == by_hand.index(max(by_hand))
     assert torch.equal(method.head.weight, heads.folded(chosen)["weight"])
 
@@ -135,7 +135,7 @@ def test_cached_features_are_those_of_evaluation_in_dataset_order(root, tmp_path
     config = config_of(root, tmp_path / "run")
     setup = prepare(config)
     method = build_method(config, setup.info)
-    cached = heads_module.features(config, setup, method, "train")
+    cached = features(config, setup, method, "train")
     rows = setup.train_loader.rows
     x = torch.stack([rows[k][1] for k in (0, 17, 40)])
     with torch.no_grad():
@@ -177,7 +177,7 @@ def test_the_backbone_does_not_move_in_the_head_phase(root, tmp_path):
 def test_a_run_broken_off_in_either_phase_ends_bit_identically(root, tmp_path, monkeypatch, stop):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     fit(config_of(root, whole))
-    original, calls = heads_module.head_epoch, [0]
+    original, calls = head_phase.head_epoch, [0]
 
     def breaking(*args, **kwargs):
         calls[0] += 1
@@ -185,10 +185,10 @@ def test_a_run_broken_off_in_either_phase_ends_bit_identically(root, tmp_path, m
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(heads_module, "head_epoch", breaking)
+    monkeypatch.setattr(head_phase, "head_epoch", breaking)
     with pytest.raises(KeyboardInterrupt):
         fit(config_of(root, broken))
-    monkeypatch.setattr(heads_module, "head_epoch", original)
+    monkeypatch.setattr(head_phase, "head_epoch", original)
     fit(config_of(root, broken, resume=True))
     states = [runs.comparable(runs.state(folder)) for folder in (broken, whole)]
     assert runs.differences(*states) == []

@@ -36,6 +36,7 @@ SETTINGS = {
     "deepCORAL": "--n_groups_per_batch 4 --coral_penalty_weight 10",
     "groupDRO": "--group_dro_step_size 0.3 --max_grad_norm 1",
 }
+DONE: dict[tuple[Any, ...], Runs] = {}  # what several tests look at
 COMPAT = {"IRM": "--irm_wilds_bug_compat true"}
 # Sums of float64 in another order. Adam divides a gradient by its own size, and where that is next to nothing
 # its rounding reaches the weight.
@@ -93,7 +94,12 @@ def run(checkout: Checkout, root: Path, tmp_path: Path) -> Callable[..., Runs]:
     def run(algorithm: str, flags: str = "", ours: str | None = None, **kwargs: Any) -> Runs:
         both = f"{line} {SETTINGS[algorithm]} {flags}".split()
         ours = COMPAT.get(algorithm, "") if ours is None else ours
-        return three_runs(checkout, algorithm, both, ours.split(), **kwargs)
+        if kwargs:
+            return three_runs(checkout, algorithm, both, ours.split(), **kwargs)
+        key = (checkout.path, backbones.BACKBONES["resnet18"], algorithm, flags, ours)
+        if key not in DONE:
+            DONE[key] = three_runs(checkout, algorithm, both, ours.split())
+        return DONE[key]
 
     return run
 
