@@ -202,6 +202,8 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
     if d.train_loader not in plan.loaders:
         allowed = " or ".join(plan.loaders)
         raise InputError(f"{method.name} needs --train_loader {allowed}; got {d.train_loader}")
+    if d.mix not in plan.mixes:
+        raise InputError(f"{method.name} needs --mix {' or '.join(plan.mixes)}; got {d.mix}")
     if plan.needs_uniform and not d.uniform_over_groups:
         raise InputError(f"{method.name} needs --uniform_over_groups true; got false")
     if d.train_loader != "group":

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from abra_wilds.errors import Diverged, InputError
 
 __all__ = [
+    "INSIDE",
     "Batch",
     "BatchPlan",
     "DataInfo",
@@ -27,6 +28,9 @@ __all__ = [
     "Target",
     "ViewPlan",
 ]
+
+# Kinds of mixing that leave every image in its bio-batch, for methods that compare bio-batches.
+INSIDE = ("none", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,7 @@ class BatchPlan:
         distinct_groups: whether the bio-batches of one "group" batch must differ.
         n_groups: bio-batches of a "group" batch; 0 leaves it to the preset.
         mix: "none", "cutmix" inside a bio-batch, "cutmix_any" across the batch, or "lisa" between partners.
+        mixes: the kinds of mixing with which the method makes sense.
         mix_alpha: of Beta(alpha, alpha), from which the share of own pixels is drawn.
         loaders: the train loaders with which the method makes sense.
         min_groups: bio-batches a batch must hold at least.
@@ -192,6 +197,7 @@ class BatchPlan:
     distinct_groups: bool = True
     n_groups: int = 0
     mix: str = "none"
+    mixes: tuple[str, ...] = ("none", "cutmix", "cutmix_any", "lisa")
     mix_alpha: float = 1.0
     loaders: tuple[str, ...] = ("standard", "group", "plate")
     min_groups: int = 1

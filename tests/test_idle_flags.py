@@ -36,6 +36,9 @@ IDLE = [
     ("ABRA", {"abra_terms": ["ce", "arc"], "abra_js_weight": 2.0}, "js in --abra_terms"),
     ("ABRA", {"abra_terms": ["arc"], "abra_js_detach_clean": True}, "js in --abra_terms"),
     ("ABRA", {"mix": "none", "abra_soft_arc": "two_term"}, "--mix cutmix"),
+    ("ERM", {"pairs_cross": False}, "--train_loader pairs"),
+    ("ERM", {"n_controls_per_batch": 3}, "--train_loader controls"),
+    ("SimCLR", {"transform": "rxrx1"}, "methods that learn from augmented images"),
     ("ABRA", {"abra_at": ["res2"], "abra_pooled_path": False}, "res4 in --abra_at"),
 ]
 
@@ -81,6 +84,8 @@ def test_another_methods_flag_is_refused_and_its_owner_named(name):
     [
         ("IRM", {"train_loader": "standard"}, "IRM needs --train_loader group; got standard"),
         ("deepCORAL", {"train_loader": "plate"}, "deepCORAL needs --train_loader group; got plate"),
+        ("IRM", {"mix": "cutmix_any"}, "IRM needs --mix none or cutmix; got cutmix_any"),
+        ("BYOL", {"mix": "cutmix"}, "BYOL needs --mix none; got cutmix"),
         ("groupDRO", {"uniform_over_groups": False}, "groupDRO needs --uniform_over_groups true; got false"),
         ("deepCORAL", {"n_groups_per_batch": 1}, "compares at least 2 bio-batches per batch"),
         ("IRM", {"batch_size": 8, "n_groups_per_batch": 8}, "needs at least 2 images of each bio-batch"),

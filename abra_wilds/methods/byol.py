@@ -25,7 +25,7 @@ from abra_wilds.nets.heads import byol_predictor, byol_projector, lightly
 from abra_wilds.nets.staged import StagedNet, bn_buffers_kept
 from abra_wilds.nets.teacher import follow, frozen_copy
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class BYOL(Method):
     """An online network predicts the teacher's projection of the other view; there are no negatives."""
 
     name = "BYOL"
+    plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = BYOLConfig
 

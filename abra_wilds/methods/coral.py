@@ -12,7 +12,7 @@ from abra_wilds.functional.losses import coral, cross_entropies
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, BatchPlan, StepOutput
+from abra_wilds.types import INSIDE, Batch, BatchPlan, StepOutput
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,14 @@ class DeepCORAL(Method):
     """Cross-entropy plus the distance of feature means and covariances between domains."""
 
     name = "deepCORAL"
-    plan = BatchPlan("group", uniform_over_groups=True, loaders=("group",), min_groups=2, min_group_rows=2)
+    plan = BatchPlan(
+        "group",
+        uniform_over_groups=True,
+        mixes=INSIDE,
+        loaders=("group",),
+        min_groups=2,
+        min_group_rows=2,
+    )
     Config = DeepCORALConfig
 
     def forward(self, batch: Batch) -> StepOutput:

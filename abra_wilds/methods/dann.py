@@ -28,7 +28,7 @@ from abra_wilds.functional.precision import full_precision
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput, Target
+from abra_wilds.types import INSIDE, Batch, BatchPlan, DataInfo, StepOutput, Target
 
 HIDDEN = 1024
 
@@ -84,7 +84,9 @@ class DANN(Method):
     """
 
     name = "DANN"
-    plan = BatchPlan("group", uniform_over_groups=True, loaders=("group", "standard"), min_groups=2)
+    plan = BatchPlan(
+        "group", uniform_over_groups=True, mixes=INSIDE, loaders=("group", "standard"), min_groups=2
+    )
     Config = DANNConfig
     domain_of: Tensor
 

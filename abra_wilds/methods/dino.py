@@ -39,7 +39,7 @@ from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.teacher import follow, frozen, frozen_copy
 from abra_wilds.nets.vit import PatchStem
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
 
 GLOBAL_AREA, LOCAL_AREA = (0.32, 1.0), (0.05, 0.32)  # shares of the image that crops show
 Groups = list[tuple[Iterable[nn.Parameter], float]]
@@ -90,6 +90,7 @@ class DINOv2(Method):
     """Self-distillation without labels, by class tokens across crops and by hidden patches."""
 
     name = "DINOv2"
+    plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = DINOv2Config
 

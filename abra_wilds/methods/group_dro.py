@@ -15,7 +15,7 @@ from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
+from abra_wilds.types import INSIDE, Batch, BatchPlan, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GroupDRO(Method):
     """Domain losses weighted by q, which moves towards the domains that are worst."""
 
     name = "groupDRO"
-    plan = BatchPlan("standard", uniform_over_groups=True, needs_uniform=True)
+    plan = BatchPlan("standard", uniform_over_groups=True, mixes=INSIDE, needs_uniform=True)
     Config = GroupDROConfig
     q: Tensor
 

@@ -16,7 +16,7 @@ from abra_wilds.functional.losses import cross_entropies, irm_penalty
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
+from abra_wilds.types import INSIDE, Batch, BatchPlan, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class IRM(Method):
     """Mean over domains of risk plus penalty: its squared gradient by a dummy scale of the logits."""
 
     name = "IRM"
-    plan = BatchPlan("group", uniform_over_groups=True, loaders=("group",), min_group_rows=2)
+    plan = BatchPlan("group", uniform_over_groups=True, mixes=INSIDE, loaders=("group",), min_group_rows=2)
     Config = IRMConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: IRMConfig):

@@ -28,6 +28,10 @@ class ProbeConfig(MethodConfig):
         0.2, "spread of each view's random gain and offset per channel, in standard deviations (our setting)"
     )
 
+    def idle(self, mix: str) -> dict[str, str]:
+        """Augmentation, whose place the views take."""
+        return {"transform": "methods that learn from augmented images, where this one makes views"}
+
     def check(self, prefix: str) -> None:
         """Raise for values that make no sense; prefix stands before the flags' names.
 

@@ -23,7 +23,7 @@ from abra_wilds.methods.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import simclr_projector
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.options import method_option, require
-from abra_wilds.types import Batch, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class SimCLR(Method):
     """Two views of an image attract each other and repel all other images of the batch."""
 
     name = "SimCLR"
+    plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = SimCLRConfig
 

@@ -1,0 +1,394 @@
+"""Every method, with and without test-time adaptation, on one small simulated screen, over several seeds.
+
+    python examples/compare_methods.py comparison
+    python examples/compare_methods.py --table_only --records leaderboard/records/methods_simulated.jsonl
+
+Simulates the screen, trains every method in a process of its own, predicts with the best epoch of each, and
+collects the records into one .jsonl file. The table is made of that file alone. A second start goes on: what is
+finished under the same settings is kept.
+
+Backbone, epochs, optimiser, augmentation and images drawn are the same for all; what a method needs beside
+them stands in OWN with a reason. A bio-batch is an experiment: a plate of this screen shows 4 of the 16
+treatments, one of RxRx1 277 of 1,108, and batch statistics of so few classes would hide what tells them apart.
+
+Only the setting was tuned, by ERM and ABRA with seed 0, until ERM knew images of known experiments well and
+those of new ones badly: size of images, backbone, epochs and learning rate. A ResNet-18 at 1e-3 reached a third
+of known images in five times the time; timm's test_resnet at 3e-3 reaches two thirds. No method was tuned. The data
+are simulated, so the table says nothing about biology, and methods made for long training are far from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from abra_wilds import METHODS, fit, run_config
+from abra_wilds.cli import guarded
+from abra_wilds.config import RunConfig
+from abra_wilds.data.simulate import MARKER, preset, simulate
+from abra_wilds.engine.results import evaluate_saved
+from abra_wilds.errors import InputError
+from abra_wilds.files import write_text
+from abra_wilds.predict import changed, predict_saved
+from abra_wilds.records import RESULTS, Record, read_records
+from abra_wilds.terminal import Parser
+
+SPLITS = ("val", "id_test", "test")
+SETTINGS = {
+    "preset": "wilds",
+    "model": "timm:test_resnet",
+    "pretrained": False,
+    "batch_size": 32,
+    "lr": 3e-3,
+    "warmup_epochs": 1.0,
+    "warmup_from": 1e-4,
+    "transform": "rxrx1",
+    "loader_kwargs": {"num_workers": 0},
+    "progress_bar": False,
+}
+VIT = "timm:test_vit"
+EXPERIMENT = {"tta": "plate_bn", "tta_group": "experiment"}
+FEW = {"n_groups_per_batch": 4}
+FEW_WHY = "8 images of each of 4 experiments; the screen trains on 8, and the preset wants 9"
+HEAD_WHY = "batches of 16 images of each experiment; the default of 72 is half of all images"
+PROBE_WHY = "heads as small as the features, 96 numbers"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table and its adaptations.
+
+    Attributes:
+        algorithm: in METHODS.
+        why: the reason for the settings.
+        own: settings beside SETTINGS.
+        tta: flags of further predictions by the same model.
+    """
+
+    algorithm: str
+    why: str = ""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    tta: Sequence[Mapping[str, Any]] = ()
+
+
+PLATE = {"tta": "plate_bn", "tta_group": "plate"}
+ERM_TTA = (
+    {"tta": "batch_bn"},
+    PLATE,
+    EXPERIMENT,
+    {"tta": "mixed_bn", "tta_group": "plate"},
+    {"tta": "mixed_bn", "tta_group": "experiment"},
+    # A plate of the screen has 4 control wells, too few images for statistics.
+    {"tta": "controls_bn", "tta_group": "experiment"},
+)
+BOTH, NONE = (PLATE, EXPERIMENT), ({"tta": "none"},)
+EXPERIMENTS = {"groupby_fields": ["experiment"]}
+OWN: dict[str, Row] = {
+    "ERM": Row("ERM", tta=ERM_TTA),
+    "AdaBN": Row(
+        "ERM",
+        "as examples/configs/adabn.yaml, with experiments for plates",
+        {"train_loader": "plate", **EXPERIMENTS, "bn_stats": "precise", **EXPERIMENT},
+        NONE,
+    ),
+    "SimCLR": Row("SimCLR", PROBE_WHY, {"simclr_hidden": 256, "simclr_out": 64, "simclr_probe_epochs": 30}),
+    "BYOL": Row("BYOL", PROBE_WHY, {"byol_hidden": 256, "byol_out": 64, "byol_probe_epochs": 30}),
+    "ERM (ViT)": Row("ERM", "what DINOv2's backbone learns with labels", {"model": VIT}),
+    "DINOv2": Row(
+        "DINOv2",
+        "needs a ViT; crops of 9 and 4 patches, heads and schedule as small as the rest",
+        {
+            "model": VIT,
+            "dinov2_global_size": 48,
+            "dinov2_local_size": 32,
+            "dinov2_n_local": 2,
+            "dinov2_prototypes": 256,
+            "dinov2_hidden": 128,
+            "dinov2_bottleneck": 64,
+            "dinov2_teacher_temp_epochs": 2,
+            "dinov2_probe_epochs": 30,
+        },
+    ),
+    "AdvStyle": Row("AdvStyle", tta=BOTH),
+    "AdvBayes": Row(
+        "AdvBayes",
+        "the defaults leave 3 of 8 epochs and move no weight; 3 steps of 0.05 move one by half its deviation",
+        {"advbayes_pre_epochs": 2, "advbayes_adv_steps": 3, "advbayes_adv_lr": 0.05},
+    ),
+    "ABRA": Row("ABRA", "the epochs are too few for CutMix", {**EXPERIMENTS, "mix": "none"}, BOTH),
+    "IID-lite": Row(
+        "IID-lite", "a quarter of the epochs for the auto-encoder", {"iid_lite_pretrain_epochs": 2}
+    ),
+    "ARM-BN": Row(
+        "ARM-BN",
+        "two experiments a batch, whole ones at test time: parts in dataset order would be plates",
+        {**EXPERIMENTS, "n_groups_per_batch": 2, **EXPERIMENT, "tta_batch_size": 0},
+        NONE,
+    ),
+    "IRMX-PAIR": Row("IRMX-PAIR", HEAD_WHY, {"irmx_pair_head_epochs": 10, "irmx_pair_domain_rows": 16}),
+    "IRMX": Row("IRMX", HEAD_WHY, {"irmx_head_epochs": 10, "irmx_domain_rows": 16}),
+    "deepCORAL": Row("deepCORAL", FEW_WHY, FEW),
+    "IRM": Row("IRM", FEW_WHY, FEW),
+    "DANN": Row("DANN", FEW_WHY, FEW, BOTH),
+    "CS-ARM-BN": Row("CS-ARM-BN", "controls of an experiment", {**EXPERIMENTS, **EXPERIMENT}, NONE),
+}
+
+
+def table_rows() -> dict[str, Row]:
+    """Every method in the table's order, and behind the method before it what OWN has besides."""
+    names = list(METHODS)
+    place = {"AdaBN": "ERM", "ERM (ViT)": "BYOL"}
+    for label, before in place.items():
+        names.insert(names.index(before) + 1, label)
+    return {name: OWN.get(name, Row(name)) for name in names}
+
+
+def run_folder(label: str, seed: int, args: argparse.Namespace) -> Path:
+    """The folder of one run and its adaptations."""
+    name = label.replace(" (", "_").replace(")", "")
+    return Path(args.folder) / "runs" / name / f"seed{seed}"
+
+
+def configuration(label: str, seed: int, args: argparse.Namespace, **more: Any) -> RunConfig:
+    """The configuration of one run."""
+    row = table_rows()[label]
+    values = {
+        **SETTINGS,
+        **row.own,
+        "n_epochs": args.n_epochs,
+        "seed": seed,
+        "device": [args.device],
+        "root_dir": str(Path(args.folder) / "screen"),
+        "log_dir": str(run_folder(label, seed, args) / "fit"),
+    }
+    return run_config(row.algorithm, **values, **more)
+
+
+def parts(label: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[Path, str, Mapping[str, Any]]]:
+    """Of a run, folder, digest and adaptation of each set of predictions; the first is the run's own."""
+    config, folder = configuration(label, seed, args), run_folder(label, seed, args)
+    yield folder / "fit", config.digest(), {}
+    for flags in table_rows()[label].tta:
+        adapted = changed(config, flags)
+        yield folder / (adapted.eval.adaptation or "none"), adapted.digest(), flags
+
+
+def finished(folder: Path, digest: str) -> list[Record]:
+    """The best epoch's records in a folder, one a split; none unless all are there, of these settings."""
+    found = {
+        r.split: r
+        for r in read_records(folder / RESULTS)
+        if r.checkpoint == "best" and r.config_sha256 == digest
+    }
+    return [found[split] for split in SPLITS] if set(SPLITS) <= found.keys() else []
+
+
+def run_one(label: str, seed: int, args: argparse.Namespace) -> int:
+    """Train one run unless it is finished, and make its adaptations that are missing."""
+    (own, digest, _), *adaptations = parts(label, seed, args)
+    if not finished(own, digest):
+        shutil.rmtree(own.parent, ignore_errors=True)
+        fit(configuration(label, seed, args, evaluate_all_splits=False))
+        evaluate_saved(configuration(label, seed, args, eval_only=True))
+    for folder, digest, flags in adaptations:
+        if not finished(folder, digest):
+            shutil.rmtree(folder, ignore_errors=True)
+            predict_saved(next(own.glob("*_epoch:best_model.pth")), SPLITS, folder, flags)
+    return 0
+
+
+def in_process(label: str, seed: int, args: argparse.Namespace) -> tuple[float, str]:
+    """`run_one` in a process of its own, on one thread; the seconds it took, and why it failed or ""."""
+    began = time.monotonic()
+    command = [sys.executable, __file__, str(args.folder), "--run", label, str(seed)]
+    command += [f"--{name}={getattr(args, name)}" for name in ("n_epochs", "device")]
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True)
+    if done.returncode:
+        shown = run_folder(label, seed, args).with_suffix(".failed.txt")
+        shown.parent.mkdir(parents=True, exist_ok=True)
+        write_text(shown, done.stdout + done.stderr)
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return time.monotonic() - began, f"{last} ({shown})"
+    return time.monotonic() - began, ""
+
+
+def run_all(labels: Sequence[str], args: argparse.Namespace) -> list[str]:
+    """Every run that is not finished, seed after seed; the failures."""
+    wanted = [(label, seed) for seed in range(args.seeds) for label in labels]
+    todo = [
+        (label, seed)
+        for label, seed in wanted
+        if not all(finished(folder, digest) for folder, digest, _ in parts(label, seed, args))
+    ]
+    print(f"{len(wanted)} runs, {len(wanted) - len(todo)} finished before", flush=True)
+    failures = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        running = {pool.submit(in_process, label, seed, args): (label, seed) for label, seed in todo}
+        for n, future in enumerate(as_completed(running), start=1):
+            (label, seed), (seconds, failure) = running[future], future.result()
+            state = f"FAILED: {failure}" if failure else f"{seconds:.0f} s"
+            print(f"[{n}/{len(todo)}] {time.strftime('%H:%M:%S')} {label} seed {seed}: {state}", flush=True)
+            if failure:
+                failures.append(f"{label} seed {seed}: {failure}")
+    return failures
+
+
+def collect(labels: Sequence[str], args: argparse.Namespace) -> list[tuple[str, Record]]:
+    """The records of everything that is finished, with the row each belongs to."""
+    return [
+        (label, record)
+        for label in labels
+        for seed in range(args.seeds)
+        for folder, digest, _ in parts(label, seed, args)
+        for record in finished(folder, digest)
+    ]
+
+
+def read_rows(path: Path) -> list[tuple[str, Record]]:
+    """The records of a collection with their rows.
+
+    Raises:
+        InputError: for a line that is none, or not of simulated data.
+    """
+    found = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line)
+            found.append((values.pop("row"), Record(**values)))
+    except (OSError, ValueError, TypeError, KeyError) as fault:
+        raise InputError(f"{path} holds no records of a comparison ({fault}); make it anew") from None
+    if not all(record.simulated for _, record in found):
+        raise InputError(f"{path} holds records of data that is not simulated; make it anew")
+    return found
+
+
+def entered(record: Record) -> str:
+    """What entered a prediction beside the image and the training images."""
+    c = record.consumed
+    named = {"batch_statistics": "batch statistics", "test_images": "test images"}
+    words = [text for name, text in named.items() if c[name]]
+    return ", ".join([*words, *filter(None, [c["outside_data"]])]) or "-"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean and sample standard deviation."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def table(rows: Sequence[tuple[str, Record]]) -> list[list[str]]:
+    """The cells of the table, its head first."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for label, record in rows:
+        groups.setdefault((label, record.tta or "none"), []).append(record)
+    cells = [["row", "backbone", "TTA", *SPLITS, "seeds", "fwd/image", "seconds", "entered"]]
+    for (label, tta), records in groups.items():
+        of = {split: [r for r in records if r.split == split] for split in SPLITS}
+        accs = [spread([100 * r.acc for r in of[split]]) for split in SPLITS]
+        budgets = [r.consumed for r in of["test"]]
+        forward = statistics.mean(c["forward_equivalents"] / c["images"] for c in budgets)
+        seconds = statistics.mean(c["seconds"] for c in budgets)
+        cost = [str(len(budgets)), f"{forward:.2f}", f"{seconds:.0f}"]
+        cells.append(
+            [label, records[0].backbone.removeprefix("timm:"), tta, *accs, *cost, entered(records[0])]
+        )
+    return cells
+
+
+def as_text(cells: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return "Accuracy in percent on simulated data\n" + "\n".join(lines) + "\n"
+
+
+def as_markdown(cells: Sequence[Sequence[str]], rows: Sequence[tuple[str, Record]]) -> str:
+    """The table as a page, with what it was made of."""
+    records = [record for _, record in rows]
+    sizes = {r.split: r.n for r in records}
+    commits = ", ".join(sorted({r.commit[:7] + ("+changes" if "+" in r.commit else "") for r in records}))
+    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
+    return f"""# Methods and test-time adaptation on simulated data
+
+Simulated: a small screen made by `abra-wilds simulate`. It says nothing about biology, and a few epochs on it say
+nothing about long training. Made by `examples/compare_methods.py`, whose OWN lists what single methods needed.
+
+Accuracy in percent of the epoch that is best on val: mean ± sample standard deviation over seeds. Images: {
+        ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS)
+    }. fwd/image: training cost for each image drawn, in predictions of one image. seconds: of training, on one CPU
+thread beside other work. entered: what a prediction read beside its image and the training images. TTA none of a
+row that trains with adaptation is its control. Code: {commits}.
+
+{head}
+{"|---" * len(cells[0])}|
+{chr(10).join(body)}
+"""
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Everything; returns the exit code."""
+    if args.run:
+        return run_one(args.run[0], int(args.run[1]), args)
+    path = args.records or args.folder / "methods_simulated.jsonl"
+    failures: list[str] = []
+    if not args.table_only:
+        labels = [label for label in table_rows() if not args.only or label in args.only]
+        make_screen(args)
+        failures = run_all(labels, args)
+        lines = [json.dumps({"row": row, **asdict(record)}) + "\n" for row, record in collect(labels, args)]
+        write_text(path, "".join(lines))
+    rows = read_rows(path)
+    cells = table(rows)
+    print(as_text(cells))
+    if rows:
+        write_text(path.with_suffix(".md"), as_markdown(cells, rows))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def make_screen(args: argparse.Namespace) -> None:
+    """Simulate the screen unless it is there.
+
+    Raises:
+        InputError: if another one is.
+    """
+    screen = preset("mini", image_size=48, replicates=args.replicates)
+    marker = args.folder / "screen" / "rxrx1_v1.0" / MARKER
+    if not marker.exists():
+        simulate(args.folder / "screen", screen, workers=args.jobs, progress=True)
+    there, wanted = json.loads(marker.read_text()), json.loads(json.dumps(asdict(screen)))
+    if {name: there.get(name) for name in wanted} != wanted:
+        raise InputError(f"{marker.parent} is another screen; give another folder")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("comparison"), help="screen and runs")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of each row")
+    parser.add_argument("--n_epochs", type=int, default=8)
+    parser.add_argument("--replicates", type=int, default=11, help="wells of each treatment on its plate")
+    parser.add_argument("--only", nargs="+", choices=list(table_rows()), help="these rows")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
+    parser.add_argument("--device", default="cpu", help="index of a CUDA device, or cpu")
+    parser.add_argument("--records", type=Path, help="the collection; its table is written beside it as .md")
+    parser.add_argument("--table_only", action="store_true", help="make the table of --records again")
+    parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: compare(parse())))
