@@ -53,7 +53,6 @@ SETTINGS = {
     "lr": 3e-3,
     "warmup_epochs": 1.0,
     "warmup_from": 1e-4,
-    "transform": "rxrx1",
     "loader_kwargs": {"num_workers": 0},
     "progress_bar": False,
 }

@@ -104,6 +104,15 @@ def test_a_method_that_learns_from_no_label_at_first_has_no_training_accuracy_th
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")] == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["SimCLR", "BYOL", "DINOv2"])
+def test_self_supervision_logs_its_collapse_check_and_no_accuracy_of_a_classifier_it_does_not_have(
+    root, tiny, tmp_path, name
+):
+    fit(run_config(name, **runs.settings(root, tmp_path, name, n_epochs=1, log_every=2)))
+    rows = [row for row in runs.rows_of(tmp_path / "train_algo.csv") if row["epoch"] == "0"]
+    assert all(0 < float(row["spread"]) < 2 and row["acc_avg"] == "" for row in rows)
+
+
 def test_context_rows_count_in_no_training_accuracy(root, tiny, tmp_path):
     fit(run_config("CS-ARM-BN", **runs.settings(root, tmp_path, "CS-ARM-BN")))
     counts = [float(row["count"]) for row in runs.rows_of(tmp_path / "train_algo.csv")]

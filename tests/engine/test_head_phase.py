@@ -205,6 +205,23 @@ def test_frozen_first_weights_are_probed_with_no_epoch_over_images(root, tmp_pat
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")] == [0, 1, 2]
 
 
+def test_a_classifier_on_random_features_stays_near_chance(sim_root, tmp_path, monkeypatch):
+    """Features that know nothing of the image: whatever the classifier gains would be a leak of labels."""
+
+    def noise(self, x):
+        return torch.randn(len(x), self.head.in_features)
+
+    monkeypatch.setattr(Probe, "features", noise)
+    records = fit(config_of(sim_root, tmp_path, n_epochs=0, warmup_epochs=0, probe_epochs=10))
+    images, chance = 256, 1 / 8  # eight of nine classes are on a plate, one well each
+    deviation = (chance * (1 - chance) / images) ** 0.5
+    unseen = {(r.checkpoint, r.split): r.acc for r in records if r.split != "val"}
+    assert {r.n for r in records} == {images}
+    assert all(abs(acc - chance) < 4 * deviation for acc in unseen.values()), unseen
+    trained = float(runs.rows_of(tmp_path / "train_eval.csv")[-1]["acc_avg"])
+    assert trained > 1.5 * chance  # it does learn the training labels by heart
+
+
 def test_methods_without_a_head_phase_need_an_epoch(root, tmp_path):
     with pytest.raises(InputError, match="ERM learns from images alone: --n_epochs must be 1 or more; got 0"):
         fit(run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", n_epochs=0, warmup_epochs=0)))
