@@ -125,6 +125,7 @@ def resolve(
     config = RunConfig(algorithm, preset, origin, **parts)
     refuse_idle(config, given)
     refuse_unfit(config, method)
+    refuse_hollow(config)
     return config
 
 
@@ -219,4 +220,20 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
             f"{method.name} needs at least {plan.min_group_rows} images of each bio-batch in a batch; "
             f"--batch_size {d.batch_size} over --n_groups_per_batch {d.n_groups_per_batch} leaves {rows}; "
             "change one of them"
+        )
+
+
+def refuse_hollow(config: RunConfig) -> None:
+    """Raise for a run that ends before its method begins, or that never trains the weights it draws."""
+    n, m = config.optim.n_epochs, config.model
+    for flag, first in config.method.first_epochs().items():
+        if 0 < n <= first:
+            raise InputError(
+                f"{config.algorithm} begins behind its first {first} epochs (--{flag}), and --n_epochs {n} "
+                "ends before; lower the one or raise the other"
+            )
+    if n == 0 and m.pretrained and m.new_stem and m.pretrained_model_path is None:
+        raise InputError(
+            "--n_epochs 0 trains no backbone, so the fresh first convolution of --new_stem true would stay "
+            "random before pretrained weights; add --new_stem false"
         )

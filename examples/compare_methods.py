@@ -3,18 +3,20 @@
     python examples/compare_methods.py comparison
     python examples/compare_methods.py --table_only --records leaderboard/records/methods_simulated.jsonl
 
-Simulates the screen, trains every method in a process of its own, predicts with the best epoch of each, and
-collects the records into one .jsonl file. The table is made of that file alone. A second start goes on: what is
+Simulates the screen, trains every row in a process of its own, predicts with the best epoch of each, and
+collects the records into one .jsonl file, from which alone the table is made. A second start goes on: what is
 finished under the same settings is kept.
 
-Backbone, epochs, optimiser, augmentation and images drawn are the same for all; what a method needs beside
-them stands in OWN with a reason. A bio-batch is an experiment: a plate of this screen shows 4 of the 16
-treatments, one of RxRx1 277 of 1,108, and batch statistics of so few classes would hide what tells them apart.
+Backbone, epochs, optimiser, augmentation and the images of an epoch are the same for all; what a method needs
+besides stands in comparison_rows.py with a reason. A bio-batch is an experiment: a plate of this screen shows
+4 of the 16 treatments, one of RxRx1 277 of 1,108, and statistics of so few classes hide what tells them
+apart.
 
-Only the setting was tuned, by ERM and ABRA with seed 0, until ERM knew images of known experiments well and
-those of new ones badly: size of images, backbone, epochs and learning rate. A ResNet-18 at 1e-3 reached a third
-of known images in five times the time; timm's test_resnet at 3e-3 reaches two thirds. No method was tuned. The data
-are simulated, so the table says nothing about biology, and methods made for long training are far from it.
+Only the setting was tuned, by ERM and ABRA with seed 0, until images of known experiments were recognised
+well and those of new ones badly: size of images, backbone, epochs and learning rate. After six epochs ERM
+recognised a third of the known images by a ResNet-18 at a rate of 1e-3, and three in five by timm's test_resnet
+at 3e-3, whose steps cost several times less. No method was tuned, and what is made for long training is far
+from it here.
 """
 
 from __future__ import annotations
@@ -29,12 +31,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from abra_wilds import METHODS, fit, run_config
-from abra_wilds.cli import guarded
+from comparison_rows import SETTINGS, table_rows
+
+from abra_wilds import fit, run_config
 from abra_wilds.config import RunConfig
 from abra_wilds.data.simulate import MARKER, preset, simulate
 from abra_wilds.engine.results import evaluate_saved
@@ -42,115 +45,9 @@ from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.predict import changed, predict_saved
 from abra_wilds.records import RESULTS, Record, read_records
-from abra_wilds.terminal import Parser
+from abra_wilds.terminal import Parser, guarded
 
 SPLITS = ("val", "id_test", "test")
-SETTINGS = {
-    "preset": "wilds",
-    "model": "timm:test_resnet",
-    "pretrained": False,
-    "batch_size": 32,
-    "lr": 3e-3,
-    "warmup_epochs": 1.0,
-    "warmup_from": 1e-4,
-    "loader_kwargs": {"num_workers": 0},
-    "progress_bar": False,
-}
-VIT = "timm:test_vit"
-EXPERIMENT = {"tta": "plate_bn", "tta_group": "experiment"}
-FEW = {"n_groups_per_batch": 4}
-FEW_WHY = "8 images of each of 4 experiments; the screen trains on 8, and the preset wants 9"
-HEAD_WHY = "batches of 16 images of each experiment; the default of 72 is half of all images"
-PROBE_WHY = "heads as small as the features, 96 numbers"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table and its adaptations.
-
-    Attributes:
-        algorithm: in METHODS.
-        why: the reason for the settings.
-        own: settings beside SETTINGS.
-        tta: flags of further predictions by the same model.
-    """
-
-    algorithm: str
-    why: str = ""
-    own: Mapping[str, Any] = field(default_factory=dict)
-    tta: Sequence[Mapping[str, Any]] = ()
-
-
-PLATE = {"tta": "plate_bn", "tta_group": "plate"}
-ERM_TTA = (
-    {"tta": "batch_bn"},
-    PLATE,
-    EXPERIMENT,
-    {"tta": "mixed_bn", "tta_group": "plate"},
-    {"tta": "mixed_bn", "tta_group": "experiment"},
-    # A plate of the screen has 4 control wells, too few images for statistics.
-    {"tta": "controls_bn", "tta_group": "experiment"},
-)
-BOTH, NONE = (PLATE, EXPERIMENT), ({"tta": "none"},)
-EXPERIMENTS = {"groupby_fields": ["experiment"]}
-OWN: dict[str, Row] = {
-    "ERM": Row("ERM", tta=ERM_TTA),
-    "AdaBN": Row(
-        "ERM",
-        "as examples/configs/adabn.yaml, with experiments for plates",
-        {"train_loader": "plate", **EXPERIMENTS, "bn_stats": "precise", **EXPERIMENT},
-        NONE,
-    ),
-    "SimCLR": Row("SimCLR", PROBE_WHY, {"simclr_hidden": 256, "simclr_out": 64, "simclr_probe_epochs": 30}),
-    "BYOL": Row("BYOL", PROBE_WHY, {"byol_hidden": 256, "byol_out": 64, "byol_probe_epochs": 30}),
-    "ERM (ViT)": Row("ERM", "what DINOv2's backbone learns with labels", {"model": VIT}),
-    "DINOv2": Row(
-        "DINOv2",
-        "needs a ViT; crops of 9 and 4 patches, heads and schedule as small as the rest",
-        {
-            "model": VIT,
-            "dinov2_global_size": 48,
-            "dinov2_local_size": 32,
-            "dinov2_n_local": 2,
-            "dinov2_prototypes": 256,
-            "dinov2_hidden": 128,
-            "dinov2_bottleneck": 64,
-            "dinov2_teacher_temp_epochs": 2,
-            "dinov2_probe_epochs": 30,
-        },
-    ),
-    "AdvStyle": Row("AdvStyle", tta=BOTH),
-    "AdvBayes": Row(
-        "AdvBayes",
-        "the defaults leave 3 of 8 epochs and move no weight; 3 steps of 0.05 move one by half its deviation",
-        {"advbayes_pre_epochs": 2, "advbayes_adv_steps": 3, "advbayes_adv_lr": 0.05},
-    ),
-    "ABRA": Row("ABRA", "the epochs are too few for CutMix", {**EXPERIMENTS, "mix": "none"}, BOTH),
-    "IID-lite": Row(
-        "IID-lite", "a quarter of the epochs for the auto-encoder", {"iid_lite_pretrain_epochs": 2}
-    ),
-    "ARM-BN": Row(
-        "ARM-BN",
-        "two experiments a batch, whole ones at test time: parts in dataset order would be plates",
-        {**EXPERIMENTS, "n_groups_per_batch": 2, **EXPERIMENT, "tta_batch_size": 0},
-        NONE,
-    ),
-    "IRMX-PAIR": Row("IRMX-PAIR", HEAD_WHY, {"irmx_pair_head_epochs": 10, "irmx_pair_domain_rows": 16}),
-    "IRMX": Row("IRMX", HEAD_WHY, {"irmx_head_epochs": 10, "irmx_domain_rows": 16}),
-    "deepCORAL": Row("deepCORAL", FEW_WHY, FEW),
-    "IRM": Row("IRM", FEW_WHY, FEW),
-    "DANN": Row("DANN", FEW_WHY, FEW, BOTH),
-    "CS-ARM-BN": Row("CS-ARM-BN", "controls of an experiment", {**EXPERIMENTS, **EXPERIMENT}, NONE),
-}
-
-
-def table_rows() -> dict[str, Row]:
-    """Every method in the table's order, and behind the method before it what OWN has besides."""
-    names = list(METHODS)
-    place = {"AdaBN": "ERM", "ERM (ViT)": "BYOL"}
-    for label, before in place.items():
-        names.insert(names.index(before) + 1, label)
-    return {name: OWN.get(name, Row(name)) for name in names}
 
 
 def run_folder(label: str, seed: int, args: argparse.Namespace) -> Path:
@@ -171,7 +68,8 @@ def configuration(label: str, seed: int, args: argparse.Namespace, **more: Any) 
         "root_dir": str(Path(args.folder) / "screen"),
         "log_dir": str(run_folder(label, seed, args) / "fit"),
     }
-    return run_config(row.algorithm, **values, **more)
+    config: RunConfig = run_config(row.algorithm, **values, **more)
+    return config
 
 
 def parts(label: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[Path, str, Mapping[str, Any]]]:
@@ -213,9 +111,10 @@ def in_process(label: str, seed: int, args: argparse.Namespace) -> tuple[float, 
     command = [sys.executable, __file__, str(args.folder), "--run", label, str(seed)]
     command += [f"--{name}={getattr(args, name)}" for name in ("n_epochs", "device")]
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    shown = run_folder(label, seed, args).with_suffix(".failed.txt")
+    shown.unlink(missing_ok=True)
     done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True)
     if done.returncode:
-        shown = run_folder(label, seed, args).with_suffix(".failed.txt")
         shown.parent.mkdir(parents=True, exist_ok=True)
         write_text(shown, done.stdout + done.stderr)
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -300,9 +199,8 @@ def table(rows: Sequence[tuple[str, Record]]) -> list[list[str]]:
         forward = statistics.mean(c["forward_equivalents"] / c["images"] for c in budgets)
         seconds = statistics.mean(c["seconds"] for c in budgets)
         cost = [str(len(budgets)), f"{forward:.2f}", f"{seconds:.0f}"]
-        cells.append(
-            [label, records[0].backbone.removeprefix("timm:"), tta, *accs, *cost, entered(records[0])]
-        )
+        backbone = records[0].backbone.removeprefix("timm:")
+        cells.append([label, backbone, tta, *accs, *cost, entered(records[0])])
     return cells
 
 
@@ -319,16 +217,17 @@ def as_markdown(cells: Sequence[Sequence[str]], rows: Sequence[tuple[str, Record
     sizes = {r.split: r.n for r in records}
     commits = ", ".join(sorted({r.commit[:7] + ("+changes" if "+" in r.commit else "") for r in records}))
     head, *body = ["| " + " | ".join(row) + " |" for row in cells]
+    numbers = ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS)
     return f"""# Methods and test-time adaptation on simulated data
 
-Simulated: a small screen made by `abra-wilds simulate`. It says nothing about biology, and a few epochs on it say
-nothing about long training. Made by `examples/compare_methods.py`, whose OWN lists what single methods needed.
+Simulated: a small screen of `abra-wilds simulate`. It says nothing about biology, and a few epochs on it say
+little about long training. Made by `examples/compare_methods.py`; what single methods needed is in
+`examples/comparison_rows.py`.
 
-Accuracy in percent of the epoch that is best on val: mean ± sample standard deviation over seeds. Images: {
-        ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS)
-    }. fwd/image: training cost for each image drawn, in predictions of one image. seconds: of training, on one CPU
-thread beside other work. entered: what a prediction read beside its image and the training images. TTA none of a
-row that trains with adaptation is its control. Code: {commits}.
+Accuracy in percent of the epoch that is best on val: mean ± sample standard deviation over seeds. Images:
+{numbers}. fwd/image: cost of training for each image drawn, in predictions of one image. seconds: of
+training, on one CPU thread beside other work. entered: what a prediction read besides its image and the
+training images. Where training itself adapts, TTA none is the control. Code: {commits}.
 
 {head}
 {"|---" * len(cells[0])}|
@@ -378,15 +277,16 @@ def parse() -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("comparison"), help="screen and runs")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of each row")
-    parser.add_argument("--n_epochs", type=int, default=8)
+    parser.add_argument("--n_epochs", type=int, default=6)
     parser.add_argument("--replicates", type=int, default=11, help="wells of each treatment on its plate")
-    parser.add_argument("--only", nargs="+", choices=list(table_rows()), help="these rows")
+    parser.add_argument("--only", nargs="+", choices=list(table_rows()), metavar="ROW", help="these rows")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
     parser.add_argument("--device", default="cpu", help="index of a CUDA device, or cpu")
     parser.add_argument("--records", type=Path, help="the collection; its table is written beside it as .md")
     parser.add_argument("--table_only", action="store_true", help="make the table of --records again")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    args: argparse.Namespace = parser.parse_args()
+    return args
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """Small networks, batches and methods for tests of the mathematics."""
 
 import copy
+import functools
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from abra_wilds.methods import METHODS
-from abra_wilds.nets.backbones import timm_package
+from abra_wilds.nets.backbones import build_net, timm_package
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.vit import staged_vit
 from abra_wilds.types import Batch, DataInfo, StepContext, Target
@@ -101,7 +103,7 @@ def add_views(method, args):
     g = torch.Generator().manual_seed(0)
     sides = [(side or batch.x.shape[2],) * 2 for side in method.view_plan().sizes]
     plain = [F.interpolate(batch.x, side, mode="bilinear") for side in sides]
-    noise = [torch.randn(x.shape, generator=g, dtype=torch.float64).to(x.dtype) for x in plain]
+    noise = [torch.randn(x.shape, generator=g, dtype=torch.float64).to(x) for x in plain]
     views = tuple(x + 0.5 * e for x, e in zip(plain, noise, strict=True))
     return (replace(batch, views=views),)
 
@@ -208,3 +210,18 @@ def clean_map(method, batch, upto="res4"):
     for name in STAGES[: STAGES.index(upto) + 1]:
         x = stages[name](x)
     return x
+
+
+def multiplications(call):
+    """Multiplications of convolutions and matrix products that a call takes."""
+    with torch.no_grad(), FlopCounterMode(display=False) as count:
+        call()
+    return count.get_total_flops() / 2
+
+
+@functools.cache
+def resnet50_multiplications():
+    """Those of ResNet-50's forward pass on one image of 3 x 256 x 256."""
+    with torch.device("meta"):
+        net, x = build_net("resnet50", 3, pretrained=False), torch.empty(1, 3, 256, 256)
+    return multiplications(lambda: net(x))

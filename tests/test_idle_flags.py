@@ -94,3 +94,28 @@ def test_another_methods_flag_is_refused_and_its_owner_named(name):
 def test_batches_with_which_a_method_makes_no_sense_are_refused(name, given, said):
     with pytest.raises(InputError, match=said):
         run_config(name, **given)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "said"),
+    [
+        ("AdvBayes", {"n_epochs": 10}, "AdvBayes begins behind its first 10 epochs (--advbayes_pre_epochs)"),
+        ("IID-lite", {"n_epochs": 7}, "IID-lite begins behind its first 10 epochs (--iid_lite_pretrain"),
+        ("DINOv2", {"n_epochs": 0}, "--n_epochs 0 trains no backbone, so the fresh first convolution"),
+        ("IRMX", {"n_epochs": 0, "new_stem": True}, "add --new_stem false"),
+    ],
+)
+def test_a_run_that_ends_before_its_method_begins_is_refused(name, given, said):
+    first = {"AdvBayes": "advbayes_pre_epochs", "IID-lite": "iid_lite_pretrain_epochs"}
+    given = {"warmup_epochs": 0, **({first[name]: 10} if name in first else {}), **given}
+    with pytest.raises(InputError) as caught:
+        run_config(name, **given)
+    assert said in str(caught.value)
+
+
+def test_the_same_lengths_are_accepted_where_something_is_trained():
+    run_config("AdvBayes", warmup_epochs=0, advbayes_pre_epochs=10, n_epochs=11)
+    run_config("AdvBayes", warmup_epochs=0, n_epochs=5, advbayes_c=0.0)
+    run_config("DINOv2", warmup_epochs=0, n_epochs=0, new_stem=False)
+    run_config("SimCLR", warmup_epochs=0, n_epochs=0, pretrained=False)
+    run_config("SimCLR", warmup_epochs=0, n_epochs=0, pretrained_model_path="w.pth")

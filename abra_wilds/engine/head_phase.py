@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -29,7 +30,7 @@ from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step
 from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
-from abra_wilds.types import HeadPhase, InputError, StepContext
+from abra_wilds.types import Diverged, HeadPhase, InputError, StepContext
 
 
 def check_head(config: RunConfig, phase: HeadPhase | None) -> None:
@@ -104,11 +105,6 @@ def train_heads(
     return done
 
 
-def silent(config: RunConfig) -> bool | None:
-    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
-    return None if config.train.progress_bar is None else not config.train.progress_bar
-
-
 def head_epoch(
     heads: Heads,
     optimizer: torch.optim.Optimizer,
@@ -128,21 +124,33 @@ def head_epoch(
         set_learning_rate(optimizer, 0.5 * (1 + math.cos(math.pi * progress)))
         method.context = StepContext(optimizer.param_groups[0]["lr"], True, epoch, progress)
         batch = train.batch(torch.tensor(rows))
-        with FlopCount() as count:
+        with FlopCount() if i == 0 else nullcontext() as count:
             out = step(heads, batch, optimizer)
-        flops += count.total
+        if count is not None:
+            flops = count.total / len(batch) * sampler.images_per_epoch
         meter.update(out, batch)
     return flops
 
 
 def pick(config: RunConfig, setup: Setup, method: Method, heads: Heads, val: Features) -> tuple[int, float]:
-    """Write the head that is best on validation into the method; its number and its value."""
-    values = []
-    for i in range(len(heads.heads)):
+    """Write the head that is best on validation into the method; its number and its value.
+
+    Raises:
+        Diverged: if no head's weights are finite.
+    """
+    values: dict[int, float] = {}
+    for i, head in enumerate(heads.heads):
+        if not bool(torch.isfinite(head.weight).all()):
+            continue
         method.head.load_state_dict(heads.folded(i))
         y_pred = torch.cat([method.classify(batch.x).argmax(1) for batch in val.parts()])
-        values.append(evaluate(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric])
-    best = (min if config.eval.val_metric_decreasing else max)(range(len(values)), key=values.__getitem__)
+        values[i] = evaluate(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric]
+    if not values:
+        raise Diverged(
+            f"the classifier's weights became infinite at every rate of {method.name}'s head phase; "
+            "lower them"
+        )
+    best = (min if config.eval.val_metric_decreasing else max)(values, key=values.__getitem__)
     method.head.load_state_dict(heads.folded(best))
     return best, values[best]
 

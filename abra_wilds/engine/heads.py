@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -118,11 +119,12 @@ def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Fea
     method.eval()
     f = torch.empty(len(loader.rows), method.head.in_features, device=setup.device)
     flops = 0.0
-    for batch in tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train)):
+    for i, batch in enumerate(tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train))):
         batch = batch.to(setup.device)
-        with FlopCount() as count:
+        with FlopCount() if i == 0 else nullcontext() as count:
             f[batch.rows] = method.features(augment(batch.x, "none", size=d.size))
-        flops += count.total
+        if count is not None:
+            flops = count.total / len(batch) * len(f)
     rows = loader.rows
     return Features(f, rows.y.to(setup.device), rows.g, rows.metadata.to(setup.device), flops)
 

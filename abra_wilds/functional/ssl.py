@@ -111,11 +111,10 @@ def block_masks(
         masks[image] = _block_mask(grid, int(count))
     hidden = np.flatnonzero(masks)
     weight = 1 / (n * masks.sum((1, 2))[hidden // patches])
-    return (
-        torch.as_tensor(masks, device=device),
-        torch.as_tensor(hidden, device=device),
-        torch.as_tensor(weight, device=device),
-    )
+    # A blocking copy would make the host wait for all that the device has still to do.
+    on_host = (torch.from_numpy(t) for t in (masks, hidden, weight))
+    masks_, hidden_, weight_ = (t.to(device, non_blocking=True) for t in on_host)
+    return masks_, hidden_, weight_
 
 
 def _block_mask(grid: tuple[int, int], count: int) -> NDArray[np.bool_]:

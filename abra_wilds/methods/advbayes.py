@@ -83,6 +83,10 @@ class AdvBayesConfig(MethodConfig):
         needs = "--advbayes_adv_steps 1 or more"
         return {} if self.adv_steps else {"advbayes_adv_lr": needs, "advbayes_beta": needs}
 
+    def first_epochs(self) -> dict[str, int]:
+        """Those of plain ERM."""
+        return {"advbayes_pre_epochs": self.pre_epochs} if self.c else {}
+
 
 class AdvBayes(Method):
     """Agree on images and on two pictures of them by a random network that climbed the classifier's loss."""

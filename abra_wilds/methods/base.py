@@ -22,6 +22,10 @@ class MethodConfig:
         """Flags that would have no effect with these values and this --mix, and what they need."""
         return {}
 
+    def first_epochs(self) -> dict[str, int]:
+        """Flags of epochs that come before what the method is named for, which a run must outlast."""
+        return {}
+
 
 class Method(nn.Module):
     """A way to train a classifier that should survive new bio-batches.

@@ -5,7 +5,8 @@ Differences from lightly: the teacher starts equal to the student, projector inc
 were loaded after it was built. Views of data/views.py replace colour operations and solarisation, the run's
 optimiser LARS. The teacher normalises by its batch, as in the paper; its running statistics follow the
 student's by the same moving average as its weights do, and its own passes leave them alone. The classifier
-is trained on the online encoder.
+is trained on the online encoder. By default a run starts from ImageNet's weights, which were learned with
+labels, at ABRA's rate of 1e-2; `examples/configs/byol.yaml` starts from random ones at a tenth of it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,12 @@
 
 A student learns from a teacher that averages it: class tokens across crops (DINO), hidden patches (iBOT), and
 class tokens that keep apart (KoLeo). Read for facts: facebookresearch/dinov2 b8931f7 and lightly-ai/lightly
-e8d317f. Its settings for RxRx1 are unpublished; the defaults are those of the official
-ssl_default_config.yaml, made for another network and data set ("our settings"). Frozen published weights need
-no pre-training here: `--model timm:vit_small_patch14_dinov2.lvd142m --n_epochs 0`; they are extra data.
+e8d317f. Its settings for RxRx1 are unpublished; the defaults of its own flags are those of the official
+ssl_default_config.yaml, made for another network and data set ("our settings"). Optimiser, rate and weight
+decay are the run's, so by default ABRA's Adam at 1e-2 on published weights with a fresh patch embedding:
+`examples/configs/dinov2.yaml` has the official ones, from random weights. Published DINOv2 weights need no
+pre-training here, but images of another size and the patch embedding that they came with: see
+`examples/configs/dinov2_lvd.yaml`; they are extra data.
 
 Differences from the official code:
 - Views of data/views.py: square crops, turns and both flips, blur and jitter; no colour operations.

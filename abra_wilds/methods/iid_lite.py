@@ -81,6 +81,10 @@ class IIDLiteConfig(DoubleHeadConfig):
             found |= {f"iid_lite_{name}": needs for name in ("dropout", "pretrain_epochs")}
         return found
 
+    def first_epochs(self) -> dict[str, int]:
+        """Those in which the auto-encoder alone learns."""
+        return {"iid_lite_pretrain_epochs": self.pretrain_epochs} if self.noise or self.style else {}
+
 
 class IIDLite(Method):
     """ERM-CutMix whose classifier also sees an auto-encoder's latents; a reduced version of IID."""

@@ -5,7 +5,8 @@ unpublished; these are ours: temperature 0.1 and head as lightly's recipe has th
 instead of colour operations, the run's optimiser instead of LARS. Batches mix all bio-batches: negatives of
 one plate alone would make telling plates apart useless, and those of a mixed batch make it useful, which is
 the method as published. Both views pass the network as one batch, as in the authors' code, so batch norm
-sees 2 N images.
+sees 2 N images. By default a run starts from ImageNet's weights, which were learned with labels, at ABRA's
+rate of 1e-2; `examples/configs/simclr.yaml` starts from random ones at a tenth of it.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.methods.erm import ERM
 from abra_wilds.options import method_option
 from abra_wilds.records import read_records
-from abra_wilds.types import HeadPhase, InputError
+from abra_wilds.types import Diverged, HeadPhase, InputError
 from tests import runs
 from tests.helpers import make_batch, make_info, tiny_net, worst
 
@@ -129,6 +129,20 @@ def test_the_head_that_is_best_on_validation_is_the_methods(root, tmp_path, monk
     chosen, value = head_phase.pick(config, setup, method, heads, cached["val"])
     assert len(set(by_hand)) > 1 and value == max(by_hand) and chosen == by_hand.index(max(by_hand))
     assert torch.equal(method.head.weight, heads.folded(chosen)["weight"])
+
+
+def test_heads_that_diverge_are_passed_over_and_all_of_them_stop_the_run(root, tmp_path):
+    config = config_of(root, tmp_path / "run")
+    setup = prepare(config)
+    method = build_method(config, setup.info)
+    cached = {split: features(config, setup, method, split) for split in ("train", "val")}
+    heads = Heads(method, method.head_phase(), cached["train"].f)
+    for i in (0, 2):
+        nn.init.constant_(heads.heads[i].weight, float("nan"))
+    assert head_phase.pick(config, setup, method, heads, cached["val"])[0] == 1
+    nn.init.constant_(heads.heads[1].weight, float("inf"))
+    with pytest.raises(Diverged, match="became infinite at every rate of Probe's head phase; lower them"):
+        head_phase.pick(config, setup, method, heads, cached["val"])
 
 
 def test_cached_features_are_those_of_evaluation_in_dataset_order(root, tmp_path):

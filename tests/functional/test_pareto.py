@@ -88,6 +88,18 @@ def test_away_from_balance_the_worst_preferred_loss_does_not_rise(seed):
     assert (C @ alpha)[worst] >= -1e-8 * np.abs(C).max()
 
 
+def test_near_balance_the_imbalance_grows_no_faster_than_it_must():
+    losses = np.array([1.01, 0.98, 1.01])
+    mu, a = imbalance(losses, UNIFORM)
+    assert 0 < mu < 1e-4
+    v = np.array([-1.0, -3.0, -1.0])  # C a: whatever the weights, the imbalance grows
+    C = np.outer(v, v) / (v @ a)
+    np.testing.assert_allclose(C @ a, v, atol=1e-12)
+    alpha = pareto_weights(losses, C, UNIFORM)
+    assert alpha @ v == pytest.approx(v.max(), abs=1e-7)
+    assert (C @ alpha >= -1e-8).all()
+
+
 def test_steps_by_the_weights_bring_two_quadratics_to_the_preferred_ray_of_their_front():
     centres, r, x = np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([0.8, 0.2]), np.array([-0.3, 0.9])
     for _ in range(800):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,6 +74,10 @@ def numbers(log_dir, column, split="train", kind="algo"):
 def test_every_method_is_said_to_train_in_a_checkout_or_to_be_refused():
     assert {*INSIDE, *OUTSIDE} == set(METHODS) and {*INSIDE} & {*OUTSIDE} == {"ARM-BN"}
     assert set(REFUSED) == set(OUTSIDE)
+    text = (Path(algorithm.__file__).parent / "README.md").read_text()
+    rows = dict(re.findall(r"^\| ([\w, -]+) \| (trained|refused)\b", text, flags=re.M))
+    listed = {name: state for names, state in rows.items() for name in names.split(", ")}
+    assert listed == dict.fromkeys(OUTSIDE, "refused") | dict.fromkeys(INSIDE, "trained")
 
 
 # Those of the main job are trained in test_end_to_end.py, those that change with the epochs further below.

@@ -77,8 +77,9 @@ def test_an_augmenter_that_changes_nothing_leaves_the_weighted_cross_entropy(w):
 
 
 @MIXED
-def test_loss_is_that_of_numpy_on_the_pictures_that_were_drawn(w):
-    method, batch, drawn = method_of(c=0.6), make_batch(w=w), []
+@pytest.mark.parametrize("steps", [0, 3], ids=["random networks alone", "climb"])
+def test_loss_is_that_of_numpy_on_the_pictures_that_were_drawn(steps, w):
+    method, batch, drawn = method_of(c=0.6, adv_steps=steps), make_batch(w=w), []
     inner = method.views
 
     def views(b):

@@ -210,6 +210,17 @@ def test_forward_moves_no_parameter_and_leaves_no_gradient(name, label):
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in method.named_parameters())
 
 
+@EVERY
+def test_a_step_with_its_logs_reads_no_tensor_on_the_host(name, label):
+    """Tensors without storage stand for those of a device, for which the host would wait."""
+    method, batch = method_of(name, label).to("meta"), batch_of(w=0.63).to(torch.device("meta"))
+    out = method(batch)
+    assert out.loss.is_meta
+    assert out.logs is not None and all(v.is_meta for v in out.logs.values())
+    out.loss.backward()
+    method.after_step()
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=[path.name for path in SOURCES])
 def test_methods_train_move_and_print_nothing(path):
     text = path.read_text()

@@ -141,8 +141,9 @@ def test_any_channels_and_sides_pass_in_both_phases(channels, side):
         assert method(make_batch(in_channels=channels, size=side)).loss.isfinite()
 
 
-def test_dropout_acts_in_training_alone():
-    method, x = method_of(dropout=0.5), make_batch().x
+@pytest.mark.parametrize("latent", [{"noise": False}, {"style": False}], ids=["codes", "maps"])
+def test_dropout_acts_on_either_latent_in_training_alone(latent):
+    method, x = method_of(dropout=0.5, **latent), make_batch().x
     open_noise(method)
     assert worst(method.predict(x), method.predict(x)) > 1e-3
     method.eval()

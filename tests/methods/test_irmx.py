@@ -61,6 +61,15 @@ def test_without_penalties_the_classifier_learns_by_the_mean_risk_of_the_domains
     assert torch.equal(out.logits, head(batch.x))
 
 
+@pytest.mark.parametrize("w", [None, 0.63])
+def test_without_penalties_and_with_equal_domains_it_is_erm_on_the_features(w):
+    batch, head = feature_batch((0, 1, 1, 0, 2, 2), w=w), make_head()
+    a = make_method("IRMX", IRMXConfig(p1=0.0, p2=0.0)).head_step(head, batch)
+    b = make_method("ERM").head_step(head, batch)
+    assert worst(a.loss, b.loss) < 1e-12
+    assert worst(gradients(head, a.loss), gradients(head, b.loss)) < 1e-12
+
+
 def test_equal_domains_have_no_variance():
     method, head = make_method("IRMX", IRMXConfig(p1=0.0, p2=100.0)), make_head()
     half = feature_batch((0, 0, 0))
@@ -79,6 +88,11 @@ def test_the_classifiers_step_is_float32_under_autocast():
         out = method.head_step(head, batch)
     assert out.loss.dtype == out.logits.dtype == torch.float32
     assert torch.equal(out.loss, plain.loss)
+
+
+def test_the_classifiers_step_reads_no_tensor_on_the_host():
+    batch = feature_batch(dtype=torch.float32).to(torch.device("meta"))
+    assert make_method("IRMX").head_step(make_head(torch.float32).to("meta"), batch).loss.is_meta
 
 
 @pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])

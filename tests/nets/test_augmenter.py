@@ -9,6 +9,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from abra_wilds.nets.augmenter import KERNELS, WIDTH, Augmenter, draw_augmenter
+from tests.helpers import multiplications, resnet50_multiplications
 
 
 def slow_conv(x, weight, bias):
@@ -73,3 +74,12 @@ def test_images_of_any_channels_keep_their_shape(channels, depth):
     out = g(x, torch.randn(sum(g.sizes)))
     assert out.shape == x.shape
     np.testing.assert_allclose(out.std((2, 3), correction=0), 1, atol=1e-3)
+
+
+def test_a_pass_costs_what_advbayes_states():
+    x, costs = torch.empty(1, 3, 256, 256, device="meta"), []
+    for kernel in KERNELS:  # layers draw apart, so the mean over draws is that over equal kernels
+        g = Augmenter(3, (kernel,) * 5)
+        costs.append(multiplications(lambda g=g: g(x, torch.empty(sum(g.sizes), device="meta"))))
+    assert np.mean(costs) == pytest.approx(1.5e9, rel=0.02)
+    assert np.mean(costs) / resnet50_multiplications() == pytest.approx(0.25, abs=0.04)

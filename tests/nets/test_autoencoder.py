@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from abra_wilds.nets.autoencoder import AutoEncoder, adain
+from tests.helpers import multiplications, resnet50_multiplications
 
 
 def make(channels=3, seed=0):
@@ -81,3 +82,12 @@ def test_every_parameter_learns_and_the_error_falls():
         assert [n for n, p in ae.named_parameters() if p.grad is None or not p.grad.any()] == []
         adam.step()
     assert errors[-1] < 0.8 * errors[0]
+
+
+def test_size_and_cost_are_those_that_iid_lite_states():
+    with torch.device("meta"):
+        net, x = AutoEncoder(3), torch.empty(1, 3, 256, 256)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(5.6e6, rel=0.01)
+    encoder, whole = (multiplications(lambda f=f: f(x)) for f in (net.encode, net))
+    assert encoder / resnet50_multiplications() == pytest.approx(0.14, abs=0.005)
+    assert (whole - encoder) / resnet50_multiplications() == pytest.approx(0.27, abs=0.005)
