@@ -34,7 +34,7 @@ check: $(VENV)/.setup-dev  ## lint, types and the quick tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.setup  ## time, FLOPs and memory of every method, against ERM
+bench: $(VENV)/.setup  ## time, FLOPs and memory of steps of ABRA and others, against ERM
 	$(BIN)/python examples/bench_step.py --json bench.json
 
 clean:  ## remove what the commands above made, but not the environment

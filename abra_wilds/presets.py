@@ -13,9 +13,11 @@ from typing import Any
 
 from abra_wilds.config import RunConfig, flag_name, flag_of, sections
 from abra_wilds.errors import InputError
+from abra_wilds.eval_config import GROUPED_TTA, TTA_GROUPS
 from abra_wilds.methods import METHODS, get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.options import default_of, require_choice, typed
+from abra_wilds.types import BatchPlan
 
 # ABRA paper, section 4.1: Adam, batch 128, 100 epochs, linear warm-up 1e-4 -> 1e-2 over 10 epochs, weight
 # decay 1e-5, flips, quarter turns, crop 256 -> 512, a replaced first convolution. Cosine after warm-up is
@@ -49,6 +51,20 @@ WILDS = {
     "n_groups_per_batch": 9,
     "new_stem": False,
 }
+
+# Flags that nothing reads without epochs over images; a --config file of a whole recipe may keep them.
+OF_IMAGE_EPOCHS = (
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "max_grad_norm",
+    "optimizer_kwargs",
+    "gradient_accumulation_steps",
+    "scheduler",
+    "scheduler_kwargs",
+    "transform",
+    "mix",
+)
 
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "wilds": WILDS}
 
@@ -160,6 +176,10 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raise for given values that nothing would read."""
     d, o, e, t = config.data, config.optim, config.eval, config.train
     idle = {
+        **{
+            name: (not o.n_epochs and config.origin.get(name) == "flag", "--n_epochs 1 or more")
+            for name in OF_IMAGE_EPOCHS
+        },
         "n_groups_per_batch": (d.train_loader != "group", "--train_loader group"),
         "distinct_groups": (d.train_loader != "group", "--train_loader group"),
         "uniform_over_groups": (
@@ -207,6 +227,7 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
         raise InputError(f"{method.name} needs --mix {' or '.join(plan.mixes)}; got {d.mix}")
     if plan.needs_uniform and not d.uniform_over_groups:
         raise InputError(f"{method.name} needs --uniform_over_groups true; got false")
+    refuse_other_groups(config, plan)
     if d.train_loader != "group":
         return
     if d.n_groups_per_batch < plan.min_groups:
@@ -220,6 +241,19 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
             f"{method.name} needs at least {plan.min_group_rows} images of each bio-batch in a batch; "
             f"--batch_size {d.batch_size} over --n_groups_per_batch {d.n_groups_per_batch} leaves {rows}; "
             "change one of them"
+        )
+
+
+def refuse_other_groups(config: RunConfig, plan: BatchPlan) -> None:
+    """Raise where a method that learns to be adapted would be adapted to other groups of images."""
+    d, e = config.data, config.eval
+    if plan.tta not in GROUPED_TTA or e.tta not in GROUPED_TTA:
+        return
+    if tuple(d.groupby_fields) != TTA_GROUPS[e.tta_group]:
+        raise InputError(
+            f"{config.algorithm} learns to be adapted to its bio-batches, one {d.bio_batch} each, and --tta "
+            f"{e.tta} would adapt it to each {e.tta_group}; make --groupby_fields and --tta_group alike, or "
+            "give --tta none or batch_bn"
         )
 
 

@@ -14,9 +14,9 @@ apart.
 
 Only the setting was tuned, by ERM and ABRA with seed 0, until images of known experiments were recognised
 well and those of new ones badly: size of images, backbone, epochs and learning rate. After six epochs ERM
-recognised a third of the known images by a ResNet-18 at a rate of 1e-3, and three in five by timm's test_resnet
-at 3e-3, whose steps cost several times less. No method was tuned, and what is made for long training is far
-from it here.
+recognised a third of the known images by a ResNet-18 at a rate of 1e-3, and three in five by timm's
+test_resnet at 3e-3, whose steps cost several times less. No method was tuned, and what is made for long
+training is far from it here.
 """
 
 from __future__ import annotations

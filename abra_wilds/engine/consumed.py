@@ -22,13 +22,17 @@ def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) ->
         FLOPs in units of one prediction of one image; batch norms and activations are not counted), seconds
         (evaluations included), labels (images whose label was learned from), batch_statistics (of the images
         that are predicted enter the predictions), test_images (of the evaluated split change the model),
-        outside_data (what else the first weights have seen, or None).
+        outside_data (what else the first weights have seen, or None). The first three are None where an older
+        version did not count them.
     """
+    counted = done.steps > 0 or done.epoch < 0
     adapted = config.eval.tta != "none"
     return {
-        "images": done.images,
-        "steps": done.steps,
-        "forward_equivalents": round(done.flops / prediction_flops(config, setup, method)),
+        "images": done.images if counted else None,
+        "steps": done.steps if counted else None,
+        "forward_equivalents": round(done.flops / prediction_flops(config, setup, method))
+        if counted
+        else None,
         "seconds": round(done.seconds, 3),
         "labels": len(setup.subsets["train"]),
         "batch_statistics": adapted,

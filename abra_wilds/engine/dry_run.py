@@ -48,7 +48,7 @@ def dry_run(config: RunConfig) -> str:
         f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "
         f"{100 * coverage(loader):.1f} % of the training images touched",
         f"the run: {steps * config.optim.n_epochs:,} steps{head_steps(method)}",
-        *disk_lines(config, setup, weights, moments),
+        *disk_lines(config, setup, method, weights, moments),
         f"memory on {setup.device}, estimated: {(2 * weights + moments + activations) / MIB:,.0f} MiB "
         f"(weights {weights / MIB:,.0f}, gradients {weights / MIB:,.0f}, optimiser {moments / MIB:,.0f}, "
         "kept for the backward "
@@ -68,10 +68,11 @@ def shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def disk_lines(config: RunConfig, setup: Setup, weights: int, moments: int) -> list[str]:
+def disk_lines(config: RunConfig, setup: Setup, method: Method, weights: int, moments: int) -> list[str]:
     """What checkpoints and predictions need, and what is free where they go."""
-    t = config.train
-    extra = 0 if t.save_step is None else config.optim.n_epochs // t.save_step
+    t, phase = config.train, method.head_phase()
+    epochs = config.optim.n_epochs + (phase.epochs if phase else 0)
+    extra = 0 if t.save_step is None else epochs // t.save_step
     models = t.save_best * weights + t.save_last * (weights + moments) + extra * weights
     labels = t.save_best + t.save_last + extra
     predictions = (

@@ -74,7 +74,7 @@ def fit(config: RunConfig) -> list[Record]:
     meter = Meter(setup.info.n_groups, device, by_group=not t.no_group_logging)
     accumulate = o.gradient_accumulation_steps
     steps_per_epoch = setup.steps_per_epoch(accumulate)
-    tracker = make_tracker(t.tracker, folder.path, (done.epoch + 1) * steps_per_epoch)
+    tracker = make_tracker(t.tracker, folder.path, done.steps or (done.epoch + 1) * steps_per_epoch)
     bar = tqdm(
         total=o.n_epochs * loader.images_per_epoch,
         initial=min(done.epoch + 1, o.n_epochs) * loader.images_per_epoch,
@@ -156,9 +156,11 @@ def fit(config: RunConfig) -> list[Record]:
         log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
 
     bar.close()
-    tracker.close()
     if head is not None:
-        done = train_heads(config, setup, method, head, folder=folder, log=log, csvs=csvs, done=done)
+        done = train_heads(
+            config, setup, method, head, folder=folder, log=log, csvs=csvs, tracker=tracker, done=done
+        )
+    tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
     return conclude(config, setup, method, folder, log, done, epochs)
 

@@ -8,13 +8,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config import OWN_LOOP, RunConfig, jsonable
+from abra_wilds.config import OWN_LOOP, RunConfig, flag_name, jsonable, sections
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
+from abra_wilds.options import default_of
 from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS
 
@@ -144,11 +145,10 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
     saved = read_config(folder)
     if not saved or saved.get("digest") == config.digest():
         return
-    now, then = jsonable(config.values(local=False)), {"loop": OWN_LOOP, **saved.get("values", {})}
+    now = jsonable(config.values(local=False))
+    then = {**jsonable(defaults(config)), **saved.get("values", {})}
     differing = [
-        f"{name} (was {then.get(name)}, is {now[name]})"
-        for name in now
-        if now[name] != then.get(name) and (name in then or config.origin.get(name) != "default")
+        f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)
     ]
     if not differing:
         return
@@ -156,3 +156,11 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
         f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or "
         "give another --log_dir"
     )
+
+
+def defaults(config: RunConfig) -> dict[str, Any]:
+    """Flag name -> its value where nothing decides otherwise, over all sections."""
+    found: dict[str, Any] = {"loop": OWN_LOOP}
+    for _, section in sections(type(config.method)):
+        found |= {flag_name(f, config.algorithm): default_of(f) for f in fields(section)}
+    return found

@@ -28,6 +28,7 @@ from abra_wilds.engine.results import Results, better, note_evaluation, save_epo
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step
+from abra_wilds.engine.trackers import Tracker
 from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Diverged, HeadPhase, InputError, StepContext
@@ -60,6 +61,7 @@ def train_heads(
     folder: RunFolder,
     log: TextLog,
     csvs: Mapping[str, CsvLog],
+    tracker: Tracker,
     done: Progress,
 ) -> Progress:
     """Train the classifier of a method whose epochs over images are complete; goes on where `done` says.
@@ -70,6 +72,7 @@ def train_heads(
     began, first = time.monotonic(), config.optim.n_epochs
     resuming = done.epoch >= first
     if config.eval.bn_stats == "precise" and not resuming:
+        setup.train_loader.set_epoch(max(first - 1, 0))  # also where the run goes on from here
         images = plain_images(setup.train_loader, setup.device, config.data.size)
         reestimate_bn(method, method.predict, images)
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
@@ -79,7 +82,7 @@ def train_heads(
     if resuming:
         load_checkpoint(folder.model("last"), method, optimizer, heads)
     else:
-        done = replace(done, epoch=first - 1, flops=done.flops + sum(s.flops for s in splits.values()))
+        done = replace(done, epoch=first - 1, flops=done.flops + splits["train"].flops)
     sampler = head_sampler(splits["train"], phase, config.train.seed)
     bar = tqdm(
         total=phase.epochs, initial=done.epoch + 1 - first, desc="classifier", disable=no_bar(config.train)
@@ -87,7 +90,8 @@ def train_heads(
     for epoch in range(done.epoch + 1, first + phase.epochs):
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
         flops = head_epoch(heads, optimizer, phase, splits["train"], sampler, epoch - first, meter)
-        csvs["train_algo"].write({"epoch": epoch, "batch": len(sampler), **meter.read()})
+        row = {"epoch": epoch, "batch": len(sampler), **meter.read()}
+        csvs["train_algo"].write(row)
         chosen, value = pick(config, setup, method, heads, splits["val"])
         predictions, results = score(config, setup, method, splits, csvs, epoch)
         is_best = better(value, done.best_val_metric, config.eval.val_metric_decreasing)
@@ -97,6 +101,8 @@ def train_heads(
         steps, flops = done.steps + len(sampler), done.flops + flops
         done = replace(done, epoch=epoch, flops=flops, steps=steps, seconds=done.seconds + spent)
         save_epoch(config, folder, method, optimizer, done, predictions, is_best, heads)
+        for split, values in {"train": row, **results}.items():
+            tracker.write(split, values, steps - 1)
         accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
         best = "  (best so far)" if is_best else ""
         log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}  {accs}{best}")

@@ -24,7 +24,7 @@ from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS, Record, append_records, results_table
 from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.tta.plan import tally
-from abra_wilds.types import Batch
+from abra_wilds.types import Batch, InputError
 
 Results = Mapping[str, float]
 
@@ -68,6 +68,7 @@ def evaluate_checkpoint(
     """
     method = build_method(config, setup.info, load=False).to(setup.device)
     saved = load_checkpoint(checkpoint, method)
+    check_classifier(config, method, checkpoint, saved)
     log = TextLog(folder.path / "log.txt")
     log.write(f"Evaluating {checkpoint.name}, saved after epoch {saved.epoch}")
     for line in adaptation_lines(config, setup):
@@ -79,6 +80,20 @@ def evaluate_checkpoint(
             save_predictions(folder.predictions(split, label), y_pred)
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
     return conclude(config, setup, method, folder, log, spent, [(label, saved.epoch)])
+
+
+def check_classifier(config: RunConfig, method: Method, checkpoint: Path, saved: Progress) -> None:
+    """Raise for a model that was saved before its classifier was trained.
+
+    Raises:
+        InputError: with the first epoch that has one.
+    """
+    first = config.optim.n_epochs
+    if method.head_phase() is not None and saved.epoch < first:
+        raise InputError(
+            f"{checkpoint.name} was saved before {method.name} trained its classifier; evaluate the best or "
+            f"last model, or one of epoch {first} or later"
+        )
 
 
 def run_progress(last: Path, saved: Progress) -> Progress:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from abra_wilds.config import DataConfig, RunConfig
+from abra_wilds.config import SPLIT_SCHEMES, DataConfig, RunConfig
 from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import check_images, data_info, load_dataset, make_grouper, split_subset
@@ -24,7 +24,7 @@ from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net
 from abra_wilds.tta.adapters import check_adaptable
-from abra_wilds.tta.plan import split_plan
+from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import DataInfo, InputError
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ def make_loaders(
             for split, subset in evaluated.items()
         }
     plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
+    check_plans(plans, config.eval)
     return train_loader, {
         split: Loader(evaluated[split], grouper, PassSampler(plan, d.batch_size), **reading)
         for split, plan in plans.items()
@@ -147,6 +148,11 @@ def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
     Raises:
         InputError: if one does not exist.
     """
+    if "val" not in known:
+        raise InputError(
+            f"--split_scheme {config.data.split_scheme} of {config.data.dataset} has no val, which picks the "
+            f"best epoch; use --split_scheme {SPLIT_SCHEMES[config.data.dataset][0]}"
+        )
     asked = (
         [s for s in known if s != "train"]
         if config.eval.evaluate_all_splits

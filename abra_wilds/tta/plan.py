@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,25 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adap
         is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
         return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members]
     return [Adapted(tuple(even_chunks(m, e.tta_batch_size or len(m))), len(m) >= e.tta_min) for m in members]
+
+
+def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:
+    """Raise where no bio-batch of any split is large enough to be adapted to.
+
+    Args:
+        plans: of each split.
+        e: which adaptation.
+
+    Raises:
+        InputError: with what to change.
+    """
+    if any(group.adapted for plan in plans.values() for group in plan):
+        return
+    what = "controls" if e.tta == "controls_bn" else "images"
+    raise InputError(
+        f"--tta {e.tta} would adapt nothing, since no {e.tta_group} of {', '.join(plans)} has --tta_min "
+        f"{e.tta_min} {what}; lower --tta_min, or leave --tta out"
+    )
 
 
 def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[Adapted]:
