@@ -176,10 +176,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raise for given values that nothing would read."""
     d, o, e, t = config.data, config.optim, config.eval, config.train
     idle = {
-        **{
-            name: (not o.n_epochs and config.origin.get(name) == "flag", "--n_epochs 1 or more")
-            for name in OF_IMAGE_EPOCHS
-        },
+        **idle_without_images(config),
         "n_groups_per_batch": (d.train_loader != "group", "--train_loader group"),
         "distinct_groups": (d.train_loader != "group", "--train_loader group"),
         "uniform_over_groups": (
@@ -215,6 +212,14 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         raise InputError(
             "--warmup_epochs and --scheduler_kwargs num_warmup_steps both set the warm-up; give one"
         )
+
+
+def idle_without_images(config: RunConfig) -> dict[str, tuple[bool, str]]:
+    """Whether each flag of the epochs over images was given to a run without them, and what it needs."""
+    return {
+        name: (config.optim.n_epochs == 0 and config.origin.get(name) == "flag", "--n_epochs 1 or more")
+        for name in OF_IMAGE_EPOCHS
+    }
 
 
 def refuse_unfit(config: RunConfig, method: type[Method]) -> None:

@@ -44,6 +44,15 @@ def test_dry_run_says_what_would_happen_and_writes_nothing(root, tmp_path, capsy
     assert int(memory[1]) == 43 and int(disk[1]) == pytest.approx(4 * 43, abs=2)
 
 
+def test_dry_run_counts_what_the_classifiers_epochs_keep(root, tmp_path, capsys):
+    found = []
+    for more in ({}, {"save_step": 1}):
+        argv = runs.command(root, tmp_path, "IRMX", n_epochs=1, irmx_head_epochs=4, **more)
+        assert main([*argv, "--dry_run"]) == 0
+        found.append(int(re.search(r"disk, estimated: ([\d,]+) MiB", capsys.readouterr().out)[1]))
+    assert found[1] - found[0] == pytest.approx(5 * 43, abs=5)  # resnet18, as above
+
+
 def test_dry_run_touches_no_folder_that_it_would_refuse(root, tiny, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("keep")
     main([*runs.command(root, tmp_path, "ERM"), "--dry_run", "--overwrite"])

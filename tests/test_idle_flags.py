@@ -9,6 +9,7 @@ import pytest
 from abra_wilds import METHODS, run_config
 from abra_wilds.config import flag_name
 from abra_wilds.options import default_of
+from abra_wilds.presets import resolve
 from abra_wilds.types import InputError
 
 IDLE = [
@@ -36,6 +37,8 @@ IDLE = [
     ("ABRA", {"abra_terms": ["ce", "arc"], "abra_js_weight": 2.0}, "js in --abra_terms"),
     ("ABRA", {"abra_terms": ["arc"], "abra_js_detach_clean": True}, "js in --abra_terms"),
     ("ABRA", {"mix": "none", "abra_soft_arc": "two_term"}, "--mix cutmix"),
+    ("IRMX", {"n_epochs": 0, "lr": 0.1}, "--n_epochs 1 or more"),
+    ("SimCLR", {"n_epochs": 0, "weight_decay": 0.0}, "--n_epochs 1 or more"),
     ("ERM", {"pairs_cross": False}, "--train_loader pairs"),
     ("ERM", {"n_controls_per_batch": 3}, "--train_loader controls"),
     ("SimCLR", {"transform": "rxrx1"}, "methods that learn from augmented images"),
@@ -60,6 +63,21 @@ def test_the_same_flags_are_accepted_where_they_have_an_effect():
     run_config("ERM", evaluate_all_splits=False, eval_splits=["test"])
     run_config("ERM", eval_only=True, eval_epoch=3)
     run_config("ERM", warmup_from=1e-4, scheduler_kwargs={"num_warmup_steps": 3})
+
+
+def test_a_recipe_is_accepted_without_its_epochs_over_images():
+    config = resolve("IRMX", {"n_epochs": 0}, file={"lr": 0.1, "optimizer": "SGD"})
+    assert (config.optim.n_epochs, config.optim.lr) == (0, 0.1)
+
+
+@pytest.mark.parametrize("name", ["ARM-BN", "CS-ARM-BN"])
+def test_a_method_is_adapted_to_the_groups_it_learns_to_be_adapted_to(name):
+    with pytest.raises(InputError, match="bio-batches, one experiment each, and --tta plate_bn would adapt"):
+        run_config(name, groupby_fields=["experiment"])
+    with pytest.raises(InputError, match="make --groupby_fields and --tta_group alike"):
+        run_config(name, tta_group="experiment")
+    run_config(name, groupby_fields=["experiment"], tta_group="experiment")
+    run_config(name, groupby_fields=["cell_type"], tta="none")
 
 
 def test_two_warmups_are_one_too_many():

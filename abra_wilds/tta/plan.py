@@ -55,8 +55,9 @@ def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:
     if any(group.adapted for plan in plans.values() for group in plan):
         return
     what = "controls" if e.tta == "controls_bn" else "images"
+    unit = "batch" if e.tta == "batch_bn" else e.tta_group
     raise InputError(
-        f"--tta {e.tta} would adapt nothing, since no {e.tta_group} of {', '.join(plans)} has --tta_min "
+        f"--tta {e.tta} would adapt nothing, since no {unit} of {', '.join(plans)} has --tta_min "
         f"{e.tta_min} {what}; lower --tta_min, or leave --tta out"
     )
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from abra_wilds import fit, run_config
 from abra_wilds.data.loaders import make_eval_loader, make_train_loader
 from abra_wilds.data.rxrx1 import STAINS, read_stains
 from abra_wilds.data.simulate import Well, metadata_table, site_picture, wells_table
@@ -23,6 +24,7 @@ from abra_wilds.data.wilds_data import (
     read_image,
     split_subset,
 )
+from abra_wilds.engine.setup import prepare
 from tests.data import full_metadata
 from tests.data.six import small_screen
 from tests.data.test_wilds_data import refused
@@ -142,6 +144,11 @@ def test_official_splits_have_both_sites_and_no_validation(six_root):
     refused("unknown split 'val'; choose one of train, test", split_subset, official, "val")
 
 
+def test_a_run_without_validation_is_refused(six_root):
+    config = run_config("ERM", dataset="rxrx1_6ch", root_dir=str(six_root), split_scheme="official")
+    refused("official of rxrx1_6ch has no val, .* use --split_scheme wilds", prepare, config)
+
+
 def test_rows_marked_val_are_the_validation_and_belong_to_the_official_test(edited_six):
     mark = {"HEPG2-04": "val"}
     marked = edited_six(lambda d: d.assign(dataset=d["experiment"].map(mark).fillna(d["dataset"])))
@@ -197,8 +204,6 @@ def test_wilds_splits_of_the_real_screen_have_the_published_counts(full_root):
 
 
 def test_erm_trains_on_six_channels_and_leaves_its_files(six_root, tmp_path):
-    from abra_wilds import fit, run_config
-
     config = run_config(
         "ERM", dataset="rxrx1_6ch", root_dir=str(six_root), log_dir=str(tmp_path / "run"), model="resnet18",
         pretrained=False, n_epochs=1, batch_size=16, warmup_epochs=0.5, device="cpu",

@@ -53,6 +53,14 @@ def test_adaptation_says_that_test_images_entered(root, tiny, tmp_path):
     assert found["batch_statistics"] is found["test_images"] is True
 
 
+def test_what_an_older_version_did_not_count_is_not_called_nothing(root, tiny, tmp_path):
+    config = run_config("ERM", **runs.settings(root, tmp_path, "ERM"))
+    setup = prepare(config)
+    found = consumed(config, setup, build_method(config, setup.info), Progress(epoch=3, seconds=5.0))
+    assert found["images"] is found["steps"] is found["forward_equivalents"] is None
+    assert found["seconds"] == 5.0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -13,9 +13,11 @@ from abra_wilds import METHODS, fit, run_config
 from abra_wilds.data.transforms import augment
 from abra_wilds.engine import head_phase
 from abra_wilds.engine.heads import Heads, features, head_optimizer
+from abra_wilds.engine.results import evaluate_saved
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.engine.step import step
+from abra_wilds.engine.trackers import Tracker
 from abra_wilds.evaluate import evaluate
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.methods.erm import ERM
@@ -165,16 +167,10 @@ def test_a_run_trains_images_then_heads_and_predicts_what_its_files_say(root, tm
     epochs = [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")]
     assert epochs == [1, 2, 3]  # epoch 0 was over images and had no classifier to evaluate
     assert runs.state(tmp_path)["epoch"] == 3 and "heads" in runs.state(tmp_path)
-    again = fit_eval_only(root, tmp_path)
+    again = evaluate_saved(config_of(root, tmp_path, eval_only=True))
     best = {r.split: r for r in records if r.checkpoint == "best"}
     assert all(r.predictions_sha256 == best[r.split].predictions_sha256 for r in again)
     assert json.loads((tmp_path / "config.json").read_text())["values"]["probe_epochs"] == 3
-
-
-def fit_eval_only(root, folder):
-    from abra_wilds.engine.results import evaluate_saved
-
-    return evaluate_saved(config_of(root, folder, eval_only=True))
 
 
 def test_the_backbone_does_not_move_in_the_head_phase(root, tmp_path):
@@ -211,6 +207,44 @@ def test_a_run_broken_off_in_either_phase_ends_bit_identically(root, tmp_path, m
     assert [r.consumed["forward_equivalents"] for r in ours] == [
         r.consumed["forward_equivalents"] for r in theirs
     ]
+
+
+def test_a_run_broken_off_between_the_phases_reestimates_the_same_statistics(root, tmp_path, monkeypatch):
+    """Over the batches of the last epoch, which a random loader draws anew in each."""
+    settings = {"n_epochs": 2, "bn_stats": "precise", "train_loader": "group", "n_groups_per_batch": 2}
+    fit(config_of(root, tmp_path / "whole", **settings))
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(head_phase, "reestimate_bn", stop)
+        fit(config_of(root, tmp_path / "broken", **settings))
+    fit(config_of(root, tmp_path / "broken", resume=True, **settings))
+    states = [runs.comparable(runs.state(tmp_path / name)) for name in ("broken", "whole")]
+    assert runs.differences(*states) == []
+
+
+def test_a_model_without_a_trained_classifier_is_not_evaluated(root, tmp_path):
+    fit(config_of(root, tmp_path, save_step=1))
+    with pytest.raises(InputError, match=r"epoch:0_model\.pth was saved before Probe trained its classifier"):
+        evaluate_saved(config_of(root, tmp_path, eval_only=True, eval_epoch=0))
+    assert {r.epoch for r in evaluate_saved(config_of(root, tmp_path, eval_only=True, eval_epoch=1))} == {1}
+
+
+def test_what_is_evaluated_does_not_count_as_training(root, tmp_path):
+    costs = [
+        fit(config_of(root, tmp_path / str(every), evaluate_all_splits=every))[0].consumed
+        for every in (True, False)
+    ]
+    assert costs[0]["forward_equivalents"] == costs[1]["forward_equivalents"]
+
+
+def test_the_tracker_gets_the_classifiers_epochs_too(root, tmp_path, monkeypatch):
+    noted = []
+    monkeypatch.setattr(Tracker, "write", lambda self, split, values, step: noted.append((split, step)))
+    fit(config_of(root, tmp_path, n_epochs=0, warmup_epochs=0))
+    assert noted == [(split, step) for step in (3, 7, 11) for split in ("train", *runs.SPLITS)]
 
 
 def test_frozen_first_weights_are_probed_with_no_epoch_over_images(root, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -119,6 +120,18 @@ def test_resuming_with_other_settings_is_refused_and_named(root, tiny, whole_run
     assert error.startswith("error: ") and error.count("\n") == 1
     assert f"holds a run with other settings: {named};" in error
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_an_older_version_did_not_record_was_its_default(root, tiny, whole_runs, tmp_path, capsys):
+    """Also where it is the method, or the preset, that now asks for that value."""
+    folder = shutil.copytree(whole_runs["ABRA"], tmp_path / "run")
+    content = json.loads((folder / "config.json").read_text())
+    values = {k: v for k, v in content["values"].items() if not k.startswith(("tta", "pairs", "loop"))}
+    (folder / "config.json").write_text(json.dumps({**content, "values": values, "digest": "of then"}))
+    argv = [*runs.command(root, folder, **CASES["ABRA"]), "--resume"]
+    assert main([*argv, "--tta", "plate_bn", "--tta_min", "2"]) == 2
+    assert "tta (was none, is plate_bn), tta_min (was 16, is 2);" in capsys.readouterr().err
+    assert main(argv) == 0
 
 
 def test_resuming_with_another_algorithm_is_refused(root, tiny, whole_runs, capsys):

@@ -13,7 +13,7 @@ from abra_wilds.data.controls import control_rows
 from abra_wilds.data.passes import Adapted, PassSampler
 from abra_wilds.data.wilds_data import load_dataset, split_subset
 from abra_wilds.eval_config import EvalConfig
-from abra_wilds.tta.plan import split_plan, tally
+from abra_wilds.tta.plan import check_plans, split_plan, tally
 from abra_wilds.types import InputError
 from tests import runs
 
@@ -246,3 +246,14 @@ def test_every_setting_is_in_the_digest():
         for more in ({"tta_group": "experiment"}, {"tta_batch_size": 64}, {"tta_min": 4})
     ]
     assert len({base, *others, run_config("ERM").digest()}) == 5
+
+
+@pytest.mark.parametrize(
+    ("tta", "said"), [("plate_bn", "no plate of val has --tta_min 99 images"), ("controls_bn", "99 controls")]
+)
+def test_an_adaptation_that_adapts_nothing_is_refused(dataset, tta, said):
+    e = EvalConfig(tta=tta, tta_min=99)
+    plan = split_plan(split_subset(dataset, "val"), e, 8)
+    with pytest.raises(InputError, match=f"--tta {tta} would adapt nothing, since .*{said}; lower --tta_min"):
+        check_plans({"val": plan}, e)
+    check_plans({"val": plan, "test": [Adapted((np.arange(99),), True)]}, e)
