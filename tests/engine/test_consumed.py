@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from abra_wilds import fit, run_config
 from abra_wilds.engine.checkpoint import Progress
 from abra_wilds.engine.consumed import consumed, outside_data
+from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.records import read_records
 from tests import runs
@@ -44,6 +46,18 @@ def test_the_two_forward_form_of_abra_costs_a_third_more(root, tiny, tmp_path):
     two = run(root, tmp_path / "two", "ABRA", log_every=100, abra_two_forward=True)
     assert two["images"] == one["images"]
     assert two["forward_equivalents"] - one["forward_equivalents"] == pytest.approx(one["images"], rel=0.02)
+
+
+def test_attention_counts_on_a_cpu():
+    N, heads, T, D = 2, 3, 5, 8
+    q, k, v = (torch.ones(N, heads, T, D, requires_grad=True) for _ in range(3))
+    with FlopCount() as count:
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        forward = count.total
+        torch.autograd.grad(attended.sum(), (q, k, v))
+    # Two products of T x T x D in each head, two FLOPs a multiply-add; five on the way back.
+    product = 2 * N * heads * T * T * D
+    assert (forward, count.total) == (2 * product, 7 * product)
 
 
 def test_adaptation_says_that_test_images_entered(root, tiny, tmp_path):
