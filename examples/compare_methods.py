@@ -7,8 +7,9 @@ Simulates the screen, trains every row in a process of its own, predicts with th
 collects the records into one .jsonl file, from which alone the table is made. A second start goes on: what is
 finished under the same settings is kept.
 
-Backbone, epochs, optimiser, augmentation and the images of an epoch are the same for all; what a method needs
-besides stands in comparison_rows.py with a reason. A bio-batch is an experiment: a plate of this screen shows
+Backbone, epochs, optimiser and augmentation are the same for all, and so are the images of an epoch but for
+LISA's partners and CS-ARM-BN's added controls; what a method needs besides stands in comparison_rows.py with
+a reason. A bio-batch is an experiment: a plate of this screen shows
 4 of the 16 treatments, one of RxRx1 277 of 1,108, and statistics of so few classes hide what tells them
 apart.
 
