@@ -12,6 +12,7 @@ from abra_wilds.engine.checkpoint import Progress
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method
+from abra_wilds.nets.backbones import by_timm
 
 
 def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
@@ -59,8 +60,5 @@ def outside_data(config: RunConfig) -> str | None:
         return f"the weights of {m.pretrained_model_path}"
     if not m.pretrained:
         return None
-    return (
-        f"{m.model.removeprefix('timm:')}, published by timm"
-        if m.model.startswith(("timm:", "vit_"))
-        else "ImageNet"
-    )
+    name = m.model.removeprefix("timm:")
+    return f"{name}, published by timm" if by_timm(m.model) else "ImageNet"

@@ -22,7 +22,7 @@ from abra_wilds.engine.checkpoint import load_weights
 from abra_wilds.engine.schedule import warmup_steps
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
-from abra_wilds.nets.backbones import build_net
+from abra_wilds.nets.backbones import build_net, by_timm
 from abra_wilds.tta.adapters import check_adaptable
 from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import DataInfo, InputError
@@ -230,6 +230,12 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
     m = config.model
     torch.manual_seed(config.train.seed)
     pretrained = m.pretrained and load and m.pretrained_model_path is None
+    if pretrained and config.optim.n_epochs == 0 and info.in_channels != 3 and not by_timm(m.model):
+        raise InputError(
+            f"--n_epochs 0 trains no backbone, and the first convolution of {m.model} for {info.in_channels} "
+            "channels would stay random before pretrained weights; give --pretrained_model_path, or a --model "
+            "of timm, which spreads its weights over the channels"
+        )
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     method = get_method(config.algorithm)(net, info, config.method)
     check_adaptable(method, config.eval)

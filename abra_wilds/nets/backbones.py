@@ -234,13 +234,18 @@ BACKBONES: dict[str, Callable[..., StagedNet]] = {
 }
 
 
+def by_timm(name: str) -> bool:
+    """Whether timm makes the network, and its weights, of this name."""
+    return name.startswith("timm:") or BACKBONES.get(name) is timm_net
+
+
 def build_net(name: str, in_channels: int, pretrained: bool, new_stem: bool = False) -> StagedNet:
     """The backbone called `name`: one of BACKBONES, or "timm:NAME" for a network of timm's.
 
     Raises:
         InputError: if there is none, its weights cannot be had, or timm is needed and absent.
     """
-    build = timm_net if name.startswith("timm:") else BACKBONES.get(name)
+    build = timm_net if by_timm(name) else BACKBONES.get(name)
     if build is None:
         raise InputError(f"unknown model {name!r}; choose one of {', '.join(BACKBONES)} or timm:NAME")
     kwargs: dict[str, Any] = {"in_channels": in_channels, "pretrained": pretrained, "new_stem": new_stem}

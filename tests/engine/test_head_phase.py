@@ -270,6 +270,14 @@ def test_a_classifier_on_random_features_stays_near_chance(sim_root, tmp_path, m
     assert trained > 1.5 * chance  # it does learn the training labels by heart
 
 
+def test_a_first_convolution_that_no_epoch_would_train_is_refused(root, tmp_path):
+    flags = {"n_epochs": 0, "warmup_epochs": 0, "pretrained": True}
+    config = config_of(root, tmp_path, **flags)
+    with pytest.raises(InputError, match="first convolution of resnet18 for 6 channels would stay random"):
+        build_method(config, make_info(in_channels=6))
+    build_method(config_of(root, tmp_path, **{**flags, "pretrained": False}), make_info(in_channels=6))
+
+
 def test_methods_without_a_head_phase_need_an_epoch(root, tmp_path):
     with pytest.raises(InputError, match="ERM learns from images alone: --n_epochs must be 1 or more; got 0"):
         fit(run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", n_epochs=0, warmup_epochs=0)))
