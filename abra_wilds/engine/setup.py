@@ -233,8 +233,8 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
     if pretrained and config.optim.n_epochs == 0 and info.in_channels != 3 and not by_timm(m.model):
         raise InputError(
             f"--n_epochs 0 trains no backbone, and the first convolution of {m.model} for {info.in_channels} "
-            "channels would stay random before pretrained weights; give --pretrained_model_path, or a --model "
-            "of timm, which spreads its weights over the channels"
+            "channels would stay random before pretrained weights; give --pretrained_model_path, or a "
+            "--model of timm, which spreads its weights over the channels"
         )
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     method = get_method(config.algorithm)(net, info, config.method)
