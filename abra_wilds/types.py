@@ -139,7 +139,8 @@ class StepOutput:
 
     Attributes:
         loss: () what the engine differentiates.
-        logits: (N, O) clean logits, for training accuracy; None where no label is learned from.
+        logits: (N, O) for training accuracy, clean where the step computes them; None where no label is
+            learned from.
         logs: detached scalars, named as in the paper.
         fresh_optimizer: the optimiser's moments must be forgotten before this step is taken (IRM's annealing
             step).

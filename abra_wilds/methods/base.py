@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.precision import at_least_fp32, full_precision
-from abra_wilds.nets.staged import StagedNet
+from abra_wilds.nets.staged import NO_TAPS, StagedNet, Taps
 from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
 
 
@@ -65,7 +65,11 @@ class Method(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Average-pooled features, (N, D), float32 or better, of standardised images (N, C_in, H, W)."""
-        return at_least_fp32(self.net(x)).mean((2, 3))
+        return self.tapped_features(x, NO_TAPS)
+
+    def tapped_features(self, x: Tensor, taps: Taps) -> Tensor:
+        """`features` of maps that pass through functions on their way; see `StagedNet`."""
+        return at_least_fp32(self.net(x, taps=taps)).mean((2, 3))
 
     def classify(self, f: Tensor) -> Tensor:
         """Class logits, (N, O), of pooled features (N, D), in full precision."""

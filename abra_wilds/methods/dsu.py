@@ -14,7 +14,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.functional.precision import at_least_fp32
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.methods.style_taps import Pair, in_order, noise_like, require_points, tap, uniform_draws
@@ -65,7 +64,7 @@ class DSU(Method):
     def forward(self, batch: Batch) -> StepOutput:
         """Mean cross-entropy; the logits are those of resampled features."""
         taps = {point: tap(self.resample) for point in self.active()}
-        f = at_least_fp32(self.net(batch.x, taps=taps)).mean((2, 3))  # (N, D)
+        f = self.tapped_features(batch.x, taps)  # (N, D)
         logits = self.classify(f)  # (N, O)
         return StepOutput(cross_entropies(logits, batch.target).mean(), logits)
 

@@ -142,7 +142,7 @@ class IIDLite(Method):
         taps: dict[str, Callable[[Tensor], Tensor]] = {
             stage: partial(inject, noise=maps[STAGES.index(stage)]) for stage, inject in self.noise.items()
         }
-        f = at_least_fp32(self.net(x, taps=taps)).mean((2, 3))  # (N, D)
+        f = self.tapped_features(x, taps)  # (N, D)
         if self.style is None:
             return f
         with full_precision(f.device.type):
