@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.cli import add_flag
-from abra_wilds.config import OWN_LOOP, SECTIONS, RunConfig, flag_name, flag_of, sections
-from abra_wilds.engine.folder import CONFIG, RunFolder, read_config
+from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of, sections
+from abra_wilds.engine.folder import CONFIG, RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
 from abra_wilds.engine.setup import Setup, prepare
 from abra_wilds.errors import InputError
@@ -25,7 +25,10 @@ from abra_wilds.presets import refuse_idle
 from abra_wilds.records import Record
 
 # Flags of the main command that a prediction may set anew; what is not given is as in the run.
-FLAGS = ("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min", "root_dir", "device", "loader_kwargs")
+FLAGS = (
+    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
+    *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
+)
 CHECKPOINT = re.compile(r"(?P<dataset>.+)_seed:(?P<seed>\d+)_epoch:(?P<label>[^:]+)_model\.pth")
 
 
@@ -106,9 +109,8 @@ def saved_config(folder: RunFolder) -> RunConfig:
         )
 
     parts = {name: build(section) for name, section in sections(get_method(algorithm).Config)}
-    return RunConfig(
-        algorithm, content["preset"], content["origin"], **parts, loop=values.get("loop", OWN_LOOP)
-    )
+    config = RunConfig(algorithm, content["preset"], content["origin"], **parts)
+    return as_trained(folder, config)
 
 
 def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:

@@ -8,7 +8,8 @@ from dataclasses import fields, replace
 import pytest
 
 from abra_wilds import METHODS, run_config
-from abra_wilds.config import SECTIONS, DataConfig, flag_name, flag_of, jsonable
+from abra_wilds.config import SECTIONS, flag_name, flag_of, jsonable
+from abra_wilds.data_config import DataConfig
 from abra_wilds.presets import PAPER, WILDS, resolve
 
 

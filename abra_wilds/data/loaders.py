@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from abra_wilds.config import TRAIN_LOADERS
 from abra_wilds.data.companions import ControlSampler, PairSampler
 from abra_wilds.data.controls import control_rows
 from abra_wilds.data.samplers import (
@@ -28,6 +27,7 @@ from abra_wilds.data.samplers import (
     ShuffledSampler,
 )
 from abra_wilds.data.wilds_data import image_path, read_image
+from abra_wilds.data_config import TRAIN_LOADERS
 from abra_wilds.types import Batch, InputError, Target
 
 if TYPE_CHECKING:

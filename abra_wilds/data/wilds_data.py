@@ -17,8 +17,8 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from abra_wilds.compat import import_wilds
-from abra_wilds.config import SPLIT_SCHEMES
 from abra_wilds.data.metadata import check_discarded, read_metadata
+from abra_wilds.data_config import SPLIT_SCHEMES
 from abra_wilds.types import DataInfo, InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_dataset(
         name: "rxrx1" (RxRx1-WILDS, three channels) or "rxrx1_6ch" (RxRx1, six).
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
-        split_scheme: one of the data set's in `config.SPLIT_SCHEMES`, None for its first.
+        split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
 
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.

@@ -37,7 +37,7 @@ def dry_run(config: RunConfig) -> str:
     )
     moments = weights * MOMENTS[config.optim.optimizer]
     activations = activation_bytes(method, setup.info, config.data.batch_size, *image_size(config, setup))
-    check_head(config, method.head_phase())
+    check_head(config, method.head_phase(), has_val="val" in setup.subsets)
     values = config.values()
     width = max(map(len, values))
     lines = [

@@ -40,7 +40,7 @@ def fit(config: RunConfig) -> list[Record]:
     """Train, evaluate after every epoch, and leave WILDS' files and ours in `log_dir`.
 
     Returns:
-        The records of the best and the last epoch's predictions.
+        The records of the best and the last epoch's predictions; without val no epoch is best.
 
     Raises:
         InputError: before training, for whatever cannot be used.
@@ -54,7 +54,7 @@ def fit(config: RunConfig) -> list[Record]:
     method = build_method(config, setup.info, load=not resuming).to(device)
     optimizer = make_optimizer(o, method)
     views, head = method.view_plan(), method.head_phase()
-    check_head(config, head)
+    check_head(config, head, has_val="val" in setup.subsets)
     folder = open_folder(config)
 
     done = Progress()
@@ -144,10 +144,11 @@ def fit(config: RunConfig) -> list[Record]:
         if e.bn_stats == "precise":
             reestimate_bn(method, method.predict, plain_images(loader, device, d.size))
         predictions, results = evaluate_splits(config, setup, method, csvs, epoch)
-        value = results["val"][e.val_metric]
-        is_best = better(value, done.best_val_metric, e.val_metric_decreasing)
+        is_best = "val" in results and better(
+            results["val"][e.val_metric], done.best_val_metric, e.val_metric_decreasing
+        )
         if is_best:
-            done = replace(done, best_val_metric=value, best_epoch=epoch)
+            done = replace(done, best_val_metric=results["val"][e.val_metric], best_epoch=epoch)
         done = replace(done, seconds=done.seconds + time.monotonic() - began)
         save_epoch(config, folder, method, optimizer, done, predictions, is_best)
         for split, found in results.items():

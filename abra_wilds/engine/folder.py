@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,12 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     return content
 
 
+def as_trained(folder: RunFolder, config: RunConfig) -> RunConfig:
+    """The configuration with the loop and processes that trained the folder's model: it predicts the same."""
+    values = read_config(folder).get("values", {})
+    return replace(config, loop=values.get("loop", config.loop), world=values.get("world", config.world))
+
+
 def check_same_run(folder: RunFolder, config: RunConfig) -> None:
     """Raise if the folder holds a run that differs in anything that can change a number.
 
@@ -160,7 +166,7 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
 
 def defaults(config: RunConfig) -> dict[str, Any]:
     """Flag name -> its value where nothing decides otherwise, over all sections."""
-    found: dict[str, Any] = {"loop": OWN_LOOP}
+    found: dict[str, Any] = {"loop": OWN_LOOP, "world": 1}
     for _, section in sections(type(config.method)):
         found |= {flag_name(f, config.algorithm): default_of(f) for f in fields(section)}
     return found

@@ -34,8 +34,13 @@ from abra_wilds.methods.base import Method
 from abra_wilds.types import Diverged, HeadPhase, InputError, StepContext
 
 
-def check_head(config: RunConfig, phase: HeadPhase | None) -> None:
+def check_head(config: RunConfig, phase: HeadPhase | None, has_val: bool) -> None:
     """Raise where images, features and classifier cannot follow each other.
+
+    Args:
+        config: of the run.
+        phase: that of its method.
+        has_val: whether there is a val to pick a learning rate by.
 
     Raises:
         InputError: with what to change.
@@ -49,6 +54,11 @@ def check_head(config: RunConfig, phase: HeadPhase | None) -> None:
         raise InputError(
             f"{name} trains its classifier on features that are computed once, without adaptation: leave "
             "--tta out, and adapt the saved model by `abra-wilds predict`"
+        )
+    if not has_val and len(phase.rates) > 1:
+        raise InputError(
+            f"{name} picks one of {len(phase.rates)} learning rates of its classifier on val, which "
+            f"--split_scheme {config.data.split_scheme} does not have; choose another scheme or a single rate"
         )
 
 
@@ -92,9 +102,11 @@ def train_heads(
         flops = head_epoch(heads, optimizer, phase, splits["train"], sampler, epoch - first, meter)
         row = {"epoch": epoch, "batch": len(sampler), **meter.read()}
         csvs["train_algo"].write(row)
-        chosen, value = pick(config, setup, method, heads, splits["val"])
+        chosen, value = pick(config, setup, method, heads, splits.get("val"))
         predictions, results = score(config, setup, method, splits, csvs, epoch)
-        is_best = better(value, done.best_val_metric, config.eval.val_metric_decreasing)
+        is_best = value is not None and better(
+            value, done.best_val_metric, config.eval.val_metric_decreasing
+        )
         if is_best:
             done = replace(done, best_val_metric=value, best_epoch=epoch)
         began, spent = time.monotonic(), time.monotonic() - began
@@ -138,8 +150,12 @@ def head_epoch(
     return flops
 
 
-def pick(config: RunConfig, setup: Setup, method: Method, heads: Heads, val: Features) -> tuple[int, float]:
+def pick(
+    config: RunConfig, setup: Setup, method: Method, heads: Heads, val: Features | None
+) -> tuple[int, float | None]:
     """Write the head that is best on validation into the method; its number and its value.
+
+    Without validation there is one head, and no value.
 
     Raises:
         Diverged: if no head's weights are finite.
@@ -149,6 +165,8 @@ def pick(config: RunConfig, setup: Setup, method: Method, heads: Heads, val: Fea
         if not bool(torch.isfinite(head.weight).all()):
             continue
         method.head.load_state_dict(heads.folded(i))
+        if val is None:
+            return i, None
         y_pred = torch.cat([method.classify(batch.x).argmax(1) for batch in val.parts()])
         values[i] = evaluate(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric]
     if not values:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.config import DataConfig
 from abra_wilds.data.mixing import mix
 from abra_wilds.data.transforms import augment
 from abra_wilds.data.views import make_views
+from abra_wilds.data_config import DataConfig
 from abra_wilds.types import Batch, ViewPlan
 
 

@@ -14,7 +14,7 @@ from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from abra_wilds.engine.consumed import consumed
-from abra_wilds.engine.folder import RunFolder, check_same_run, open_folder, read_config
+from abra_wilds.engine.folder import RunFolder, as_trained, check_same_run, open_folder
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
@@ -36,7 +36,7 @@ def csv_logs(setup: Setup, folder: RunFolder) -> dict[str, CsvLog]:
 
 
 def evaluate_saved(config: RunConfig) -> list[Record]:
-    """Evaluate the best, or with `eval_epoch` another, saved model of `log_dir` and write its predictions.
+    """Evaluate the best saved model of `log_dir`, without val the last, or that of `eval_epoch`.
 
     Raises:
         InputError: if there is no such model, or it does not fit.
@@ -44,10 +44,10 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     e = config.eval
     setup = prepare(config)
     folder = open_folder(config)
-    saved_loop = read_config(folder).get("values", {}).get("loop", config.loop)
-    config = replace(config, loop=saved_loop)  # whoever trained the model, it predicts the same
+    config = as_trained(folder, config)
     check_same_run(folder, config)
-    label = "best" if e.eval_epoch is None else str(e.eval_epoch)
+    chosen = "best" if "val" in setup.subsets else "last"
+    label = chosen if e.eval_epoch is None else str(e.eval_epoch)
     return evaluate_checkpoint(config, setup, folder, folder.model(label), label)
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from abra_wilds.config import SPLIT_SCHEMES, DataConfig, RunConfig
+from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import check_images, data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data_config import DataConfig
 from abra_wilds.engine.checkpoint import load_weights
 from abra_wilds.engine.schedule import warmup_steps
 from abra_wilds.methods import get_method
@@ -39,9 +40,9 @@ class Setup:
     Attributes:
         dataset: the whole WILDS data set.
         grouper: maps metadata to bio-batch ids.
-        subsets: the splits that are used, "train" and "val" among them.
+        subsets: the splits that are used, "train" among them.
         train_loader: batches for training.
-        eval_loaders: one for each split that is evaluated, "val" first.
+        eval_loaders: one for each split that is evaluated, "val" first where there is one.
         info: what methods may know of the data.
         device: where the method lives.
     """
@@ -66,14 +67,16 @@ def prepare(config: RunConfig) -> Setup:
         InputError: one sentence for whatever cannot be used.
     """
     d = config.data
-    dataset = load_dataset(d.dataset, d.root_dir, d.version, d.split_scheme)
+    dataset = load_dataset(
+        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
+    )
     grouper = make_grouper(dataset, d.groupby_fields)
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
     subsets = {
         split: split_subset(dataset, split, d.frac, config.train.seed) for split in ("train", *evaluated)
     }
     check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
-    check_val_metric(config.eval.val_metric, subsets["val"])
+    check_val_metric(config, subsets)
     device = pick_device(config.train.device[0])
     train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
     info = data_info(dataset, subsets["train"], grouper)
@@ -143,16 +146,11 @@ def check_batches(config: RunConfig, setup: Setup) -> None:
 
 
 def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
-    """The splits that are evaluated, val first.
+    """The splits that are evaluated; val, which picks the best epoch, is the first where there is one.
 
     Raises:
         InputError: if one does not exist.
     """
-    if "val" not in known:
-        raise InputError(
-            f"--split_scheme {config.data.split_scheme} of {config.data.dataset} has no val, which picks the "
-            f"best epoch; use --split_scheme {SPLIT_SCHEMES[config.data.dataset][0]}"
-        )
     asked = (
         [s for s in known if s != "train"]
         if config.eval.evaluate_all_splits
@@ -162,15 +160,25 @@ def splits_to_evaluate(config: RunConfig, known: list[str]) -> list[str]:
         if split not in known or split == "train":
             allowed = ", ".join(s for s in known if s != "train")
             raise InputError(f"--eval_splits got {split!r}; choose among {allowed}")
-    return ["val", *(s for s in asked if s != "val")]
+    return [*(["val"] if "val" in known else []), *(s for s in asked if s != "val")]
 
 
-def check_val_metric(name: str, subset: WILDSSubset) -> None:
-    """Raise unless WILDS' evaluation has an entry of this name.
+def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> None:
+    """Raise unless WILDS' evaluation of val has the entry of --val_metric.
 
     Raises:
-        InputError: with the entries there are.
+        InputError: with the entries there are, or because no epoch is picked.
     """
+    name, d = config.eval.val_metric, config.data
+    if "val" not in subsets:
+        for flag in ("val_metric", "val_metric_decreasing"):
+            if config.origin.get(flag) == "flag":
+                raise InputError(
+                    f"--{flag} would have no effect: --split_scheme {d.split_scheme} of {d.dataset} has no "
+                    "val to pick an epoch by, and the last one counts; leave it out"
+                )
+        return
+    subset = subsets["val"]
     results, _ = subset.eval(subset.y_array, subset.y_array, subset.metadata_array)
     if name not in results or not name.startswith("acc"):
         known = ", ".join(k for k in results if k.startswith("acc"))

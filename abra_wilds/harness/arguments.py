@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
-from abra_wilds.config import SPLIT_SCHEMES, RunConfig
+from abra_wilds.config import RunConfig
+from abra_wilds.data_config import SPLIT_SCHEMES
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
@@ -32,8 +33,10 @@ NO_PLACE = {
     "config": "write the settings as flags",
     "plate_remainder": "its loaders deal no bio-batch out in parts",
     "tracker": "its curves are written by --use_wandb",
+    **dict.fromkeys(("amp", "channels_last", "compile"), "its own loop runs the step in full precision"),
     "dry_run": "`python examples/run_expt.py --dry_run` of abra_wilds shows a run",
 }
+NO_FLAGS = ("algorithm", "loop", "world")  # of a run's values
 # The checkout's parser has a default of its own for these, and its data set table is not asked.
 ITS_OWN = ("device", "progress_bar", "eval_splits", "version")
 
@@ -78,7 +81,7 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
     run = resolve(ours[asked], given, in_place, preset)
     run = replace(run, origin={**run.origin, **dict.fromkeys(in_place, "WILDS checkout")})
     check_run(run, given)
-    values = {n: value for n, value in run.values().items() if n not in ("algorithm", "loop")}
+    values = {n: value for n, value in run.values().items() if n not in NO_FLAGS}
     # Pairs go through the checkout's table: its parser reads 1e-8 as text and would merge its own defaults.
     passed = [
         n
@@ -217,7 +220,7 @@ def its_defaults(run: RunConfig, passed: Collection[str]) -> dict[str, Any]:
     values = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in run.values().items()
-        if name not in passed and name not in ITS_OWN and name not in ("loop", "algorithm", "pretrained")
+        if name not in passed and name not in ITS_OWN and name not in (*NO_FLAGS, "pretrained")
     }
     values["model_kwargs"] = {"pretrained": run.model.pretrained}
     values["target_resolution"] = list(run.data.target_resolution) or None

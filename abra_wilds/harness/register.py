@@ -14,11 +14,12 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from abra_wilds.config import SCHEDULERS, TRANSFORMS, RunConfig
+from abra_wilds.config import SCHEDULERS, RunConfig
 from abra_wilds.data.transforms import augment
 from abra_wilds.data.wilds_data import NAMES, decoded, load_dataset, unreadable
+from abra_wilds.data_config import TRANSFORMS
 from abra_wilds.engine.checkpoint import read_checkpoint
-from abra_wilds.engine.folder import check_same_run, open_folder, read_config, write_config
+from abra_wilds.engine.folder import as_trained, check_same_run, open_folder, write_config
 from abra_wilds.engine.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
@@ -132,8 +133,8 @@ class Harness:
             self._dataset = setup.dataset  # the checkout's first request for it gets this one
             self._method = build_method(config, setup.info, load=begins(config))
         folder = open_folder(config)
-        if config.eval.eval_only:  # whoever trained the model, it predicts the same
-            config = replace(config, loop=read_config(folder).get("values", {}).get("loop", config.loop))
+        if config.eval.eval_only:
+            config = as_trained(folder, config)
         if config.train.resume or config.eval.eval_only:
             check_same_run(folder, config)
         if config.eval.eval_only:

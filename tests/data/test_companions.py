@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds.config import DataConfig
 from abra_wilds.data.companions import ControlSampler, PairSampler
 from abra_wilds.data.controls import control_rows
 from abra_wilds.data.loaders import coverage, make_train_loader
 from abra_wilds.data.wilds_data import make_grouper
+from abra_wilds.data_config import DataConfig
 from abra_wilds.types import InputError
 
 # Class 9 lies in one bio-batch alone, class 8 is a single row, class 7 has one row elsewhere.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds.config import MIXES
 from abra_wilds.data.loaders import groups_of
 from abra_wilds.data.mixing import PARTNERS, draw_box, inside_groups, mix
+from abra_wilds.data_config import MIXES
 from abra_wilds.types import Batch, Target
 
 G = torch.tensor([4, 9, 4, 4, 9, 2, 9, 4])

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from abra_wilds.config import DataConfig
 from abra_wilds.data.loaders import make_eval_loader
 from abra_wilds.data.rxrx1 import FOLDERS, RxRx1SixChannel
 from abra_wilds.data.simulate.write import FOLDERS as SIMULATED
@@ -20,6 +19,7 @@ from abra_wilds.data.wilds_data import (
     read_image,
     split_subset,
 )
+from abra_wilds.data_config import DataConfig
 from abra_wilds.types import InputError
 from tests.data.test_wilds_data import refused
 
