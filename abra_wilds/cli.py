@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import yaml
 
 from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of
+from abra_wilds.dist import is_main, started
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.options import Flag, default_of
@@ -222,6 +223,7 @@ def flags_by_name() -> dict[str, Flag]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
 
+    @started()
     def body() -> int:
         config = parse(sys.argv[1:] if argv is None else argv)
         from abra_wilds.engine.dry_run import dry_run
@@ -229,11 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         from abra_wilds.engine.results import evaluate_saved
 
         if config.train.dry_run:
-            print(dry_run(config))
+            report = dry_run(config)
+            if is_main():
+                print(report)
         elif config.eval.eval_only:
             evaluate_saved(config)
         else:
             fit(config)
         return 0
 
-    return guarded(body)
+    return guarded(body, "--resume goes on after the last complete epoch")

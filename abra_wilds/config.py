@@ -96,7 +96,9 @@ class TrainConfig:
     """The seed, and what is local to this machine and run."""
 
     seed: int = option(0, "seed of weights, batches, augmentation and noise")
-    device: tuple[str, ...] = option(("0",), "index of the CUDA device, or cpu", local=True)
+    device: tuple[str, ...] = option(
+        ("0",), "index of the CUDA device, or cpu; torchrun gives each process its own", local=True
+    )
     log_dir: str = option("./logs", "folder for everything the run writes", local=True)
     log_every: int = option(50, "steps between two rows of train_algo.csv", local=True)
     save_step: int | None = option(

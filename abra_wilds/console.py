@@ -15,6 +15,9 @@ def make_parser(job: str | None) -> Parser:
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
     doctor = jobs.add_parser("doctor", help="versions, devices, what is missing and how to mend it")
     simulation = jobs.add_parser("simulate", help="write a simulated screen like RxRx1")
+    fetching = jobs.add_parser("fetch", help="download RxRx1, resumed where it broke off, and checked")
+    packing = jobs.add_parser("pack", help="write images as one array a plate, which loaders read faster")
+    validation = jobs.add_parser("validate", help="read every file of a data set and of its packs")
     prediction = jobs.add_parser("predict", help="predict with a saved model, with or without adaptation")
     wilds = jobs.add_parser(
         "wilds",
@@ -25,6 +28,12 @@ def make_parser(job: str | None) -> Parser:
         add_doctor(doctor)
     elif job == "simulate":
         add_simulate(simulation)
+    elif job == "fetch":
+        add_fetch(fetching)
+    elif job == "pack":
+        add_pack(packing)
+    elif job == "validate":
+        add_validate(validation)
     elif job == "predict":
         add_predict(prediction)
     elif job == "wilds":
@@ -48,6 +57,30 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 
     simulate.add_arguments(parser)
     parser.set_defaults(run=simulate.run)
+
+
+def add_fetch(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds fetch DATASET [ROOT]`."""
+    from abra_wilds.data import fetch
+
+    fetch.add_arguments(parser)
+    parser.set_defaults(run=fetch.run)
+
+
+def add_pack(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds pack ROOT`."""
+    from abra_wilds.data import pack
+
+    pack.add_arguments(parser)
+    parser.set_defaults(run=pack.run)
+
+
+def add_validate(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds validate ROOT`."""
+    from abra_wilds.data import validate
+
+    validate.add_arguments(parser)
+    parser.set_defaults(run=validate.run)
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:

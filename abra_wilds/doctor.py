@@ -137,15 +137,18 @@ def check_devices() -> Iterator[Finding]:
 def check_data() -> Iterator[Finding]:
     """Whether the data sets lie where the command will look for them."""
     root = Path(os.environ.get("WILDS_DATA", "data"))
-    layouts = {"rxrx1": ("rxrx1_v1.0", ""), "rxrx1_6ch": ("rxrx1", " --layout rxrx1")}
-    for name, (folder, layout) in layouts.items():
-        where = root / folder
-        if (where / "metadata.csv").is_file():
-            kind = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
-            yield Finding(name, f"found in {where}{kind}")
-        else:
-            make = f"abra-wilds simulate {root}{layout}"
-            yield Finding(name, f"not in {where}; README, 'Getting the data', or: {make}")
+    places = {"rxrx1": ("rxrx1_v1.0",), "rxrx1_6ch": ("rxrx1_6ch_v1.0", "rxrx1", "")}
+    for name, folders in places.items():
+        tables = [root / folder / table for folder in folders for table in ("metadata.csv", "train.csv")]
+        where = next((table.parent for table in tables if table.is_file()), None)
+        if where is None:
+            layout = " --layout rxrx1" if name == "rxrx1_6ch" else ""
+            fetch = f"abra-wilds fetch {name} {root}, or a simulated one: abra-wilds simulate {root}{layout}"
+            yield Finding(name, f"not in {root / folders[0]}; {fetch}")
+            continue
+        simulated = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
+        packed = ", packed" if (where / "packed" / "index.json").is_file() else ""
+        yield Finding(name, f"found in {where}{simulated}{packed}")
 
 
 def check_checkout(path: str) -> Iterator[Finding]:

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.data.loaders import Loader, groups_of
+from abra_wilds.data.loaders import Loader
 from abra_wilds.data.passes import PassSampler
+from abra_wilds.data.prefetch import prefetched
+from abra_wilds.data.rows import groups_of
 from abra_wilds.data.transforms import augment
+from abra_wilds.dist import max_across_ranks, means_across_ranks
 from abra_wilds.files import whole
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
@@ -71,7 +74,7 @@ def predict(
             y_pred[batch.rows] = found.argmax(1)
             if watch is not None:
                 watch(found, batch)
-    return y_pred.cpu()
+    return max_across_ranks(y_pred).cpu()
 
 
 def bio_batches(loader: Loader) -> Iterator[tuple[list[Batch], bool]]:
@@ -128,7 +131,7 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
     does not. Only batch norms run in training mode, and their momentum is put back.
 
     Args:
-        method: whose batch norms are re-estimated; left in evaluation mode.
+        method: whose batch norms are re-estimated, alike on all processes; left in evaluation mode.
         forward: runs images (N, C_in, H, W) through them.
         images: standardised batches on the method's device.
     """
@@ -137,21 +140,33 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
-        m.momentum = None  # torch's sign for a cumulative average
         m.train()
     try:
-        for x in images:
-            forward(x)
+        for k, x in enumerate(images):
+            for m in norms:
+                m.momentum = 1 / (k + 1)  # the plain average; for None, torch's sign for it, the host waits
+            with torch.compiler.set_stance("force_eager"):  # each momentum would be compiled anew
+                forward(x)
     finally:
         for m, momentum in zip(norms, momenta, strict=True):
             m.momentum = momentum
             m.eval()
+    average_bn(method)
+
+
+@torch.no_grad()
+def average_bn(method: nn.Module) -> None:
+    """Replace running batch-norm statistics by their mean over all processes, so that all predict alike."""
+    norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
+    own = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    for t, mean in zip(own, means_across_ranks(own), strict=True):
+        t.copy_(mean)
 
 
 def plain_images(loader: Loader, device: torch.device, size: Size) -> Iterable[Tensor]:
     """The loader's images as evaluation sees them: standardised, not augmented."""
-    for batch in loader:
-        yield augment(batch.to(device).x, "none", size=size)
+    for _, batch in prefetched(loader, device):
+        yield augment(batch.x, "none", size=size)
 
 
 def save_predictions(path: Path, y_pred: Tensor) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from abra_wilds.cli import add_flag
 from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of, sections
+from abra_wilds.dist import started
 from abra_wilds.engine.folder import CONFIG, RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
 from abra_wilds.engine.setup import Setup, prepare
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+@started()
 def predict_saved(
     checkpoint: Path,
     splits: Sequence[str] | None = None,

@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import Any
 
 from abra_wilds.config import RunConfig, flag_name, flag_of, sections
+from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import GROUPED_TTA, TTA_GROUPS
 from abra_wilds.methods import METHODS, get_method
@@ -138,7 +139,7 @@ def resolve(
         return section(**values)
 
     parts = {name: build(section) for name, section in sections(method.Config)}
-    config = RunConfig(algorithm, preset, origin, **parts)
+    config = RunConfig(algorithm, preset, origin, **parts, world=launched())
     refuse_idle(config, given)
     refuse_unfit(config, method)
     refuse_hollow(config)
@@ -196,6 +197,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "resume": (e.eval_only and t.resume, "training, not with --eval_only"),
         "dry_run": (e.eval_only and t.dry_run, "training, not with --eval_only"),
         "overwrite": (e.eval_only and t.overwrite, "training, not with --eval_only"),
+        "device": (launched() > 1 and t.device != ("cpu",), "one process, or cpu: torchrun's have one each"),
         "pretrained": (config.model.pretrained_model_path is not None, "no --pretrained_model_path"),
         **{name: (True, needs) for name, needs in (config.method.idle(d.mix) | e.idle()).items()},
     }

@@ -13,11 +13,18 @@ class SpeedConfig:
 
     amp: str = option(
         "none",
-        "mixed precision of the backbone; fp16 scales the loss and needs a CUDA device",
+        "half precision of the backbone by autocast; everything else, K and statistics included, stays in "
+        "float32; fp16 scales the loss and needs a CUDA device, bf16 needs neither",
         choices=("none", "bf16", "fp16"),
     )
-    channels_last: bool = option(False, "keep images and feature maps with channels last in memory")
-    compile: bool = option(False, "compile the backbone with torch.compile")
+    channels_last: bool = option(
+        False, "keep feature maps and weights with channels last in memory, as tensor cores want them"
+    )
+    compile: bool = option(
+        False,
+        "compile the stages of the backbone with torch.compile; the first steps take minutes longer, and on a "
+        "CPU a C++ compiler is needed",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -18,8 +18,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-def guarded(body: Callable[[], int]) -> int:
-    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1."""
+def guarded(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
+    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1.
+
+    Args:
+        body: returns an exit code.
+        onward: what follows an interruption, for whoever pressed the keys.
+    """
     try:
         return body()
     except InputError as fault:
@@ -29,5 +34,5 @@ def guarded(body: Callable[[], int]) -> int:
         print(f"error: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; --resume goes on after the last complete epoch", file=sys.stderr)
+        print(f"interrupted; {onward}", file=sys.stderr)
         return 130

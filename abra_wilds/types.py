@@ -52,7 +52,7 @@ class Target:
         Y = F.one_hot(self.y, n_classes).to(dtype)  # (N, O)
         if self.y_b is None:
             return Y
-        w = torch.as_tensor(self.w, dtype=dtype, device=self.y.device).reshape(-1, 1)
+        w = self.w.to(dtype).reshape(-1, 1) if isinstance(self.w, Tensor) else self.w
         return w * Y + (1 - w) * F.one_hot(self.y_b, n_classes).to(dtype)
 
     def __getitem__(self, rows: Tensor | slice) -> Target:
@@ -83,6 +83,7 @@ class Batch:
             the method asks for them by `view_plan`.
         context: (N,) bool, rows that lend their batch statistics and are not learned from (control wells);
             None where there are none.
+        cropped: whether the images are windows, read where the transform would have cropped them.
     """
 
     x: Tensor
@@ -93,6 +94,7 @@ class Batch:
     groups: tuple[Tensor, ...]
     views: tuple[Tensor, ...] = ()
     context: Tensor | None = None
+    cropped: bool = False
 
     def __len__(self) -> int:
         return len(self.target.y)

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
 from abra_wilds.config import OptimConfig
-from abra_wilds.data.loaders import groups_of
+from abra_wilds.data.rows import groups_of
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.step import step

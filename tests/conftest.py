@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported, here and in processes that tests start: on tiny tensors threads only wait.
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import runs
+from tests import ranks, runs
 
 COLUMNS = [
     "site_id",
@@ -86,6 +86,13 @@ def sim_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(sim_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quarter of the tiny data set, for tiny runs; never written to."""
     return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def on_two_ranks() -> Iterator[ranks.Ranks]:
+    """Runs a function on two processes; see tests/ranks.py."""
+    with ranks.two_ranks() as both:
+        yield both
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_doctor_works_where_a_package_is_missing(package):
     ("argv", "said"),
     [
         ([], "required: JOB"),
-        (["fetch"], "invalid choice: 'fetch'"),
+        (["fetch"], "required: dataset"),
         (["doctor", "--more"], "unrecognized arguments: --more"),
         (["simulate"], "required: "),
         (["simulate", "ROOT", "--layout", "tiles"], "tiles"),

@@ -116,7 +116,7 @@ def test_reestimating_puts_momentum_and_mode_back(fails):
         reestimate_bn(method, forward, [torch.randn(4, 3, 6, 6, dtype=torch.float64)])
     except KeyboardInterrupt:
         assert fails
-    assert modes == [(False, {True}, {None})]
+    assert modes == [(False, {True}, {1.0})]
     assert [m.momentum for m in norms] == pytest.approx([0.1 * (i + 1) for i in range(len(norms))])
     assert not any(m.training for m in method.modules())
 

@@ -31,7 +31,7 @@ LAYERS = [
     {"functional"},
     {"nets", "data"},
     {"methods", "tta"},
-    {"engine", "evaluate"},
+    {"engine", "evaluate", "scores"},
     {"presets", "cli", "console", "doctor", "harness", "analysis", "predict"},
 ]
 

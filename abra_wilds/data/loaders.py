@@ -6,17 +6,17 @@ Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from abra_wilds.data.companions import ControlSampler, PairSampler
 from abra_wilds.data.controls import control_rows
+from abra_wilds.data.rows import Fault, Rows
 from abra_wilds.data.samplers import (
     BalancedSampler,
     BatchSampler,
@@ -26,7 +26,8 @@ from abra_wilds.data.samplers import (
     SequentialSampler,
     ShuffledSampler,
 )
-from abra_wilds.data.wilds_data import image_path, read_image
+from abra_wilds.data.sharding import evaluation_share, training_share
+from abra_wilds.data.windows import Requests
 from abra_wilds.data_config import TRAIN_LOADERS
 from abra_wilds.types import Batch, InputError, Target
 
@@ -35,70 +36,8 @@ if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
 
 
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with an image, as a value: an exception in a worker would arrive inside a traceback."""
-
-    message: str
-
-
-Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], Tensor | None]
-
-
-class Rows(Dataset[tuple[int, Tensor | Fault]]):
-    """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
-
-    Attributes:
-        shape: (C, H, W) of the split's first image; every other image must have it.
-        y: (n,) int64 class ids.
-        g: (n,) int64 bio-batch ids.
-        metadata: (n, F) int64.
-
-    Raises:
-        InputError: if the split's first image cannot be read.
-    """
-
-    def __init__(self, subset: WILDSSubset, grouper: CombinatorialGrouper):
-        self.dataset = subset.dataset
-        self.indices = np.asarray(subset.indices)
-        self.y = torch.as_tensor(subset.y_array).long()
-        self.metadata = subset.metadata_array.long()
-        self.g = grouper.metadata_to_group(subset.metadata_array)
-        self.shape = tuple(read_image(self.dataset, int(self.indices[0])).shape)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[int, Tensor | Fault]:
-        row = int(self.indices[max(position, ~position)])
-        try:
-            x = read_image(self.dataset, row)
-        except InputError as fault:
-            return position, Fault(str(fault))
-        if tuple(x.shape) != self.shape:
-            first = image_path(self.dataset, int(self.indices[0]))
-            return position, Fault(
-                f"{image_path(self.dataset, row)} has shape {tuple(x.shape)} and {first} has {self.shape} "
-                "(channels, height, width); all images of a data set must be alike, so restore or convert it"
-            )
-        return position, x
-
-    def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
-        """The columns of a Batch, or the first fault among its rows."""
-        images = []
-        for _, x in items:
-            if isinstance(x, Fault):
-                return x
-            images.append(x)
-        positions = torch.tensor([position for position, _ in items])
-        rows = torch.maximum(positions, ~positions)
-        context = positions < 0 if bool((positions < 0).any()) else None
-        g = self.g[rows]
-        return torch.stack(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g), context
-
-
 class Loader:
-    """The batches of one epoch of a split, as `Batch`es on the host.
+    """The batches of one epoch of a split, as `Batch`es on the host, of whole images.
 
     Attributes:
         rows: the images behind it.
@@ -125,6 +64,7 @@ class Loader:
         self.rows = Rows(subset, grouper)
         self.sampler = sampler
         self.grouper = grouper
+        self._requests = Requests(sampler, self.rows.shape[1])
         self._kwargs: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._loader = self._reader()
 
@@ -141,13 +81,23 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, side: int | None = None) -> Iterator[Batch]:
+        """The batches of whole images, or of a random square of each, which is then all that is read.
+
+        Args:
+            side: of the squares, at most the height and width of an image; None for whole images.
+        """
+        self._requests.side = side
         for columns in self._loader:
             if isinstance(columns, Fault):
                 # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
                 self._loader = self._reader()
                 raise InputError(columns.message)
             x, y, g, metadata, rows, groups, context = columns
-            yield Batch(x, Target(y), g, metadata, rows, tuple(groups), context=context)
+            groups, cropped = tuple(groups), side is not None
+            yield Batch(x, Target(y), g, metadata, rows, groups, context=context, cropped=cropped)
 
     def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
         """Torch's loader, which gives each worker one thread.
@@ -157,7 +107,7 @@ class Loader:
         """
         return DataLoader(
             self.rows,
-            batch_sampler=self.sampler,
+            batch_sampler=self._requests,
             collate_fn=self.rows.collate,
             persistent_workers=self._kwargs["num_workers"] > 0,
             generator=torch.Generator().manual_seed(0),
@@ -221,7 +171,8 @@ def make_train_loader(
         sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
     else:
         raise InputError(f"unknown train_loader {train_loader!r}; choose {', '.join(TRAIN_LOADERS)}")
-    return Loader(subset, grouper, sampler, num_workers=num_workers, pin_memory=pin_memory)
+    share = training_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def make_eval_loader(
@@ -253,7 +204,8 @@ def make_eval_loader(
         sampler = GroupedSampler(grouper.metadata_to_group(subset.metadata_array).numpy(), batch_size)
     else:
         raise InputError(f"unknown eval_loader {eval_loader!r}; choose standard or group")
-    return Loader(subset, grouper, sampler, num_workers=num_workers, pin_memory=pin_memory)
+    share = evaluation_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
 
 
 def coverage(loader: Loader) -> float:
@@ -262,13 +214,4 @@ def coverage(loader: Loader) -> float:
     Exact where every epoch touches as many images; of a random loader it is one draw, close to its
     expectation for a large split.
     """
-    return len({row for row in chain.from_iterable(loader.sampler) if row >= 0}) / len(loader.rows)
-
-
-def groups_of(g: Tensor) -> tuple[Tensor, ...]:
-    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
-
-    >>> groups_of(torch.tensor([7, 3, 7]))
-    (tensor([0, 2]), tensor([1]))
-    """
-    return tuple(torch.nonzero(g == group).flatten() for group in dict.fromkeys(g.tolist()))
+    return len({row for row in chain.from_iterable(loader.sampler.whole) if row >= 0}) / len(loader.rows)

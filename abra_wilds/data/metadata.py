@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,41 @@ def read_metadata(path: Path) -> pd.DataFrame:
 
     Returns:
         A frame with the columns WILDS reads: plate and site (from 1), sirna_id (0..O-1), and cell_type,
-        experiment, well and dataset ("train", "val" or "test") as text.
+        experiment, well and dataset ("train", "val" or "test") as text; and well_type as it is, if there.
 
     Raises:
         InputError: for missing columns, values of the wrong kind, labels with gaps, unknown splits or twice
             the same image.
     """
+    rows = read_table(path, [*TEXTS, *INTEGERS], optional=["well_type"])
+    for column in TEXTS:
+        check_text(rows[column], path)
+    _check_splits(rows["dataset"], path)
+    for column in INTEGERS:
+        check_integers(rows[column], path)
+    check_rows(rows, path)
+    return rows
+
+
+def read_table(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = (), dtype: Mapping[str, type] | None = None
+) -> pd.DataFrame:
+    """Columns of a csv table, values as they are.
+
+    Args:
+        path: of the table.
+        needed: columns that it must have.
+        optional: columns that are read where it has them.
+        dtype: pandas', of columns whose values are not to be guessed.
+
+    Raises:
+        InputError: for missing columns, no rows, or something that is no table.
+    """
     try:
         header = pd.read_csv(path, nrows=0).columns.tolist()
-        _check_columns(header, path)
-        rows = pd.read_csv(path, usecols=[*INTEGERS, *TEXTS])
+        _check_columns(header, needed, path)
+        wanted = {*needed, *optional}
+        rows = pd.read_csv(path, usecols=[c for c in header if c in wanted], dtype=dtype)
     except InputError:
         raise
     except (ValueError, OSError) as fault:
@@ -40,14 +65,17 @@ def read_metadata(path: Path) -> pd.DataFrame:
         ) from fault
     if rows.empty:
         raise InputError(f"{path} has a header and no rows; restore the file")
-    for column in TEXTS:
-        _check_text(rows[column], path)
-    _check_splits(rows["dataset"], path)
-    for column in INTEGERS:
-        _check_integers(rows[column], path)
+    return rows
+
+
+def check_rows(rows: pd.DataFrame, path: Path) -> None:
+    """Refuse rows of which each is right and that do not fit together.
+
+    Raises:
+        InputError: for labels with gaps or twice the same image.
+    """
     _check_labels(rows["sirna_id"].to_numpy(), path)
     _check_unique(rows, path)
-    return rows
 
 
 def check_discarded(rows: pd.DataFrame, path: Path) -> None:
@@ -71,32 +99,39 @@ def check_discarded(rows: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _check_columns(header: list[str], path: Path) -> None:
-    missing = [column for column in (*TEXTS, *INTEGERS) if column not in header]
+def _check_columns(header: list[str], needed: Sequence[str], path: Path) -> None:
+    missing = [column for column in needed if column not in header]
     if not missing:
         return
     near = {column: difflib.get_close_matches(column, header, n=1) for column in missing}
     named = [f"{column} (nearest is {found[0]})" if found else column for column, found in near.items()]
-    raise InputError(
-        f"{path} lacks the columns {', '.join(named)}; it must have {', '.join((*TEXTS, *INTEGERS))}"
-    )
+    raise InputError(f"{path} lacks the columns {', '.join(named)}; it must have {', '.join(needed)}")
 
 
-def _check_text(values: pd.Series[Any], path: Path) -> None:
+def check_text(values: pd.Series[Any], path: Path) -> None:
+    """Refuse a column with anything but text.
+
+    Raises:
+        InputError: with the first wrong line.
+    """
     wrong = ~values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
     if wrong.any():
-        raise InputError(f"column {values.name} of {path} must be text; {_first(values, wrong)}")
+        raise InputError(f"column {values.name} of {path} must be text; {first_wrong(values, wrong)}")
 
 
 def _check_splits(values: pd.Series[Any], path: Path) -> None:
     wrong = ~values.isin(SPLITS).to_numpy()
     if wrong.any():
         allowed = ", ".join(SPLITS)
-        raise InputError(f"column dataset of {path} must be one of {allowed}; {_first(values, wrong)}")
+        raise InputError(f"column dataset of {path} must be one of {allowed}; {first_wrong(values, wrong)}")
 
 
-def _check_integers(values: pd.Series[Any], path: Path) -> None:
-    """Labels count from 0, plates and sites from 1 as in their file names."""
+def check_integers(values: pd.Series[Any], path: Path) -> None:
+    """Refuse labels that do not count from 0, and plates and sites not from 1 as in their file names.
+
+    Raises:
+        InputError: with the first wrong line.
+    """
     lowest = 0 if values.name == "sirna_id" else 1
     if values.dtype.kind == "i":
         wrong = values.to_numpy() < lowest
@@ -108,7 +143,8 @@ def _check_integers(values: pd.Series[Any], path: Path) -> None:
         )  # 1.0 in every row is no integer either
     if wrong.any():
         raise InputError(
-            f"column {values.name} of {path} must be an integer of at least {lowest}; {_first(values, wrong)}"
+            f"column {values.name} of {path} must be an integer of at least {lowest}; "
+            f"{first_wrong(values, wrong)}"
         )
 
 
@@ -132,7 +168,8 @@ def _check_unique(rows: pd.DataFrame, path: Path) -> None:
         raise InputError(f"{path} lists the image of {name} more than once; keep one row an image")
 
 
-def _first(values: pd.Series[Any], wrong: np.ndarray[Any, Any]) -> str:
+def first_wrong(values: pd.Series[Any], wrong: np.ndarray[Any, Any]) -> str:
+    """The first wrong value of a table's column and how many there are, for a sentence."""
     k = int(wrong.argmax())
     got = "nothing" if pd.isna(values.iloc[k]) else repr(str(values.iloc[k]))
     return f"line {k + 2} has {got}, and {int(wrong.sum()):,} of {len(values):,} rows are wrong; correct them"

@@ -42,6 +42,7 @@ class PassSampler(BatchSampler):
 
     def __init__(self, plan: Sequence[Adapted], batch_size: int):
         self.plan = tuple(plan)
+        self.batch_size = batch_size
         self._chunks = [[even_chunks(rows, batch_size) for rows in group.passes] for group in self.plan]
         n_batches = sum(len(chunks) for group in self._chunks for chunks in group)
         super().__init__(n_batches, sum(map(len, self.plan)))

@@ -1,11 +1,10 @@
-"""RxRx1 with all six stains, as a WILDS data set beside WILDS' own three-channel one.
+"""RxRx1 with all six stains, as a WILDS data set beside WILDS' own three-channel one; or a screen like it.
 
-It reads the layout of the research release (https://www.rxrx.ai/rxrx1), which `abra-wilds simulate --layout
-rxrx1` writes too: metadata.csv with one row a site, and six grey files a site,
-images/<experiment>/Plate<plate>/<well>_s<site>_w<stain>.png. Classes, metadata fields, groups and evaluation
-are those of WILDS' RxRx1; the input and the split schemes differ. Importing this module imports WILDS.
+Where rows and images lie is found by `layouts`, and who trains and tests is decided by `splits`. Classes,
+metadata fields, groups and evaluation are those of WILDS' RxRx1; the input and the split schemes differ.
+Importing this module imports WILDS.
 
-Letters: n rows of the data set, C = 6 stains, H W of an image.
+Letters: n rows of the data set, C stains (6 in RxRx1), H W of an image, T classes that are treatments.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ from PIL import Image
 from torch import Tensor
 
 from abra_wilds.compat import import_wilds
-from abra_wilds.data.metadata import read_metadata
-from abra_wilds.data.wilds_data import checked_folder, unreadable_file
+from abra_wilds.data.controls import known_controls, treatment_classes
+from abra_wilds.data.images import unreadable_file
+from abra_wilds.data.layouts import find_layout
+from abra_wilds.data.splits import SPLITS, split_array
 from abra_wilds.errors import InputError
 
 import_wilds()  # WILDS loads only after what it misses has been supplied, in a worker process too
@@ -32,37 +33,32 @@ from wilds.common.grouper import CombinatorialGrouper  # noqa: E402
 from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
 
+# What _w1 to _w6 show.
 STAINS = ("Hoechst", "ConA", "phalloidin", "SYTO 14", "MitoTracker", "WGA")
-# The name WILDS would give the folder, and the one in the release's archives.
-FOLDERS = ("rxrx1_6ch_v1.0", "rxrx1")
-# Split -> its id, which is WILDS' for its own four splits, and its name in logs.
-SPLITS = {
-    "train": (0, "Train"),
-    "val": (1, "Validation (OOD)"),
-    "test": (2, "Test (OOD)"),
-    "id_test": (3, "Test (ID)"),
-}
 
 
 class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
     """RxRx1: six stains of 512 x 512, 1,139 siRNAs, 51 experiments of four cell lines (Taylor et al. 2019).
 
+    A screen of one's own with the same columns may have any number of stains, classes, plates and sites.
+
     Args:
         version: "1.0" or None, which are the same.
-        root_dir: the folder that holds the data set's, `rxrx1_6ch_v1.0` or `rxrx1`.
+        root_dir: the folder that holds the data set's, `rxrx1_6ch_v1.0` or `rxrx1`, or is it.
         download: must be false; WILDS' signature.
-        split_scheme: "wilds" or "official"; see `split_array`.
+        split_scheme: "wilds", "official" or "heldout"; see `split_array`.
 
     Attributes:
         suffixes: what follows an entry of `_input_array` in the names of its files, stain by stain.
+        controls: (n,) bool, which rows show control wells; None if nothing says it.
+        treatments: (T,) int64, the classes that are treatments; None if that is not known.
 
     Raises:
-        InputError: if the folder or its metadata.csv cannot be used, or has no such splits.
+        InputError: if the folder or its tables cannot be used, or have no such splits.
     """
 
     _dataset_name = "rxrx1_6ch"
     _versions_dict = {"1.0": {"download_url": None, "compressed_size": None}}  # noqa: RUF012
-    suffixes = tuple(f"_w{number}.png" for number in range(1, len(STAINS) + 1))
 
     def __init__(
         self,
@@ -72,31 +68,34 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         split_scheme: str = "wilds",
     ):
         if download:
-            raise InputError("rxrx1_6ch is not downloaded; get metadata.csv and images from rxrx.ai/rxrx1")
+            raise InputError("rxrx1_6ch is not downloaded here; get it with 'abra-wilds fetch rxrx1_6ch'")
         self._version = version or "1.0"
         self._split_scheme = split_scheme
-        self._data_dir = find_folder(Path(root_dir))
-        path = self._data_dir / "metadata.csv"
-        rows = read_metadata(path)
-        self._split_array = split_array(rows, split_scheme, path)
+        layout = find_layout(Path(root_dir))
+        rows, self._data_dir = layout.rows, layout.folder
+        self._input_array, self.suffixes = layout.stems, layout.suffixes
+        self._split_array = split_array(rows, split_scheme, layout.table)
         self._split_dict = {split: number for split, (number, _) in SPLITS.items()}
         self._split_names = {split: name for split, (_, name) in SPLITS.items()}
-        self._input_array = file_stems(rows)
-        self._y_array = torch.tensor(rows["sirna_id"].to_numpy())
-        self._y_size = 1
-        self._n_classes = int(rows["sirna_id"].max()) + 1
+        labels = rows["sirna_id"].to_numpy()
+        self._y_array, self._y_size = torch.tensor(labels), 1
+        self._n_classes = int(labels.max()) + 1
+        self.controls = known_controls(rows.get("well_type"), labels, self._n_classes, layout.table)
+        treatments = treatment_classes(self.controls, labels)
+        self.treatments = None if treatments is None else torch.tensor(treatments)
         codes, self._metadata_map = coded(rows, ("cell_type", "experiment", "well"))
         columns = [codes["cell_type"], codes["experiment"], rows["plate"], codes["well"], rows["site"]]
-        self._metadata_array = torch.tensor(np.stack([*columns, rows["sirna_id"]], axis=1))
+        self._metadata_array = torch.tensor(np.stack([*columns, labels], axis=1))
         self._metadata_fields = ["cell_type", "experiment", "plate", "well", "site", "y"]
         self._eval_grouper = CombinatorialGrouper(self, ["cell_type"])
         super().__init__(root_dir, download, split_scheme)
         # Only now: WILDS' own check insists on a split called val.
-        for split in absent_splits(split_scheme):
-            del self._split_dict[split], self._split_names[split]
+        for split in ("val", "id_test"):
+            if not (self._split_array == self._split_dict[split]).any():
+                del self._split_dict[split], self._split_names[split]
 
     def get_input(self, idx: int) -> Tensor:
-        """The six stains of a row, (6, H, W) uint8, in the order of STAINS.
+        """The stains of a row, (C, H, W) uint8, in the order of their numbers: in RxRx1 that of STAINS.
 
         Raises:
             InputError: as `read_stains`.
@@ -123,87 +122,6 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
             metric, self._eval_grouper, y_pred, y_true, metadata
         )
         return results
-
-
-def find_folder(root: Path) -> Path:
-    """The first of FOLDERS below a root_dir that holds a metadata.csv.
-
-    Raises:
-        InputError: if there is none.
-    """
-    make = (
-        f"make a simulated one with 'abra-wilds simulate {root} --layout rxrx1', or unpack metadata.csv and "
-        f"images of the research release (rxrx.ai/rxrx1) into {root / FOLDERS[-1]}"
-    )
-    return checked_folder([root / name for name in FOLDERS], make)
-
-
-def split_array(rows: pd.DataFrame, scheme: str, path: Path) -> NDArray[np.int64]:
-    """The split of each row, (n,), as the ids of SPLITS.
-
-    "official" is the research release's and the ABRA paper's Table 1: 33 training and 18 test experiments,
-    both sites, and no validation; rows marked val count as test, from which WILDS took them. "wilds" is that
-    of RxRx1-WILDS: site 1 of the training experiments is train and site 2 id_test, and of the other
-    experiments one a cell line is val (`val_rows`) and the rest test.
-
-    Args:
-        rows: from `read_metadata`.
-        scheme: "wilds" or "official".
-        path: of the metadata, for messages.
-
-    Raises:
-        InputError: for another scheme, or rows without a validation.
-    """
-    training = (rows["dataset"] == "train").to_numpy()
-    if scheme == "official":
-        return np.where(training, SPLITS["train"][0], SPLITS["test"][0])
-    if scheme != "wilds":
-        raise InputError(f"unknown split_scheme {scheme!r}; choose one of wilds, official")
-    split = np.where(val_rows(rows, path), SPLITS["val"][0], SPLITS["test"][0])
-    split[training] = SPLITS["train"][0]
-    split[training & (rows["site"] == 2).to_numpy()] = SPLITS["id_test"][0]
-    return split
-
-
-def absent_splits(scheme: str) -> tuple[str, ...]:
-    """The members of SPLITS that a scheme does not have."""
-    return ("val", "id_test") if scheme == "official" else ()
-
-
-def val_rows(rows: pd.DataFrame, path: Path) -> NDArray[np.bool_]:
-    """Whether a row is of RxRx1-WILDS' validation, (n,).
-
-    Rows marked val are. The research release marks none: its test experiments are numbered behind the
-    training experiments of their line, and WILDS' validation is the first of each line, HEPG2-08, HUVEC-17,
-    RPE-08 and U2OS-04. WILDS' package does not name them; they have its 9,854 images (2,462 + 3 x 2,464), a
-    public listing of its groups has the experiments 7, 27, 42 and 49 of 0 to 50, and the 2019 competition's
-    public leaderboard was counted on them.
-
-    Raises:
-        InputError: if nothing is marked and the only test experiment of a line would have to be both.
-    """
-    marked: NDArray[np.bool_] = (rows["dataset"] == "val").to_numpy()
-    if marked.any():
-        return marked
-    tests = rows.loc[rows["dataset"] == "test", ["cell_type", "experiment"]].drop_duplicates()
-    by_line = tests.groupby("cell_type")["experiment"]
-    single = [str(line) for line, named in by_line if len(named) < 2]
-    if tests.empty or single:
-        found = f"only one of {', '.join(single)}" if single else "no test experiment"
-        raise InputError(
-            f"{path} marks no row as val, so that split_scheme 'wilds' takes the first of two or more test "
-            f"experiments of each cell line, and it has {found}; mark val in its column dataset or use "
-            "--split_scheme official"
-        )
-    first: NDArray[np.bool_] = rows["experiment"].isin(by_line.min()).to_numpy()
-    return first
-
-
-def file_stems(rows: pd.DataFrame) -> NDArray[np.object_]:
-    """The names of each row's files below the data set's folder, (n,), without stain and ending."""
-    plate, site = rows["plate"].astype(str), rows["site"].astype(str)
-    stems = "images/" + rows["experiment"] + "/Plate" + plate + "/" + rows["well"] + "_s" + site
-    return np.array(stems.tolist(), dtype=object)
 
 
 def coded(

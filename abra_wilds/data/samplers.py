@@ -18,9 +18,14 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BatchSampler:
-    """A sequence of batches of rows that is redrawn each epoch."""
+    """A sequence of batches of rows that is redrawn each epoch.
+
+    Attributes:
+        whole: the sampler whose batches several processes share (sharding.py); without them itself.
+    """
 
     def __init__(self, n_batches: int, images_per_epoch: int, seed: int = 0):
+        self.whole: BatchSampler = self
         self.images_per_epoch = images_per_epoch
         self.seed = seed
         self.epoch = 0

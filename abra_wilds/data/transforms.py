@@ -20,7 +20,12 @@ ZOOM, GAIN, OFFSET = 0.5, 0.1, 0.1
 
 
 def augment(
-    x: Tensor, name: str, generator: torch.Generator | None = None, size: tuple[int, int] | None = None
+    x: Tensor,
+    name: str,
+    generator: torch.Generator | None = None,
+    size: tuple[int, int] | None = None,
+    *,
+    cropped: bool = False,
 ) -> Tensor:
     """Augment, resize and standardise a batch of images.
 
@@ -36,6 +41,7 @@ def augment(
             nearest pixels, and a random gain and offset after standardising) or "none" (evaluation).
         generator: the only source of randomness, best on the CPU; "none" needs none.
         size: (H, W) to resize to before standardising, None keeps the size.
+        cropped: whether x are windows of the `crop_side` already, which "paper" then only resizes.
 
     Returns:
         (N, C, H', W') float32, mean 0 and standard deviation 1 for each image and channel, which "iid" then
@@ -59,11 +65,19 @@ def augment(
         x = zoom(reorient(x, *draw_iid(N, generator)), *draw_squares(N, H, generator))
         return pixel_noise(standardise(resize(x, size)), generator)
     elements = draw_paper(N, generator)
-    if H <= CROP:
-        return standardise(resize(reorient(x, *elements), size))
+    side = None if cropped else crop_side(name, H, W)
     # Cropped first: a uniform crop of a turned image is a turned uniform crop, at a quarter of the pixels.
-    x = reorient(crop(x, *draw_corners(N, H - CROP + 1, generator), CROP), *elements)
-    return standardise(resize(resize(x, (CROP_TO, CROP_TO)), size))
+    if side is not None:
+        x = crop(x, *draw_corners(N, H - side + 1, generator), side)
+    x = reorient(x, *elements)
+    if cropped or side is not None:
+        x = resize(x, (CROP_TO, CROP_TO))
+    return standardise(resize(x, size))
+
+
+def crop_side(name: str, H: int, W: int) -> int | None:
+    """Side of the square that a transform cuts from images of H x W first, or None where it does not."""
+    return CROP if name == "paper" and H == W and H > CROP else None
 
 
 def standardise(x: Tensor) -> Tensor:

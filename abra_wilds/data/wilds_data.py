@@ -5,19 +5,18 @@ Letters: n rows of a data set, F metadata fields.
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile
-from torch import Tensor
 
 from abra_wilds.compat import import_wilds
+from abra_wilds.data.images import read_image
 from abra_wilds.data.metadata import check_discarded, read_metadata
+from abra_wilds.data.packed import chosen_pack
 from abra_wilds.data_config import SPLIT_SCHEMES
 from abra_wilds.types import DataInfo, InputError
 
@@ -29,7 +28,13 @@ NAMES = tuple(SPLIT_SCHEMES)
 
 
 def load_dataset(
-    name: str, root_dir: str | Path, version: str | None = None, split_scheme: str | None = None
+    name: str,
+    root_dir: str | Path,
+    version: str | None = None,
+    split_scheme: str | None = None,
+    *,
+    data_format: str | None = None,
+    packed_size: int = 0,
 ) -> WILDSDataset:
     """A WILDS data set, checked before WILDS sees it.
 
@@ -38,6 +43,12 @@ def load_dataset(
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
         split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
+        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and the
+            newer one.
+        packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
+
+    Returns:
+        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None.
 
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
@@ -55,7 +66,9 @@ def load_dataset(
         raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
     if name == "rxrx1":
         _check_wilds_rxrx1(Path(root_dir), version, scheme)
-    return kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+    dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+    dataset.pack = chosen_pack(dataset, root_dir, data_format, packed_size)
+    return dataset
 
 
 def _dataset_class(name: str) -> type[WILDSDataset]:
@@ -138,93 +151,6 @@ def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: Combina
     )
 
 
-def image_files(dataset: WILDSDataset, row: int) -> list[str]:
-    """Where the image of a row of the data set lies: one file, or one for each of its stains."""
-    stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
-    return [stem + suffix for suffix in getattr(dataset, "suffixes", ("",))]
-
-
-def image_path(dataset: WILDSDataset, row: int) -> Path:
-    """The first of a row's `image_files`, by which messages name its image."""
-    return Path(image_files(dataset, row)[0])
-
-
-def read_image(dataset: WILDSDataset, row: int) -> Tensor:
-    """The image of a row of the data set, (C, H, W) uint8.
-
-    Raises:
-        InputError: if it is missing, damaged, or not 8 bits a channel; the sentence holds the path.
-    """
-    # WILDS' own example script turns this on, and a cut-off file then loads with its lower rows zero.
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        image = dataset.get_input(row)
-        x = image if isinstance(image, Tensor) else decoded(image)
-    except InputError:
-        raise
-    # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
-    # own.
-    except Exception as fault:
-        raise unreadable(dataset, row, fault) from fault
-    if x.dtype != torch.uint8 or x.dim() != 3:
-        raise InputError(
-            f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
-            "8 bits a channel; convert it to an 8-bit grey or RGB PNG"
-        )
-    return x
-
-
-def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:
-    """The sentence about an image that could not be read, with its path."""
-    return unreadable_file(image_path(dataset, row), fault)
-
-
-def unreadable_file(path: Path, fault: Exception) -> InputError:
-    """The sentence about a file of an image that could not be read."""
-    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-    return InputError(f"{path} cannot be read ({reason}); restore this image")
-
-
-def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
-    """Refuse to go on unless every file of every wanted row's image exists, by listing each folder once.
-
-    Args:
-        dataset: from `load_dataset`.
-        rows: rows of the whole data set, such as `subset.indices`.
-
-    Raises:
-        InputError: with how many are missing and the first of them.
-    """
-    listed: dict[str, frozenset[str]] = {}
-    missing = []
-    n = 0
-    for path in (path for row in rows for path in image_files(dataset, row)):
-        folder, name = os.path.split(path)
-        if folder not in listed:
-            listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
-        n += 1
-        if name not in listed[folder]:
-            missing.append(path)
-    if missing:
-        raise InputError(
-            f"{len(missing):,} of {n:,} images are missing, the first is {missing[0]}; restore them"
-        )
-
-
-def decoded(image: Image.Image) -> Tensor:
-    """An image as (C, H, W) uint8; its file is closed.
-
-    Raises:
-        ValueError: if it is not 8-bit grey or RGB.
-    """
-    with image:
-        if image.mode not in ("L", "RGB"):
-            raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or RGB")
-        x = np.array(image)
-    x = x[:, :, None] if x.ndim == 2 else x
-    return torch.from_numpy(x).permute(2, 0, 1).contiguous()
-
-
 def checked_folder(candidates: Sequence[Path], make: str) -> Path:
     """The first folder that holds a metadata.csv.
 
@@ -246,7 +172,10 @@ def checked_folder(candidates: Sequence[Path], make: str) -> Path:
 
 def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
     """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
-    make = f"make a simulated one with 'abra-wilds simulate {root}', or get the data as the README says"
+    make = (
+        f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
+        f"'abra-wilds simulate {root}'"
+    )
     folder = checked_folder([root / f"rxrx1_v{version}"], make)
     release = folder / f"RELEASE_v{version}.txt"
     if not release.is_file():

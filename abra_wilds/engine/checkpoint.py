@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import whole
@@ -49,16 +50,20 @@ def save_checkpoint(
     progress: Progress,
     optimizer: torch.optim.Optimizer | None = None,
     heads: nn.Module | None = None,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
-    With an optimiser it can be resumed from; in the head phase the classifiers in training belong to it.
+    With an optimiser it can be resumed from, with a scaler that scales too if its loss is scaled; in the head
+    phase the classifiers in training belong to it.
     """
     state: dict[str, Any] = {"algorithm": method.state_dict(), **asdict(progress)}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
     if heads is not None:
         state["heads"] = heads.state_dict()
+    if scaler is not None and scaler.is_enabled():
+        state["scaler"] = scaler.state_dict()
     with whole(path) as temporary:
         torch.save(state, temporary)
 
@@ -100,15 +105,18 @@ def load_checkpoint(
     method: Method,
     optimizer: torch.optim.Optimizer | None = None,
     heads: nn.Module | None = None,
+    scaler: GradScaler | None = None,
 ) -> Progress:
-    """Take over a checkpoint's weights, all of them, and the state of the optimiser and heads that are given.
+    """Take over a checkpoint's weights, all of them, and the state of whatever else is given.
 
     Raises:
         InputError: if it does not fit the method.
     """
     state = read_checkpoint(path)
     needed = {"algorithm", "epoch", "best_val_metric"}
-    needed |= {name for name, part in (("optimizer", optimizer), ("heads", heads)) if part is not None}
+    scaler = scaler if scaler is not None and scaler.is_enabled() else None
+    parts = {"optimizer": optimizer, "heads": heads, "scaler": scaler}
+    needed |= {name for name, part in parts.items() if part is not None}
     if not needed <= set(state):
         raise InputError(
             f"{path} lacks {', '.join(sorted(needed - set(state)))}; give a checkpoint of this command"
@@ -119,6 +127,8 @@ def load_checkpoint(
             heads.load_state_dict(state["heads"])
         if optimizer is not None:
             optimizer.load_state_dict(state["optimizer"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError) as fault:
         raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
     return progress_of(state)

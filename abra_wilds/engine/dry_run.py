@@ -13,6 +13,7 @@ from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import coverage
 from abra_wilds.data.transforms import CROP, CROP_TO
 from abra_wilds.engine.head_phase import check_head
+from abra_wilds.engine.parallel import process_lines
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, DataInfo, StepContext, Target, ViewPlan
@@ -36,13 +37,20 @@ def dry_run(config: RunConfig) -> str:
         b.numel() * b.element_size() for b in method.buffers()
     )
     moments = weights * MOMENTS[config.optim.optimizer]
-    activations = activation_bytes(method, setup.info, config.data.batch_size, *image_size(config, setup))
+    activations = activation_bytes(
+        method,
+        setup.info,
+        config.data.batch_size,
+        *image_size(config, setup),
+        half=config.speed.amp != "none",
+    )
     check_head(config, method.head_phase(), has_val="val" in setup.subsets)
     values = config.values()
     width = max(map(len, values))
     lines = [
         f"{config.algorithm} on {config.data.dataset}, preset {config.preset}; digest {config.digest()[:12]}",
         *(f"  {name:{width}}  {shown(v)}  ({config.origin.get(name, 'flag')})" for name, v in values.items()),
+        *process_lines(setup),
         f"bio-batch: one {config.data.bio_batch}; {len(setup.info.train_groups)} in training",
         *(f"images in {name}: {len(subset):,}" for name, subset in setup.subsets.items()),
         f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "
@@ -96,8 +104,10 @@ def image_size(config: RunConfig, setup: Setup) -> tuple[int, int]:
     return (CROP_TO, CROP_TO) if config.data.transform == "paper" and H > CROP else (H, W)
 
 
-def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int) -> int:
+def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int, half: bool = False) -> int:
     """Bytes that autograd keeps for the backward pass of one batch, counted on tensors without storage.
+
+    Autocast knows no such tensors, so that under half precision maps and tokens count half.
 
     Args:
         method: on the meta device.
@@ -105,16 +115,15 @@ def activation_bytes(method: Method, info: DataInfo, n: int, H: int, W: int) -> 
         n: images of the batch.
         H: height of an image.
         W: width of an image.
+        half: whether the backbone runs in half precision.
     """
     kept: dict[int, tuple[int, Tensor]] = {}
     parameters = {id(p) for p in method.parameters()}
 
     def count(t: Tensor) -> Tensor:
         if id(t) not in parameters:
-            kept[id(t)] = (
-                t.numel() * t.element_size(),
-                t,
-            )  # the tensor itself keeps its id from being used again
+            size = t.numel() * t.element_size() // (2 if half and t.dim() > 2 else 1)
+            kept[id(t)] = (size, t)  # the tensor itself keeps its id from being used again
         return t
 
     method.train()

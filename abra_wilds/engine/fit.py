@@ -12,13 +12,16 @@ import torch
 from tqdm import tqdm
 
 from abra_wilds.config import RunConfig
+from abra_wilds.data.prefetch import prefetched
 from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.dist import gathered, on_main, rank, started, world
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.head_phase import check_head, train_heads
-from abra_wilds.engine.inputs import learned_rows, method_batch
+from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
 from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
+from abra_wilds.engine.parallel import held_back, parallel, process_lines
 from abra_wilds.engine.results import (
     adaptation_lines,
     better,
@@ -29,15 +32,19 @@ from abra_wilds.engine.results import (
 )
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.engine.speed import make_scaler, speed_up
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.engine.trackers import check_tracker, make_tracker
-from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
+from abra_wilds.evaluate import average_bn, evaluate, plain_images, reestimate_bn
 from abra_wilds.records import Record
 from abra_wilds.types import StepContext
 
 
+@started()
 def fit(config: RunConfig) -> list[Record]:
     """Train, evaluate after every epoch, and leave WILDS' files and ours in `log_dir`.
+
+    Of several processes each steps on batches of its own, and rank 0 alone writes.
 
     Returns:
         The records of the best and the last epoch's predictions; without val no epoch is best.
@@ -52,17 +59,21 @@ def fit(config: RunConfig) -> list[Record]:
     device, loader = setup.device, setup.train_loader
     resuming = t.resume and folder_of(config).model("last").exists()
     method = build_method(config, setup.info, load=not resuming).to(device)
-    optimizer = make_optimizer(o, method)
+    speed_up(method, config.speed)
+    scaler = make_scaler(config.speed, device)
+    optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
     check_head(config, head, has_val="val" in setup.subsets)
-    folder = open_folder(config)
+    folder = on_main(lambda: open_folder(config))
 
     done = Progress()
     if t.resume:
         check_same_run(folder, config)
     if resuming:
         in_heads = read_progress(folder.model("last")).epoch >= o.n_epochs
-        done = load_checkpoint(folder.model("last"), method, None if in_heads else optimizer)
+        moving = (None, None) if in_heads else (optimizer, scaler)
+        done = load_checkpoint(folder.model("last"), method, moving[0], scaler=moving[1])
+    trained = parallel(method, optimizer)
     log = TextLog(folder.path / "log.txt")
     csvs = csv_logs(setup, folder)
     for csv in csvs.values():
@@ -85,12 +96,13 @@ def fit(config: RunConfig) -> list[Record]:
 
     for epoch in range(done.epoch + 1, o.n_epochs):
         began = time.monotonic()
-        draws, rng = seed_epoch(t.seed, epoch)
+        draws, rng = seed_epoch(t.seed, epoch, rank())
         loader.set_epoch(epoch)
         method.train()
         y_pred, y_rows = [], []
         bar.set_description(f"epoch {epoch}")
-        for i, batch in enumerate(loader):
+        batches = prefetched(training_batches(loader, d, views), device)
+        for i, (host, batch) in enumerate(batches):
             take = (i + 1) % accumulate == 0 or i + 1 == len(loader)
             share = share_of_step(o, i, len(loader))
             number = i // accumulate
@@ -101,11 +113,11 @@ def fit(config: RunConfig) -> list[Record]:
             progress = global_step / (o.n_epochs * steps_per_epoch)
             method.context = StepContext(lr, log_now or i + 1 == len(loader), epoch, progress)
 
-            groups = batch.g[torch.stack([rows[0] for rows in batch.groups])].tolist()
-            learned = learned_rows(batch, device)
-            batch = method_batch(batch.to(device), d, views, draws, rng)
-            with FlopCount() if i == 0 else nullcontext() as count:
-                out = step(method, batch, optimizer, share, take, o.max_grad_norm)
+            groups = host.g[torch.stack([rows[0] for rows in host.groups])].tolist()
+            learned = learned_rows(host, device)
+            batch = method_batch(batch, d, views, draws, rng)
+            with held_back(trained, take), FlopCount() if i == 0 else nullcontext() as count:
+                out = step(trained, batch, optimizer, share, take, o.max_grad_norm, scaler=scaler)
             if count is not None:  # an epoch's batches cost alike, image for image
                 flops = count.total / len(batch) * loader.images_per_epoch
 
@@ -114,9 +126,10 @@ def fit(config: RunConfig) -> list[Record]:
             if out.logits is not None:
                 y_pred.append(out.logits.detach()[learned].argmax(1))
                 y_rows.append(batch.rows[learned])
-            bar.update(len(batch))
+            bar.update(len(batch) * world())
             if log_now or i + 1 == len(loader):
                 guard.check(kept(folder, epoch))
+                meter.merge()
                 row = {"epoch": epoch, "batch": number + 1, "lr": lr, **meter.read()}
                 meter.reset()
                 csvs["train_algo"].write(row)
@@ -132,12 +145,14 @@ def fit(config: RunConfig) -> list[Record]:
         )
         shown = f"loss {row['objective']:.3f}"
         if y_pred:  # made while the weights were moving
-            scores = evaluate(setup.subsets["train"], torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu())
+            shares = gathered((torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu()))
+            scores = evaluate(setup.subsets["train"], *map(torch.cat, zip(*shares, strict=True)))
             csvs["train_eval"].write({"epoch": epoch, **scores})
             shown = f"train {scores['acc_avg']:.3f}"
+        average_bn(method)
         if head is not None:  # nothing to evaluate before there is a classifier
             done = replace(done, seconds=done.seconds + time.monotonic() - began)
-            save_epoch(config, folder, method, optimizer, done, {}, is_best=False)
+            save_epoch(config, folder, method, optimizer, done, {}, is_best=False, scaler=scaler)
             log.write(f"Epoch {epoch}: {shown}")
             continue
 
@@ -150,7 +165,7 @@ def fit(config: RunConfig) -> list[Record]:
         if is_best:
             done = replace(done, best_val_metric=results["val"][e.val_metric], best_epoch=epoch)
         done = replace(done, seconds=done.seconds + time.monotonic() - began)
-        save_epoch(config, folder, method, optimizer, done, predictions, is_best)
+        save_epoch(config, folder, method, optimizer, done, predictions, is_best, scaler=scaler)
         for split, found in results.items():
             tracker.write(split, found, global_step)
         accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
@@ -163,18 +178,19 @@ def fit(config: RunConfig) -> list[Record]:
         )
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
-    return conclude(config, setup, method, folder, log, done, epochs)
+    return on_main(lambda: conclude(config, setup, method, folder, log, done, epochs))
 
 
-def seed_epoch(seed: int, epoch: int) -> tuple[torch.Generator, np.random.Generator]:
-    """Make everything random in an epoch a function of (seed, epoch).
+def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, np.random.Generator]:
+    """Make everything random in an epoch a function of (seed, epoch), and of the process.
 
-    An epoch can be run again from its start.
+    An epoch can be run again from its start. Rank 0 draws what the only process of a run would.
 
     Returns:
         The generators of augmentation and of mixing; methods draw from torch's default one, seeded here too.
     """
-    noise, augmentation, mixing = np.random.SeedSequence([seed, epoch]).spawn(3)
+    key = [seed, epoch, rank] if rank else [seed, epoch]
+    noise, augmentation, mixing = np.random.SeedSequence(key).spawn(3)
     torch.manual_seed(int(noise.generate_state(1)[0]))
     draws = torch.Generator().manual_seed(int(augmentation.generate_state(1)[0]))
     return draws, np.random.default_rng(mixing)
@@ -204,6 +220,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             f"{setup.device}",
             f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
             f"{len(setup.train_loader)} batches",
+            *process_lines(setup),
             *adaptation_lines(config, setup),
             *values,
         ]

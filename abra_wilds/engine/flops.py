@@ -22,6 +22,9 @@ FORMULAS = {
 class FlopCount(TorchDispatchMode):
     """Adds up the FLOPs of the operators inside that torch has a formula for.
 
+    What is compiled runs uncompiled inside: a mode does not see into compiled code, and torch never again
+    compiles what it first meets under one.
+
     Attributes:
         total: so far.
     """
@@ -29,6 +32,16 @@ class FlopCount(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
+
+    def __enter__(self) -> FlopCount:
+        self._eager = torch.compiler.set_stance("force_eager")
+        self._eager.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        super().__exit__(*exc)  # type: ignore[no-untyped-call]
+        self._eager.__exit__(*exc)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.config import OWN_LOOP, RunConfig, flag_name, jsonable, sections
+from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.options import default_of
@@ -98,13 +99,15 @@ def _empty(path: Path, inside: list[str]) -> None:
 
 
 def write_config(folder: RunFolder, config: RunConfig, command: Sequence[str] | None = None) -> None:
-    """config.json: every value, where it came from, and what code runs it.
+    """config.json: every value, where it came from, and what code runs it; of the main process alone.
 
     Args:
         folder: of the run.
         config: of the run.
         command: as it was given; None takes this process'.
     """
+    if not is_main():
+        return
     content = {
         "command": sys.argv if command is None else list(command),
         "preset": config.preset,
@@ -153,8 +156,11 @@ def check_same_run(folder: RunFolder, config: RunConfig) -> None:
         return
     now = jsonable(config.values(local=False))
     then = {**jsonable(defaults(config)), **saved.get("values", {})}
+    said = {"world": "number of processes"}
     differing = [
-        f"{name} (was {then.get(name)}, is {now[name]})" for name in now if now[name] != then.get(name)
+        f"{said.get(name, name)} (was {then.get(name)}, is {now[name]})"
+        for name in now
+        if now[name] != then.get(name)
     ]
     if not differing:
         return

@@ -104,9 +104,7 @@ def train_heads(
         csvs["train_algo"].write(row)
         chosen, value = pick(config, setup, method, heads, splits.get("val"))
         predictions, results = score(config, setup, method, splits, csvs, epoch)
-        is_best = value is not None and better(
-            value, done.best_val_metric, config.eval.val_metric_decreasing
-        )
+        is_best = value is not None and better(value, done.best_val_metric, config.eval.val_metric_decreasing)
         if is_best:
             done = replace(done, best_val_metric=value, best_epoch=epoch)
         began, spent = time.monotonic(), time.monotonic() - began
@@ -204,5 +202,6 @@ def score(
             csvs["train_eval"].write({"epoch": epoch, **scores})
             continue
         predictions[split], results[split] = found, scores
-        note_evaluation(csvs, split, epoch, len(setup.eval_loaders[split]), meter.read(), scores)
+        n_batches = len(setup.eval_loaders[split].sampler.whole)
+        note_evaluation(csvs, split, epoch, n_batches, meter.read(), scores)
     return predictions, results

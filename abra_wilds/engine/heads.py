@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import Loader, groups_of, make_eval_loader
+from abra_wilds.data.loaders import Loader, make_eval_loader
+from abra_wilds.data.prefetch import prefetched
+from abra_wilds.data.rows import groups_of
 from abra_wilds.data.samplers import BatchSampler, GroupSampler, ShuffledSampler
 from abra_wilds.data.transforms import augment
+from abra_wilds.dist import sum_across_ranks
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.logs import no_bar
 from abra_wilds.engine.schedule import OPTIMIZERS
 from abra_wilds.engine.setup import Setup, reading_kwargs
+from abra_wilds.engine.speed import fused
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, HeadPhase, StepOutput, Target
 
@@ -45,9 +49,13 @@ class Features:
 
     def batch(self, rows: Tensor) -> Batch:
         """Rows (N,) as a batch whose x are features."""
-        g, at = self.g[rows], rows.to(self.f.device)
-        groups = tuple(of.to(self.f.device) for of in groups_of(g))
-        return Batch(self.f[at], Target(self.y[at]), g.to(self.f.device), self.metadata[at], at, groups)
+
+        def sent(t: Tensor) -> Tensor:
+            return t.to(self.f.device, non_blocking=True)
+
+        g, at = self.g[rows], sent(rows)
+        groups = tuple(map(sent, groups_of(g)))
+        return Batch(self.f[at], Target(self.y[at]), sent(g), self.metadata[at], at, groups)
 
     def parts(self) -> Iterator[Batch]:
         """All rows in order, `ROWS` at a time."""
@@ -117,15 +125,15 @@ def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Fea
         **reading_kwargs(d, setup.device),
     )
     method.eval()
-    f = torch.empty(len(loader.rows), method.head.in_features, device=setup.device)
+    f = torch.zeros(len(loader.rows), method.head.in_features, device=setup.device)
     flops = 0.0
-    for i, batch in enumerate(tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train))):
-        batch = batch.to(setup.device)
+    batches = tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train))
+    for i, (_, batch) in enumerate(prefetched(batches, setup.device)):
         with FlopCount() if i == 0 else nullcontext() as count:
             f[batch.rows] = method.features(augment(batch.x, "none", size=d.size))
         if count is not None:
             flops = count.total / len(batch) * len(f)
-    rows = loader.rows
+    rows, f = loader.rows, sum_across_ranks(f)  # each row is one process's
     return Features(f, rows.y.to(setup.device), rows.g, rows.metadata.to(setup.device), flops)
 
 
@@ -135,6 +143,7 @@ def head_optimizer(heads: Heads, phase: HeadPhase) -> torch.optim.Optimizer:
     groups = [{"params": list(head.parameters()), "factor": rate} for head, rate in rated]
     kwargs: dict[str, Any] = {"lr": 1.0, "weight_decay": phase.weight_decay}
     kwargs |= {"momentum": 0.9} if phase.optimizer == "SGD" else {}
+    kwargs |= fused(heads.parameters(), kwargs)
     return OPTIMIZERS[phase.optimizer](groups, **kwargs)
 
 

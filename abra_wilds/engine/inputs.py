@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from abra_wilds.data.loaders import Loader
 from abra_wilds.data.mixing import mix
-from abra_wilds.data.transforms import augment
+from abra_wilds.data.transforms import augment, crop_side
 from abra_wilds.data.views import make_views
 from abra_wilds.data_config import DataConfig
 from abra_wilds.types import Batch, ViewPlan
+
+
+def training_batches(loader: Loader, d: DataConfig, views: ViewPlan | None) -> Iterator[Batch]:
+    """The loader's batches, of windows alone where the transform would crop whole images.
+
+    Args:
+        loader: of the training images.
+        d: how images are augmented.
+        views: what the method's `view_plan` asks for; views are squares of whole images.
+    """
+    _, H, W = loader.rows.shape
+    return loader.batches(None if views is not None else crop_side(d.transform, H, W))
 
 
 def learned_rows(batch: Batch, device: torch.device) -> Tensor | slice:
@@ -37,5 +51,6 @@ def method_batch(
     if views is not None:
         made = make_views(batch.x, views, draws, d.size)
         return replace(batch, x=made[0], views=made)
-    batch = replace(batch, x=augment(batch.x, d.transform, draws, d.size))
+    x = augment(batch.x, d.transform, draws, d.size, cropped=batch.cropped)
+    batch = replace(batch, x=x)
     return mix(batch, d.mix, rng, d.cutmix_alpha, d.cutmix_prob)

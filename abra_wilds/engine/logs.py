@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from abra_wilds.config import TrainConfig
+from abra_wilds.dist import gathered, is_main, world
 from abra_wilds.files import whole
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
@@ -21,31 +22,40 @@ EVERY = slice(None)  # every row of a batch
 
 
 def no_bar(config: TrainConfig) -> bool | None:
-    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal."""
+    """Tqdm's `disable` for --progress_bar; None shows the bar at a terminal. One process alone shows it."""
+    if not is_main():
+        return True
     return None if config.progress_bar is None else not config.progress_bar
 
 
 class TextLog:
-    """Lines for the terminal and for log.txt."""
+    """Lines for the terminal and for log.txt, of the main process alone."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, text: str) -> None:
         """Write a line to both; a progress bar stays below it."""
+        if not is_main():
+            return
         tqdm.write(text, file=sys.stdout)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
 
 class CsvLog:
-    """A csv with a header, as WILDS' BatchLogger writes it; a row with new columns widens the file."""
+    """A csv with a header, as WILDS' BatchLogger writes it; a row with new columns widens the file.
+
+    The main process alone writes it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row; the first one also writes the header."""
+        if not is_main():
+            return
         columns = self._columns()
         new = [name for name in row if name not in columns]
         if new:
@@ -55,6 +65,8 @@ class CsvLog:
 
     def keep_through(self, epoch: int) -> None:
         """Drop the rows of later epochs, and what a kill cut short: a resumed run writes them again."""
+        if not is_main():
+            return
         columns = self._columns()
         if columns:
             self._rewrite(columns, [row for row in self._rows() if int(row["epoch"]) <= epoch])
@@ -130,6 +142,19 @@ class Meter:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + n * value
             self.weights[name] = self.weights.get(name, 0) + n
+
+    def merge(self) -> None:
+        """Count what the meters of all processes have seen; the host waits for it."""
+        if world() == 1:
+            return
+        sums = {name: torch.as_tensor(total).cpu() for name, total in self.sums.items()}
+        parts = gathered((sums, self.weights, self.groups.cpu()))
+        self.reset()
+        for part, weights, groups in parts:
+            for name, total in part.items():
+                self.sums[name] = self.sums.get(name, 0.0) + total
+                self.weights[name] = self.weights.get(name, 0) + weights[name]
+            self.groups += groups.to(self.device)
 
     def read(self) -> dict[str, float]:
         """The averages by column name, which the host waits for; empty groups have no loss or accuracy."""

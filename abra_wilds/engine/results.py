@@ -8,15 +8,18 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.dist import is_main, on_main, started
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from abra_wilds.engine.consumed import consumed
 from abra_wilds.engine.folder import RunFolder, as_trained, check_same_run, open_folder
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.engine.speed import speed_up
 from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
 from abra_wilds.files import sha256
 from abra_wilds.methods.base import Method
@@ -35,6 +38,7 @@ def csv_logs(setup: Setup, folder: RunFolder) -> dict[str, CsvLog]:
     return {name: CsvLog(folder.path / f"{name}.csv") for name in names}
 
 
+@started()
 def evaluate_saved(config: RunConfig) -> list[Record]:
     """Evaluate the best saved model of `log_dir`, without val the last, or that of `eval_epoch`.
 
@@ -43,7 +47,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     """
     e = config.eval
     setup = prepare(config)
-    folder = open_folder(config)
+    folder = on_main(lambda: open_folder(config))
     config = as_trained(folder, config)
     check_same_run(folder, config)
     chosen = "best" if "val" in setup.subsets else "last"
@@ -67,6 +71,7 @@ def evaluate_checkpoint(
         InputError: if there is no such model, or it does not fit.
     """
     method = build_method(config, setup.info, load=False).to(setup.device)
+    speed_up(method, config.speed)
     saved = load_checkpoint(checkpoint, method)
     check_classifier(config, method, checkpoint, saved)
     log = TextLog(folder.path / "log.txt")
@@ -75,11 +80,12 @@ def evaluate_checkpoint(
         log.write(line)
     csvs = csv_logs(setup, folder)
     predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch)
-    if config.train.save_pred:
+    if config.train.save_pred and is_main():
         for split, y_pred in predictions.items():
             save_predictions(folder.predictions(split, label), y_pred)
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
-    return conclude(config, setup, method, folder, log, spent, [(label, saved.epoch)])
+    checkpoints = [(label, saved.epoch)]
+    return on_main(lambda: conclude(config, setup, method, folder, log, spent, checkpoints))
 
 
 def check_classifier(config: RunConfig, method: Method, checkpoint: Path, saved: Progress) -> None:
@@ -116,7 +122,8 @@ def evaluate_splits(
 
         y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter)
         predictions[split], results[split] = y_pred, evaluate(setup.subsets[split], y_pred)
-        note_evaluation(csvs, split, epoch, len(loader), meter.read(), results[split])
+        meter.merge()
+        note_evaluation(csvs, split, epoch, len(loader.sampler.whole), meter.read(), results[split])
     return predictions, results
 
 
@@ -142,7 +149,7 @@ def better(value: float, than: float | None, decreasing: bool) -> bool:
 
 def adaptation_lines(config: RunConfig, setup: Setup) -> list[str]:
     """For each split a line about how many images, bio-batches and passes --tta works with."""
-    samplers = {split: loader.sampler for split, loader in setup.eval_loaders.items()}
+    samplers = {split: loader.sampler.whole for split, loader in setup.eval_loaders.items()}
     return [
         tally(sampler.plan, config.eval).line(split, config.eval)
         for split, sampler in samplers.items()
@@ -159,11 +166,14 @@ def save_epoch(
     predictions: Mapping[str, Tensor],
     is_best: bool,
     heads: nn.Module | None = None,
+    scaler: GradScaler | None = None,
 ) -> None:
     """Write an epoch's predictions and checkpoints; heads are the classifiers of the head phase.
 
-    The last checkpoint comes last, since it says the epoch is done.
+    The last checkpoint comes last, since it says the epoch is done. The main process alone writes.
     """
+    if not is_main():
+        return
     t = config.train
     labels: list[str | int] = ["best"] if is_best and t.save_best else []
     labels += [done.epoch] if t.save_step is not None and (done.epoch + 1) % t.save_step == 0 else []
@@ -174,7 +184,7 @@ def save_epoch(
             if t.save_pred:
                 save_predictions(folder.predictions(split, label), y_pred)
     if t.save_last:
-        save_checkpoint(folder.model("last"), method, done, optimizer, heads)
+        save_checkpoint(folder.model("last"), method, done, optimizer, heads, scaler)
 
 
 def conclude(

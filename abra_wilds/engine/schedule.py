@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from abra_wilds.config import OptimConfig
+from abra_wilds.engine.speed import fused
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 
@@ -18,8 +19,13 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(config: OptimConfig, method: Method) -> torch.optim.Optimizer:
+def make_optimizer(config: OptimConfig, method: Method, scaled: bool = False) -> torch.optim.Optimizer:
     """The configured optimiser over the parameters that are trained.
+
+    Args:
+        config: names it and its arguments.
+        method: on its device.
+        scaled: whether a scaler decides on the device which steps are taken.
 
     Raises:
         InputError: if it does not take the arguments.
@@ -29,6 +35,10 @@ def make_optimizer(config: OptimConfig, method: Method) -> torch.optim.Optimizer
         for parameters, factor in method.parameter_groups()
     ]
     kwargs: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, **config.optimizer_kwargs}
+    # Fused SGD would leave its momentum uninitialised where the scaler skips the first step. Without fusion
+    # the host waits for the device once a step.
+    if not (scaled and config.optimizer == "SGD"):
+        kwargs |= fused((p for group in trained for p in group["params"]), kwargs)
     try:
         return OPTIMIZERS[config.optimizer](trained, **kwargs)
     except (TypeError, ValueError) as fault:

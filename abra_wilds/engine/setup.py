@@ -15,12 +15,16 @@ import numpy as np
 import torch
 
 from abra_wilds.config import RunConfig
+from abra_wilds.data.images import check_images
 from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
 from abra_wilds.data.passes import PassSampler
-from abra_wilds.data.wilds_data import check_images, data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data.sharding import evaluation_share
+from abra_wilds.data.wilds_data import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data_config import DataConfig
+from abra_wilds.dist import local_rank, local_world, world
 from abra_wilds.engine.checkpoint import load_weights
 from abra_wilds.engine.schedule import warmup_steps
+from abra_wilds.engine.speed import check_speed
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm
@@ -78,6 +82,7 @@ def prepare(config: RunConfig) -> Setup:
     check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
     check_val_metric(config, subsets)
     device = pick_device(config.train.device[0])
+    check_speed(config.speed, device)
     train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
     info = data_info(dataset, subsets["train"], grouper)
     setup = Setup(dataset, grouper, subsets, train_loader, eval_loaders, info, device)
@@ -120,24 +125,30 @@ def make_loaders(
     plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
     check_plans(plans, config.eval)
     return train_loader, {
-        split: Loader(evaluated[split], grouper, PassSampler(plan, d.batch_size), **reading)
+        split: Loader(evaluated[split], grouper, evaluation_share(PassSampler(plan, d.batch_size)), **reading)
         for split, plan in plans.items()
     }
 
 
 def check_batches(config: RunConfig, setup: Setup) -> None:
-    """Raise for batches too small for batch norm, or fewer than a step accumulates.
+    """Raise for batches too small for batch norm, or fewer than processes or than a step accumulates.
 
     Raises:
         InputError: with the numbers.
     """
     loader, steps = setup.train_loader, config.optim.gradient_accumulation_steps
+    batches = loader.sampler.whole
+    if len(batches) < world():
+        raise InputError(
+            f"an epoch of {len(batches)} batches is too short for {world()} processes, each of which takes "
+            "other batches; start fewer, or lower --batch_size"
+        )
     if steps > len(loader):
         raise InputError(
             f"--gradient_accumulation_steps {steps} is more than the {len(loader)} batches of an epoch; "
             "lower it or --batch_size"
         )
-    smallest = min(map(len, loader.sampler))
+    smallest = min(map(len, batches))
     if smallest < 2:
         raise InputError(
             f"--batch_size {config.data.batch_size} leaves a training batch of {smallest} image, "
@@ -203,21 +214,30 @@ def check_warmup(config: RunConfig, setup: Setup) -> None:
 def pick_device(name: str) -> torch.device:
     """The CUDA device of an index, or the CPU where there is none, as WILDS has it.
 
+    Of several processes each has the device of its number on its machine.
+
     Raises:
         InputError: for an index beyond the last device.
     """
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if int(name) >= torch.cuda.device_count():
-        raise InputError(
-            f"--device {name} does not exist; there are {torch.cuda.device_count()} CUDA devices, from 0"
-        )
-    return torch.device("cuda", int(name))
+    n, k = torch.cuda.device_count(), int(name)
+    if world() > 1:
+        k = local_rank()
+        if k >= n:
+            raise InputError(
+                f"{local_world()} processes on a machine of {n} CUDA devices would have to share them; start "
+                "one for each device, or give --device cpu"
+            )
+        torch.cuda.set_device(k)
+    if k >= n:
+        raise InputError(f"--device {name} does not exist; there are {n} CUDA devices, from 0")
+    return torch.device("cuda", k)
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
-    """Worker processes, no more than there are cores, and pinned memory where a GPU will copy from it."""
-    workers = min(int(d.loader_kwargs.get("num_workers", 4)), os.cpu_count() or 1)
+    """Worker processes, no more than this process' cores, and pinned memory where a GPU will copy from it."""
+    workers = min(int(d.loader_kwargs.get("num_workers", 4)), max((os.cpu_count() or 1) // local_world(), 1))
     return {
         "num_workers": workers,
         "pin_memory": bool(d.loader_kwargs.get("pin_memory", True)) and device.type == "cuda",

@@ -7,10 +7,13 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from abra_wilds.config import OptimConfig
 from abra_wilds.types import Batch, StepOutput
+
+UNSCALED = GradScaler(enabled=False)
 
 
 def share_of_step(config: OptimConfig, i: int, n: int) -> float:
@@ -43,10 +46,14 @@ def step(
     share: float = 1.0,
     take: bool = True,
     max_norm: float | None = None,
+    *,
+    scaler: GradScaler = UNSCALED,
 ) -> StepOutput:
     """Differentiate one batch's loss, and move theta.
 
-    The only place that calls backward() on a training loss.
+    The only place that calls backward() on a training loss. Where a scaled loss gave gradients that are not
+    finite, theta stays and the scale falls. `after_step` is called all the same, because only the device
+    knows, and what it does, such as letting a teacher follow, is right for a theta that stood still.
 
     Args:
         method: in training mode, its context set.
@@ -55,15 +62,18 @@ def step(
         share: weight of this batch in the step.
         take: whether this batch ends the step.
         max_norm: clip the gradient's norm to this.
+        scaler: scales the loss, and takes the scale off the gradients before they are clipped and used.
     """
     out: StepOutput = method(batch)
     if out.fresh_optimizer:
         optimizer.state.clear()
-    (share * out.loss).backward()  # type: ignore[no-untyped-call]
+    scaler.scale(share * out.loss).backward()  # type: ignore[no-untyped-call]
     if take:
         if max_norm is not None:
+            scaler.unscale_(optimizer)
             clip_grad_norm_(method.parameters(), max_norm)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad(set_to_none=True)
         method.after_step()
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
 
 
@@ -53,5 +54,8 @@ def check_tracker(name: str) -> None:
 
 
 def make_tracker(name: str, folder: Path, first_step: int) -> Tracker:
-    """The tracker of a name; what an interrupted run noted from first_step on is forgotten."""
-    return TensorBoard(folder, first_step) if name == "tensorboard" else Tracker()
+    """The tracker of a name; what an interrupted run noted from first_step on is forgotten.
+
+    Of several processes the main one alone writes.
+    """
+    return TensorBoard(folder, first_step) if name == "tensorboard" and is_main() else Tracker()

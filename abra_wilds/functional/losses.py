@@ -184,7 +184,7 @@ def domain_risks(logits: Tensor, target: Target, groups: Sequence[Tensor]) -> tu
     halves = [rows[i::2] for rows in groups for i in (0, 1)]
     half_of = torch.zeros_like(target.y)  # (N,)
     for k, half in enumerate(halves):
-        half_of[half] = k
+        half_of.index_fill_(0, half, k)  # half_of[half] = k would copy k to the device and wait for it
     scale = logits.new_ones(len(halves)).requires_grad_()
     losses = cross_entropies(scale[half_of, None] * logits, target)  # (N,)
     means = torch.stack([losses[half].mean() for half in halves])

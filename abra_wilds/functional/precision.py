@@ -1,4 +1,4 @@
-"""Where half precision ends: statistics, perturbation and losses run in float32 or better."""
+"""Where half precision begins and ends: in the backbone; everything else runs in float32 or better."""
 
 from __future__ import annotations
 
@@ -6,6 +6,17 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+
+
+def half_precision(device_type: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """A context with autocast to dtype for a backbone; None changes nothing, and meta tensors have none.
+
+    No cast is kept: a weight is used once a pass, and one that a pass without gradients had cast would hide
+    the weight from the gradients of the next.
+    """
+    if dtype is None or not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, dtype, cache_enabled=False)
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:

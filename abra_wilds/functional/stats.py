@@ -92,6 +92,14 @@ def pooled_stats(mean: Tensor, var: Tensor, eps: float = 1e-6) -> tuple[Tensor, 
     return mu, (var.mean(0) + between + eps).sqrt()
 
 
+def group_of_row(groups: Sequence[Tensor], n: int) -> Tensor:
+    """Position in `groups` of the bio-batch of each of n rows, (n,) int64."""
+    of = torch.empty(n, dtype=torch.int64, device=groups[0].device)
+    for i, rows in enumerate(groups):
+        of.index_fill_(0, rows, i)  # of[rows] = i would copy i to the device and wait for it
+    return of
+
+
 def grouped_stats(
     mean: Tensor, var: Tensor, groups: Sequence[Tensor], eps: float = 1e-6
 ) -> tuple[Tensor, Tensor]:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import Loader, groups_of
+from abra_wilds.data.loaders import Loader
 from abra_wilds.data.mixing import mix
+from abra_wilds.data.rows import groups_of
 from abra_wilds.data.wilds_data import data_info
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.fit import kept

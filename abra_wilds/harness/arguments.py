@@ -33,6 +33,7 @@ NO_PLACE = {
     "config": "write the settings as flags",
     "plate_remainder": "its loaders deal no bio-batch out in parts",
     "tracker": "its curves are written by --use_wandb",
+    **dict.fromkeys(("data_format", "packed_size"), "its loaders read image files"),
     **dict.fromkeys(("amp", "channels_last", "compile"), "its own loop runs the step in full precision"),
     "dry_run": "`python examples/run_expt.py --dry_run` of abra_wilds shows a run",
 }

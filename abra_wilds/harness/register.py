@@ -15,8 +15,9 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from abra_wilds.config import SCHEDULERS, RunConfig
+from abra_wilds.data.images import decoded, unreadable
 from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import NAMES, decoded, load_dataset, unreadable
+from abra_wilds.data.wilds_data import NAMES, load_dataset
 from abra_wilds.data_config import TRANSFORMS
 from abra_wilds.engine.checkpoint import read_checkpoint
 from abra_wilds.engine.folder import as_trained, check_same_run, open_folder, write_config
@@ -161,7 +162,7 @@ class Harness:
             loaded, self._dataset = self._dataset, None
             if loaded is None:
                 root = kwargs.get("root_dir", "data")
-                loaded = load_dataset(dataset, root, version, kwargs.get("split_scheme"))
+                loaded = load_dataset(dataset, root, version, kwargs.get("split_scheme"), data_format="png")
             loaded.get_input = partial(whole_image, type(loaded).get_input, loaded)
             return loaded
 

@@ -9,7 +9,6 @@ as written).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -17,9 +16,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from abra_wilds.dist import means_across_ranks, of_main
 from abra_wilds.functional.losses import arcface, arcface_two_term, cross_entropies, js_divergence
 from abra_wilds.functional.precision import at_least_fp32, full_precision
-from abra_wilds.functional.stats import grouped_stats, instance_moments, pooled_stats
+from abra_wilds.functional.stats import group_of_row, grouped_stats, instance_moments, pooled_stats
 from abra_wilds.methods.abra_config import ABRAConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.perturbation import StatPerturbation
@@ -77,6 +77,7 @@ class ABRA(Method):
         self.neck = nn.LayerNorm(D) if cfg.neck == "layernorm" else nn.Identity()
         refuse_batch_norm(self.neck)
         own = cfg.weights[1] > 0 and not cfg.share_arc_weight
+        self.idle_parameters = not cfg.weights[0] and "js" not in cfg.terms  # the classifier, or its bias
         bound = D**-0.5
         self.arc_weight = (
             nn.Parameter(torch.empty(info.n_classes, D).uniform_(-bound, bound)) if own else None
@@ -88,10 +89,15 @@ class ABRA(Method):
             }
         )
 
+    @property
+    def scalable(self) -> bool:
+        """Not where dL_adv/dK passes through stages of the backbone."""
+        return self.at == STAGES[-1:]
+
     def forward(self, batch: Batch) -> StepOutput:
         """Algorithm 1: phase 1 moves K only, phase 2 gives the loss of theta."""
         c = self.cfg
-        if c.prob < 1 and torch.rand(()).item() >= c.prob:
+        if c.prob < 1 and of_main(torch.rand(())).item() >= c.prob:  # All processes ascend, or none.
             return self.clean_only(batch)
         if c.two_forward:
             with torch.no_grad():
@@ -245,7 +251,7 @@ class ABRA(Method):
                 with torch.enable_grad():
                     adv, _ = self.task_loss(self.shifted(start, noise, batch, K), batch.target)
                     with full_precision(adv.device.type):
-                        grads = torch.autograd.grad(adv, [k for pair in K for k in pair])
+                        grads = means_across_ranks(torch.autograd.grad(adv, [k for pair in K for k in pair]))
                 for name, g_mu, g_sigma in zip(self.at, grads[::2], grads[1::2], strict=True):
                     self.perturb[name].ascend(g_mu, g_sigma, self.alpha)
                 if log and i == 0:
@@ -274,14 +280,6 @@ class ABRA(Method):
             found = self.perturb[name].summary(point.sigma.detach(), pair)
             logs |= {key + ending: value for key, value in found.items()}
         return logs
-
-
-def group_of_row(groups: Sequence[Tensor], n: int) -> Tensor:
-    """Position in `groups` of the bio-batch of each of n rows, (n,) int64."""
-    of = torch.empty(n, dtype=torch.int64, device=groups[0].device)
-    for i, rows in enumerate(groups):
-        of[rows] = i
-    return of
 
 
 def refuse_batch_norm(neck: nn.Module) -> None:

@@ -96,6 +96,11 @@ class AdvBayes(Method):
     Config = AdvBayesConfig
     cfg: AdvBayesConfig
 
+    @property
+    def scalable(self) -> bool:
+        """No: the climb differentiates the backbone by the augmenter's weights."""
+        return False
+
     def forward(self, batch: Batch) -> StepOutput:
         """Cross-entropy, and behind the first epochs the consistency of three views."""
         c = self.cfg.c

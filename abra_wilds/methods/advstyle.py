@@ -21,6 +21,7 @@ paper's budget ("our settings"). Its row with test-time adaptation is this metho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, cast
@@ -28,6 +29,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from abra_wilds.dist import means_across_ranks
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
 from abra_wilds.methods.base import Method, MethodConfig
@@ -100,9 +102,10 @@ class Magnitudes(nn.Module):
     def observe(self, spread: Pair) -> None:
         """Take the first batch's spreads of mean and deviation, (C,) each, as the first value of K.
 
-        Written without a branch on `seen`, which would make the host wait for the device.
+        Of several processes it is the mean of theirs. Written without a branch on `seen`, which would make
+        the host wait for the device.
         """
-        for K, S in zip((self.K_mu, self.K_sigma), spread, strict=True):
+        for K, S in zip((self.K_mu, self.K_sigma), means_across_ranks(spread), strict=True):
             K.copy_(torch.where(self.seen == 0, S, K))
         self.seen.add_(1)
 
@@ -114,16 +117,24 @@ class Magnitudes(nn.Module):
         return pair
 
     @torch.no_grad()
-    def ascend(self, step_size: float) -> None:
-        """K <- K + step_size * gradient, the gradient being the sum over the passes since the last ascent.
+    def gradient(self) -> Pair:
+        """That of K, (C,) each: the sum over the passes since the last call.
 
         A copy without a gradient, whose loss was never differentiated, counts as 0.
         """
+        total = torch.zeros_like(self.K_mu), torch.zeros_like(self.K_sigma)
         for pair in self.kept:
-            for K, leaf in zip((self.K_mu, self.K_sigma), pair, strict=True):
+            for g, leaf in zip(total, pair, strict=True):
                 if leaf.grad is not None:
-                    K.add_(leaf.grad, alpha=step_size)
+                    g.add_(leaf.grad)
         self.kept.clear()
+        return total
+
+    @torch.no_grad()
+    def ascend(self, gradient: Sequence[Tensor], step_size: float) -> None:
+        """K <- K + step_size * gradient."""
+        for K, g in zip((self.K_mu, self.K_sigma), gradient, strict=True):
+            K.add_(g, alpha=step_size)
 
 
 class AdvStyle(Method):
@@ -139,6 +150,11 @@ class AdvStyle(Method):
         self.at = in_order(cfg.at)
         self.magnitudes = nn.ModuleDict({point: Magnitudes(net.channels_at(point)) for point in self.at})
 
+    @property
+    def scalable(self) -> bool:
+        """No: K ascends by what theta's backward pass leaves."""
+        return False
+
     def forward(self, batch: Batch) -> StepOutput:
         """Mean cross-entropy; the logits are those of shifted features. K ascends in `after_step`."""
         taps = {point: tap(partial(self.shift, point, by_K)) for point, by_K in self.active().items()}
@@ -149,7 +165,7 @@ class AdvStyle(Method):
     def active(self) -> dict[str, bool]:
         """The insertion points that act in this pass, and whether by K, not as DSU; none in evaluation."""
         c = self.cfg
-        draws = uniform_draws(len(self.at)) if self.training else []
+        draws = uniform_draws(len(self.at), common=True) if self.training else []  # K is all processes'
         acting = zip(self.at, draws, strict=False)
         return {point: u < c.p_adv for point, u in acting if u < c.p_adv + c.p_dsu}
 
@@ -176,8 +192,9 @@ class AdvStyle(Method):
 
     def after_step(self) -> None:
         """K ascends along the gradient that theta's backward pass left, at every insertion point."""
-        for point in self.at:
-            self.K(point).ascend(self.step_size)
+        found = means_across_ranks([g for point in self.at for g in self.K(point).gradient()])
+        for point, g_mu, g_sigma in zip(self.at, found[::2], found[1::2], strict=True):
+            self.K(point).ascend((g_mu, g_sigma), self.step_size)
 
     @property
     def step_size(self) -> float:

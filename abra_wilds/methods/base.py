@@ -38,6 +38,8 @@ class Method(nn.Module):
         plan: the batches it wants.
         preset: where its defaults come from, "paper" or "wilds" (see presets.py).
         Config: frozen dataclass of its hyper-parameters; the fields become flags.
+        idle_parameters: whether there are steps that leave parameters in training without a gradient, which
+            several processes would wait for.
         context: what the engine says about the current step.
     """
 
@@ -45,6 +47,7 @@ class Method(nn.Module):
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
     Config: ClassVar[type[MethodConfig]] = MethodConfig
+    idle_parameters: bool = False
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):
         super().__init__()
@@ -58,6 +61,14 @@ class Method(nn.Module):
     def schedule_lost(self) -> bool:
         """Whether the learning rate stays at its base from the coming step on."""
         return False
+
+    @property
+    def scalable(self) -> bool:
+        """Whether it may learn from a scaled loss, as --amp fp16 makes it.
+
+        False where it differentiates the backbone itself, unscaled, or reads gradients of the engine's.
+        """
+        return True
 
     def forward(self, batch: Batch) -> StepOutput:
         """Everything that is differentiated; a training step, which may move the method's own state."""

@@ -115,6 +115,7 @@ class DINOv2(Method):
         center = lightly("models.modules.center").Center
         self.patch_center = center((1, cfg.prototypes), momentum=cfg.center_momentum)
         self.koleo = losses.KoLeoLoss()
+        self.idle_parameters = cfg.freeze_epochs > 0  # the prototypes until then
         self.updates = 0
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -155,7 +156,7 @@ class DINOv2(Method):
             mask: (N, h, w) bool, patches to hide.
         """
         staged: Any = net
-        stem = staged.stages["stem"](x, mask, self.mask_token)  # (N, D, prefix + T, 1)
+        stem = staged.enter(x, mask, self.mask_token)  # (N, D, prefix + T, 1)
         t = at_least_fp32(staged(stem, after="stem")).squeeze(3)  # (N, D, prefix + T)
         return t[:, :, 0], t[:, :, self.prefix :].transpose(1, 2).flatten(0, 1)
 

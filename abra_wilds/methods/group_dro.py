@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from abra_wilds.dist import sum_across_ranks
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
@@ -30,16 +31,19 @@ class GroupDROConfig(MethodConfig):
         require(self.step_size >= 0, "group_dro_step_size", "0 or more", self.step_size)
 
 
-def group_means(values: Tensor, g: Tensor, n_groups: int) -> Tensor:
+def group_means(values: Tensor, g: Tensor, n_groups: int, everywhere: bool = False) -> Tensor:
     """Mean of the values of each group, 0 where a group is absent.
 
     Args:
         values: (N,).
         g: (N,) int64 group ids.
         n_groups: length of the result.
+        everywhere: over the batches of all processes; without a gradient.
     """
-    counts = values.new_zeros(n_groups).index_add(0, g, torch.ones_like(values))
-    return values.new_zeros(n_groups).index_add(0, g, values) / counts.clamp(min=1)
+    columns = torch.stack([values, torch.ones_like(values)], 1)  # (N, 2)
+    totals = values.new_zeros(n_groups, 2).index_add(0, g, columns)  # (n_groups, 2)
+    sums, counts = (sum_across_ranks(totals) if everywhere else totals).unbind(1)
+    return sums / counts.clamp(min=1)
 
 
 class GroupDRO(Method):
@@ -59,9 +63,10 @@ class GroupDRO(Method):
     def forward(self, batch: Batch) -> StepOutput:
         """q-weighted sum of domain losses; in training q moves first, by the detached losses."""
         logits = self.predict(batch.x)  # (N, O)
-        losses = group_means(cross_entropies(logits, batch.target), batch.g, self.info.n_groups)  # (G_all,)
+        each = cross_entropies(logits, batch.target)  # (N,)
+        losses = group_means(each, batch.g, self.info.n_groups)  # (G_all,)
         if self.training:
-            self.reweight(losses.detach())
+            self.reweight(group_means(each.detach(), batch.g, self.info.n_groups, everywhere=True))
         # Not a dot product: autocast would compute that in half precision.
         return StepOutput((losses * self.q).sum(), logits, {"max_group_weight": self.q.max()})
 

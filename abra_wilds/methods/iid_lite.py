@@ -92,6 +92,7 @@ class IIDLite(Method):
     name = "IID-lite"
     plan = BatchPlan(mix="cutmix_any")
     Config = IIDLiteConfig
+    idle_parameters = True  # those of the phase that is not on
     cfg: IIDLiteConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: IIDLiteConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from abra_wilds.dist import mean_across_ranks
 from abra_wilds.functional.stats import restyle
 
 
@@ -39,8 +40,10 @@ class StatPerturbation(nn.Module):
     def observe(self, sigma: Tensor) -> None:
         """Follow the batch's standard deviations (C,); the first ones give K its first value, within bounds.
 
-        Written without a branch on `seen`, which would make the host wait for the device.
+        Of several processes, each with a bio-batch of its own, they are the means. Written without a branch
+        on `seen`, which would make the host wait for the device.
         """
+        sigma = mean_across_ranks(sigma)
         first = self.seen == 0
         self.sigma_ema.copy_(torch.where(first, sigma, self.sigma_ema.lerp(sigma, self.momentum)))
         start = self.start * sigma if self.relative else torch.full_like(sigma, self.start)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from abra_wilds.dist import of_main
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.nets.staged import TAP_POINTS
 from abra_wilds.options import require
@@ -28,10 +29,16 @@ def in_order(at: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(at, key=TAP_POINTS.index))
 
 
-def uniform_draws(n: int) -> list[float]:
-    """Numbers in [0, 1) that the host decides by; drawn on the CPU, so that it never waits for a device."""
-    draws: list[float] = torch.rand(n).tolist()
-    return draws
+def uniform_draws(n: int, common: bool = False) -> list[float]:
+    """Numbers in [0, 1) that the host decides by; drawn on the CPU, so that it never waits for a device.
+
+    Args:
+        n: how many.
+        common: rank 0's, so that all processes decide alike.
+    """
+    draws = torch.rand(n)
+    found: list[float] = (of_main(draws) if common else draws).tolist()
+    return found
 
 
 def noise_like(mu: Tensor) -> Pair:

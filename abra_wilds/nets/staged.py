@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from abra_wilds.errors import InputError
+from abra_wilds.functional.precision import half_precision
 
 Taps = Mapping[str, Callable[[Tensor], Tensor]]
+Run = Callable[..., Tensor]
 NO_TAPS: Taps = MappingProxyType({})
 STAGES = ("stem", "res1", "res2", "res3", "res4")
 # "conv1" is the output of the stem's first convolution.
@@ -26,6 +30,8 @@ class StagedNet(nn.Module):
         stages: the five stages by name.
         channels: output channels of each stage.
         class_token: whether the first position of the last stage's output is a class token.
+        amp: the half precision that it runs in, by autocast of its own; None for that of its surroundings.
+        channels_last: whether feature maps have their channels last in memory; weights follow by `to`.
     """
 
     def __init__(
@@ -37,6 +43,10 @@ class StagedNet(nn.Module):
         self.stages = nn.ModuleDict(stages)
         self.channels = dict(channels)
         self.class_token = class_token
+        self.amp: torch.dtype | None = None
+        self.channels_last = False
+        self._compile: Callable[[Run], Run] | None = None
+        self._compiled: dict[Sequence[str], Run] = {}
 
     @property
     def d_feat(self) -> int:
@@ -74,15 +84,66 @@ class StagedNet(nn.Module):
             (N, C, h, w); of a transformer (N, C, T, 1), its tokens (see vit.py).
         """
         first = STAGES.index(after) + 1 if after else 0
-        for name in STAGES[first : STAGES.index(upto) + 1]:
-            stage = self.stages[name]
-            if name == STAGES[0] and "conv1" in taps:
-                convolution, stage = first_convolution(stage)
-                x = taps["conv1"](convolution(x))
-            x = without_last_relu(stage, x) if bare and name == upto else stage(x)
-            if name in taps:
-                x = taps[name](x)
+        names = STAGES[first : STAGES.index(upto) + 1]
+        x = self._laid_out(x)
+        with half_precision(x.device.type, self.amp):
+            if not taps and not bare:
+                return self._through(names, x)
+            for name in names:
+                stage: Run = partial(self._through, (name,))
+                if name == STAGES[0] and "conv1" in taps:
+                    convolution, stage = first_convolution(self.stages[name])
+                    x = taps["conv1"](convolution(x))
+                x = without_last_relu(self.stages[name], x) if bare and name == upto else stage(x)
+                if name in taps:
+                    x = taps[name](x)
         return x
+
+    def enter(self, x: Tensor, *args: Any) -> Tensor:
+        """What leaves the stem (N, C, h, w), given what else it takes beside images (see `PatchStem`)."""
+        x = self._laid_out(x)
+        with half_precision(x.device.type, self.amp):
+            return self._through(STAGES[:1], x, *args)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile stages that run in a row together, when they first do; arguments are torch.compile's.
+
+        Keys of the state dict stay, and copies are not compiled. Between taps each stage is compiled for
+        itself; one that is entered or left in its middle (`conv1`, `bare`) runs as it is written.
+        """
+        self._compile, self._compiled = partial(torch.compile, *args, **kwargs), {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return {**state, "_compile": None, "_compiled": {}}
+
+    def _laid_out(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def _through(self, names: Sequence[str], x: Tensor, *args: Any) -> Tensor:
+        """What comes out of some stages in a row; only the stem takes more than the map before it."""
+        run = self._compiled.get(names)
+        if run is None:
+            run = in_a_row([self.stages[name] for name in names], "_".join(names))
+            if self._compile is not None and names:
+                run = self._compiled[names] = self._compile(run)
+        return run(x, *args)
+
+
+def in_a_row(stages: Sequence[nn.Module], name: str) -> Run:
+    """Stages one after the other, as one function of this name.
+
+    Torch keeps what it learns about the shapes of inputs by the name of the code. Without names of their own,
+    what it compiles for one row of stages would allow for the shapes of all others.
+    """
+
+    def run(x: Tensor, *args: Any) -> Tensor:
+        for stage in stages:
+            x, args = stage(x, *args), ()
+        return x
+
+    run.__code__ = run.__code__.replace(co_name=name)
+    return run
 
 
 def first_convolution(stem: nn.Module) -> tuple[nn.Conv2d, nn.Module]:

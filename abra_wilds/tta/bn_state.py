@@ -48,7 +48,8 @@ def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]
     alike (Schneider et al. 2020, arXiv 2006.16971). var_t divides by N h w as training mode does and
     var_s is the unbiased one that evaluation mode uses, so that M = 0 is training mode and M = inf evaluation
     mode, each exactly; the reference implementation takes both unbiased, and its M = 0 is not quite training
-    mode. A batch norm sees what the mixed ones before it made.
+    mode. A batch norm sees what the mixed ones before it made. Compiled parts run uncompiled inside, because
+    compiled code calls no hook that came after it.
 
     Args:
         module: in evaluation mode, inside `buffers_put_back`.
@@ -60,7 +61,8 @@ def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]
     norms = tracking_norms(module)
     hooks = [m.register_forward_pre_hook(_Mixing(m.running_mean, m.running_var, prior)) for m in norms]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

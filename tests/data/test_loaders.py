@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from abra_wilds.data.loaders import Loader, Rows, coverage, groups_of, make_eval_loader, make_train_loader
+from abra_wilds.data.images import image_path, read_image
+from abra_wilds.data.loaders import Loader, coverage, make_eval_loader, make_train_loader
+from abra_wilds.data.rows import Rows, groups_of
 from abra_wilds.data.samplers import SequentialSampler
-from abra_wilds.data.wilds_data import image_path, load_dataset, make_grouper, read_image, split_subset
+from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
 from abra_wilds.types import InputError
 
 TRAIN = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds.data.loaders import groups_of
 from abra_wilds.data.mixing import PARTNERS, draw_box, inside_groups, mix
+from abra_wilds.data.rows import groups_of
 from abra_wilds.data_config import MIXES
 from abra_wilds.types import Batch, Target
 

@@ -10,21 +10,11 @@ import torch
 from PIL import Image
 
 from abra_wilds import fit, run_config
+from abra_wilds.data.images import check_images, image_files, image_path, read_image
 from abra_wilds.data.loaders import make_eval_loader, make_train_loader
 from abra_wilds.data.rxrx1 import STAINS, read_stains
 from abra_wilds.data.simulate import Well, metadata_table, site_picture, wells_table
-from abra_wilds.data.wilds_data import (
-    check_images,
-    data_info,
-    image_files,
-    image_path,
-    is_simulated,
-    load_dataset,
-    make_grouper,
-    read_image,
-    split_subset,
-)
-from abra_wilds.engine.setup import prepare
+from abra_wilds.data.wilds_data import data_info, is_simulated, load_dataset, make_grouper, split_subset
 from tests.data import full_metadata
 from tests.data.six import small_screen
 from tests.data.test_wilds_data import refused
@@ -142,11 +132,6 @@ def test_official_splits_have_both_sites_and_no_validation(six_root):
     assert sizes(official) == {"train": 96, "test": 96}
     assert official.split_dict.keys() == official.split_names.keys()
     refused("unknown split 'val'; choose one of train, test", split_subset, official, "val")
-
-
-def test_a_run_without_validation_is_refused(six_root):
-    config = run_config("ERM", dataset="rxrx1_6ch", root_dir=str(six_root), split_scheme="official")
-    refused("official of rxrx1_6ch has no val, .* use --split_scheme wilds", prepare, config)
 
 
 def test_rows_marked_val_are_the_validation_and_belong_to_the_official_test(edited_six):

@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from abra_wilds.data.images import check_images, image_files, read_image
+from abra_wilds.data.layouts import FOLDERS
 from abra_wilds.data.loaders import make_eval_loader
-from abra_wilds.data.rxrx1 import FOLDERS, RxRx1SixChannel
+from abra_wilds.data.rxrx1 import RxRx1SixChannel
 from abra_wilds.data.simulate.write import FOLDERS as SIMULATED
-from abra_wilds.data.wilds_data import (
-    check_images,
-    image_files,
-    load_dataset,
-    make_grouper,
-    read_image,
-    split_subset,
-)
+from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
 from abra_wilds.data_config import DataConfig
 from abra_wilds.types import InputError
 from tests.data.test_wilds_data import refused
@@ -33,14 +28,14 @@ def copied(six_root, tmp_path):
 def test_each_data_set_has_its_own_split_schemes(six_root):
     assert (DataConfig().split_scheme, DataConfig(dataset="rxrx1_6ch").split_scheme) == ("official", "wilds")
     refused(
-        "--split_scheme must be one of wilds, official for --dataset rxrx1_6ch; got 'mixed-to-test'",
+        "--split_scheme must be one of wilds, official, heldout for --dataset rxrx1_6ch; got 'mixed-to-test'",
         DataConfig, dataset="rxrx1_6ch", split_scheme="mixed-to-test",
     )  # fmt: skip
     refused(
         "one of official, mixed-to-test for --dataset rxrx1; got 'wilds'", DataConfig, split_scheme="wilds"
     )
     refused(
-        "unknown split_scheme 'mixed-to-test' of rxrx1_6ch; choose one of wilds, official",
+        "unknown split_scheme 'mixed-to-test' of rxrx1_6ch; choose one of wilds, official, heldout",
         load_dataset, "rxrx1_6ch", six_root, split_scheme="mixed-to-test",
     )  # fmt: skip
 
@@ -53,7 +48,7 @@ def test_an_unknown_version_is_named(six_root):
 
 def test_nothing_is_downloaded(six_root):
     refused(
-        "rxrx1_6ch is not downloaded; get metadata.csv and", RxRx1SixChannel, root_dir=six_root, download=True
+        "rxrx1_6ch is not downloaded here; get it with", RxRx1SixChannel, root_dir=six_root, download=True
     )
     refused("unknown split_scheme 'mine'", RxRx1SixChannel, root_dir=six_root, split_scheme="mine")
 
@@ -67,13 +62,14 @@ def test_the_folder_is_found_under_either_name(six_root, tmp_path):
 def test_a_missing_folder_says_what_to_do_and_makes_nothing(tmp_path):
     there = tmp_path / "nowhere"
     refused(
-        f"there is no data set in {there}/rxrx1_6ch_v1.0 or {there}/rxrx1; make a simulated one with "
-        f"'abra-wilds simulate {there} --layout rxrx1', or unpack .* into {there}/rxrx1",
+        f"there is no data set in {there}/rxrx1_6ch_v1.0 or {there}/rxrx1; get it with 'abra-wilds "
+        f"fetch rxrx1_6ch {there}', or make a simulated one with 'abra-wilds simulate {there} --layout ",
         load_dataset, "rxrx1_6ch", there,
     )  # fmt: skip
     assert not there.exists()
     (tmp_path / "rxrx1").mkdir()
-    refused(f"{tmp_path}/rxrx1 holds no metadata.csv; make", load_dataset, "rxrx1_6ch", tmp_path)
+    absent = f"{tmp_path}/rxrx1 holds no metadata.csv and no train.csv; get it"
+    refused(absent, load_dataset, "rxrx1_6ch", tmp_path)
 
 
 def test_a_missing_column_is_named(edited_six):
@@ -94,6 +90,11 @@ DAMAGE = {
         "has pixels of mode I;16, and a stain is 8-bit grey; convert it",
     ),
     "colour": (np.zeros((32, 32, 3), np.uint8), "has pixels of mode RGB, and a stain is 8-bit grey"),
+    "palette": (
+        Image.fromarray(np.zeros((32, 32), np.uint8)).convert("P"),
+        "has pixels of mode P, and a stain is 8-bit grey",
+    ),
+    "1 bit": (np.zeros((32, 32), bool), "has pixels of mode 1, and a stain is 8-bit grey"),
     "size": (
         np.zeros((48, 32), np.uint8),
         "is 48 x 32 pixels and .*_w1.png is 32 x 32; the stains of a site must be alike",
@@ -105,7 +106,8 @@ DAMAGE = {
 def test_a_stain_unlike_the_others_is_refused_with_its_path(copied, kind):
     pixels, match = DAMAGE[kind]
     path = image_files(copied, 7)[4]
-    Image.fromarray(pixels).save(path)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(path)
     refused(f"{path} {match}", read_image, copied, 7)
 
 

@@ -82,6 +82,14 @@ def test_paper_crops_256_and_resizes_to_512_where_images_are_larger():
     )
 
 
+def test_windows_that_were_cropped_before_are_not_cropped_again():
+    x, g = images(n=4, side=300), generator(2)
+    T.draw_paper(4, g)
+    windows = T.crop(x, *T.draw_corners(4, 45, g), 256)
+    whole = T.augment(x, "paper", generator(2))
+    assert torch.equal(T.augment(windows, "paper", generator(2), cropped=True), whole)
+
+
 def slow_iid(x, g):
     """Wu et al.'s flips, transposition and zoom; a zoomed pixel is the one at or above left of its place."""
     horizontal, vertical, transposed = draws(g, len(x), 2, 2, 2)
@@ -194,10 +202,11 @@ def test_elements_come_as_often_as_they_should(draw, shares):
     assert counts.tolist() == pytest.approx(list(shares.values()), abs=0.009)
 
 
-def test_every_image_has_a_draw_of_its_own():
+@pytest.mark.parametrize(("name", "different"), [("rxrx1", 8), ("paper", 8), ("iid", 64)])
+def test_every_image_has_a_draw_of_its_own(name, different):
     x = images(n=1).expand(64, -1, -1, -1)
-    out = T.augment(x, "rxrx1", generator(5))
-    assert len({image.numpy().tobytes() for image in out}) == 8
+    out = T.augment(x, name, generator(5))
+    assert len({image.numpy().tobytes() for image in out}) == different
 
 
 def test_the_generator_alone_decides_and_the_input_is_left_alone():

@@ -12,18 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from abra_wilds.data.images import check_images, image_path, read_image
 from abra_wilds.data.loaders import make_train_loader
 from abra_wilds.data.samplers import PlateSampler
-from abra_wilds.data.wilds_data import (
-    check_images,
-    data_info,
-    image_path,
-    is_simulated,
-    load_dataset,
-    make_grouper,
-    read_image,
-    split_subset,
-)
+from abra_wilds.data.wilds_data import data_info, is_simulated, load_dataset, make_grouper, split_subset
 from abra_wilds.types import InputError
 from tests.data import full_metadata
 
@@ -69,7 +61,7 @@ def test_missing_folder_says_what_to_do_and_makes_nothing(tmp_path):
 
 def test_missing_metadata_says_what_to_do(tmp_path):
     (tmp_path / "rxrx1_v1.0").mkdir()
-    refused("holds no metadata.csv; make a simulated one", load_dataset, "rxrx1", tmp_path)
+    refused("holds no metadata.csv; get it with", load_dataset, "rxrx1", tmp_path)
 
 
 def test_missing_release_file_is_named(edited_root):

@@ -146,7 +146,7 @@ def test_config_json_keeps_every_value_with_its_origin(finished, root, name):
     folder = finished[name][0]
     saved = json.loads((folder / "config.json").read_text())
     config = parse(runs.command(root, folder, name, log_every=3))
-    assert set(saved["values"]) == {"algorithm", "loop", *saved["origin"]} == set(config.values())
+    assert set(saved["values"]) == {"algorithm", "loop", "world", *saved["origin"]} == set(config.values())
     assert saved["values"] == json.loads(json.dumps(config.values()))
     assert saved["origin"] == dict(config.origin)
     assert set(saved["origin"].values()) == {"flag", "method", f"preset {config.preset}", "default"}

@@ -152,9 +152,9 @@ def recorded(patch):
     """The (share, take, learning rate) of every step that fit takes."""
     step, found = fit_module.step, []
 
-    def recording(method, batch, optimizer, share, take, max_norm):
+    def recording(method, batch, optimizer, share, take, *more, **named):
         found.append((share, take, optimizer.param_groups[0]["lr"]))
-        return step(method, batch, optimizer, share, take, max_norm)
+        return step(method, batch, optimizer, share, take, *more, **named)
 
     patch.setattr(fit_module, "step", recording)
     return found

@@ -1,17 +1,18 @@
-"""One optimisation step: averaged gradients, clipping, forgotten moments, and what it leaves alone."""
+"""One optimisation step: averaged gradients, clipping, scaled losses, forgotten moments, what stays put."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
 
 from abra_wilds.engine.step import step
 from abra_wilds.methods.abra_config import ABRAConfig
 from abra_wilds.methods.erm import ERM
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.types import StepOutput
-from tests.helpers import make_batch, make_info, make_method
+from tests.helpers import make_batch, make_info, make_method, worst
 
 
 def plain_method(seed=0):
@@ -126,3 +127,46 @@ def test_no_optimiser_sees_K():
     assert K
     step(method, make_batch(seed=2), optimizer)
     assert all(torch.equal(dict(method.named_buffers())[name], b) for name, b in K.items())
+
+
+def scaled(scale=2.0**10):
+    return GradScaler("cpu", init_scale=scale, growth_interval=2)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1e-3])
+def test_a_scaled_loss_takes_the_same_steps_clipped_or_not(max_norm):
+    a, b = make_method("ERM"), make_method("ERM")
+    sgd = [torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (a, b)]
+    scaler = scaled()
+    for i in range(4):
+        batch, end = make_batch(seed=i), i % 2 == 1
+        step(a, batch, sgd[0], 0.5, end, max_norm)
+        step(b, batch, sgd[1], 0.5, end, max_norm, scaler=scaler)
+    assert worst(dict(a.named_parameters()), dict(b.named_parameters())) < 1e-12
+    assert scaler.get_scale() == 2.0**11  # grown after two steps
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.0])
+def test_gradients_that_overflow_move_nothing_but_the_scale(max_norm):
+    method, scaler = make_method("ERM", dtype=torch.float32), scaled(2.0**127)
+    optimizer = torch.optim.SGD(method.parameters(), 0.1, momentum=0.9)
+    calls = []
+    method.after_step = lambda: calls.append(1)
+    before = weights(method)
+    batch = make_batch(dtype=torch.float32)
+    out = step(method, batch, optimizer, 1e4, max_norm=max_norm, scaler=scaler)
+    assert out.loss.isfinite()
+    assert all(torch.equal(p, before[n]) and p.grad is None for n, p in method.named_parameters())
+    assert scaler.get_scale() == 2.0**126
+    assert calls == [1]
+
+
+def test_K_ascends_alike_whatever_the_scale_of_the_loss():
+    found = []
+    for scaler in (scaled(), GradScaler(enabled=False)):
+        method = make_method("ABRA", ABRAConfig(alpha=0.1))
+        optimizer = torch.optim.SGD(method.parameters(), 0.1)
+        torch.manual_seed(0)
+        step(method, make_batch(), optimizer, scaler=scaler)
+        found.append({n: b.clone() for n, b in method.named_buffers() if ".K_" in n})
+    assert found[0] and worst(*found) == 0

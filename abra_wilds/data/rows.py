@@ -1,0 +1,108 @@
+"""The images of a split by row: what worker processes read, and how rows become the columns of a batch.
+
+Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an image.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from abra_wilds.data.images import image_path, read_image
+from abra_wilds.data.windows import Item
+from abra_wilds.types import InputError
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an image, as a value: an exception in a worker would arrive inside a traceback."""
+
+    message: str
+
+
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], Tensor | None]
+
+
+class Rows(Dataset[tuple[int, Tensor | Fault]]):
+    """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
+
+    Nothing in it is a Python object a row. Workers share this process's memory until they write to it, and
+    whoever looks at a Python object writes its count of references: lists of paths would be copied into each
+    worker in the course of an epoch.
+
+    Attributes:
+        shape: (C, H, W) of the split's first image; every other image must have it.
+        y: (n,) int64 class ids.
+        g: (n,) int64 bio-batch ids.
+        metadata: (n, F) int64.
+
+    Raises:
+        InputError: if the split's first image cannot be read.
+    """
+
+    def __init__(self, subset: WILDSSubset, grouper: CombinatorialGrouper):
+        self.dataset = copy.copy(subset.dataset)
+        self.dataset._input_array = np.asarray(subset.dataset._input_array, dtype=str)
+        self.indices = np.asarray(subset.indices)
+        self.y = torch.as_tensor(subset.y_array).long()
+        self.metadata = subset.metadata_array.long()
+        self.g = grouper.metadata_to_group(subset.metadata_array)
+        self.shape = tuple(read_image(self.dataset, int(self.indices[0])).shape)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: Item) -> tuple[int, Tensor | Fault]:
+        position, window = item
+        row = int(self.indices[max(position, ~position)])
+        # A file is decoded whole whatever is wanted of it, and only then is it known to be like the others.
+        of_pack = window if getattr(self.dataset, "pack", None) is not None else None
+        try:
+            x = read_image(self.dataset, row, of_pack)
+        except InputError as fault:
+            return position, Fault(str(fault))
+        if of_pack is not None:
+            return position, x
+        if tuple(x.shape) != self.shape:
+            first = image_path(self.dataset, int(self.indices[0]))
+            return position, Fault(
+                f"{image_path(self.dataset, row)} has shape {tuple(x.shape)} and {first} has {self.shape} "
+                "(channels, height, width); all images of a data set must be alike, so restore or convert it"
+            )
+        if window is not None:
+            top, left, side = window
+            x = x[:, top : top + side, left : left + side]
+        return position, x
+
+    def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
+        """The columns of a Batch, or the first fault among its rows."""
+        images = []
+        for _, x in items:
+            if isinstance(x, Fault):
+                return x
+            images.append(x)
+        positions = torch.tensor([position for position, _ in items])
+        rows = torch.maximum(positions, ~positions)
+        context = positions < 0 if bool((positions < 0).any()) else None
+        g = self.g[rows]
+        # In a worker torch's own collation stacks into shared memory, which saves copying the batch there.
+        return default_collate(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g), context
+
+
+def groups_of(g: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
+
+    >>> groups_of(torch.tensor([7, 3, 7]))
+    (tensor([0, 2]), tensor([1]))
+    """
+    return tuple(torch.nonzero(g == group).flatten() for group in dict.fromkeys(g.tolist()))

@@ -1,0 +1,206 @@
+"""The scores of a submission to the WILDS leaderboard again, from its files alone, by WILDS' own evaluator.
+
+    python leaderboard/verify.py ABRA.tar.gz --root_dir data
+
+Of the data set metadata.csv and RELEASE_v1.0.txt are needed, and no image. Exit code 1 when something is
+wrong: then one line each says which file, what was found and what was expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from archives import LARGEST, README, SEEDS, SPLITS, Member, climbs, member_name, read_archive, wrong_ids
+from torch import Tensor
+
+from abra_wilds.data.wilds_data import is_simulated, load_dataset, split_subset
+from abra_wilds.errors import InputError
+from abra_wilds.evaluate import by_cell, evaluate
+from abra_wilds.files import write_text
+from abra_wilds.terminal import Parser, guarded
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+EXPECTED = tuple(member_name(split, seed) for split in SPLITS for seed in SEEDS)
+Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
+
+
+def wrong_names(members: Sequence[Member]) -> Iterator[str]:
+    """What is wrong with the files of an archive before they are read."""
+    counts = Counter(member.name for member in members)
+    for name, n in counts.items():
+        if n > 1:
+            yield f"{name}: found {n} times, expected once"
+    for member in members:
+        if climbs(member.name):
+            yield f"{member.name}: found a path out of the archive, expected one inside"
+        elif member.kind != "file":
+            yield f"{member.name}: found {member.kind}, expected a file"
+        elif member.content is None:
+            yield f"{member.name}: found more than {LARGEST:,} bytes, expected less"
+        elif member.name not in (README, *EXPECTED):
+            yield leftover(member.name)
+    for name in EXPECTED:
+        if name not in counts:
+            yield f"{name}: found no such file, expected one"
+
+
+def leftover(name: str) -> str:
+    """What is wrong with a file that should not be there."""
+    for split in SPLITS:
+        for seed in SEEDS:
+            if name.startswith(f"rxrx1/rxrx1_split:{split}_seed:{seed}") and name.endswith((".csv", ".pth")):
+                return (
+                    f"{name}: found beside {member_name(split, seed)}, in whose place WILDS' evaluator may "
+                    "take it, expected that one alone"
+                )
+    return f"{name}: found a leftover, expected {README} and the nine predictions files alone"
+
+
+def other_order(y_pred: Tensor, subset: WILDSSubset) -> str | None:
+    """The order in which a split's predictions make far more sense than in the data set's, or None.
+
+    Predictions carry no ids, so one that went through a loader by plates looks like any other. Five standard
+    errors of the difference tell far more from more.
+    """
+    y, metadata = subset.y_array, subset.metadata_array  # (n,), (n, F)
+    fields = [field for field in subset.metadata_fields if field != "y"]
+    orders = {"reversed": torch.arange(len(y)).flip(0)}
+    for names in [*([field] for field in fields), ["experiment", "plate"], ["site", "experiment", "plate"]]:
+        rows = torch.arange(len(y))
+        for name in reversed(names):
+            rows = rows[metadata[rows, fields_at(subset, name)].argsort(stable=True)]
+        orders[f"sorted by {', '.join(names)}"] = rows
+    shares = {name: float((y_pred == y[rows]).double().mean()) for name, rows in orders.items()}
+    best = max(shares, key=lambda name: shares[name])
+    p, p0 = shares[best], float((y_pred == y).double().mean())
+    far = p - p0 > 5 * ((p * (1 - p) + p0 * (1 - p0)) / len(y)) ** 0.5
+    return f"{best}, by which {100 * p:.1f} % are right and not {100 * p0:.1f} %" if far else None
+
+
+def fields_at(subset: WILDSSubset, name: str) -> int:
+    """The column of a metadata field."""
+    return list(subset.metadata_fields).index(name)
+
+
+def check(members: Sequence[Member], dataset: Any) -> tuple[Scores, list[str]]:
+    """Scores of an archive's files, and what is wrong with it; scores are empty where something is.
+
+    Returns:
+        {split: {"average" or cell type: {seed: fraction}}} and lines.
+    """
+    wrong = list(wrong_names(members))
+    files = {m.name: m.content for m in members if m.content is not None}
+    scores: dict[str, dict[str, dict[int, float]]] = {}
+    for split in SPLITS:
+        subset = split_subset(dataset, split)
+        for seed in SEEDS:
+            name = member_name(split, seed)
+            if name not in files:
+                continue
+            fault = wrong_ids(files[name], len(subset), int(dataset.n_classes))
+            if fault:
+                wrong.append(f"{name}: {fault}")
+                continue
+            y_pred = torch.tensor([int(line) for line in files[name].splitlines()])  # (n,)
+            order = other_order(y_pred, subset)
+            if order:
+                wrong.append(f"{name}: found rows {order}, expected the order of the data set")
+            results = evaluate(subset, y_pred)
+            for key, value in {"average": results["acc_avg"], **by_cell(results)}.items():
+                scores.setdefault(split, {}).setdefault(key, {})[seed] = value
+    return ({} if wrong else scores), wrong
+
+
+def as_text(scores: Scores, sizes: Mapping[str, int]) -> str:
+    """Mean and sample standard deviation over seeds in percent, by split and cell type."""
+    columns = ["average", *sorted({key for found in scores.values() for key in found} - {"average"})]
+    rows = [["split", "images", *columns]]
+    for split, found in scores.items():
+        cells = [spread(found[key].values()) if key in found else "-" for key in columns]
+        rows.append([split, f"{sizes[split]:,}", *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(
+        "  ".join(
+            v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
+        )
+        + "\n"
+        for row in rows
+    )
+
+
+def spread(values: Any) -> str:
+    """Mean and sample standard deviation of fractions, in percent."""
+    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
+
+
+def as_json(scores: Scores, sizes: Mapping[str, int], simulated: bool) -> str:
+    """The same as fractions, with each seed's."""
+    splits = {
+        split: {
+            "n": sizes[split],
+            "accuracy": {
+                key: {
+                    "mean": statistics.mean(by_seed.values()),
+                    "std": statistics.stdev(by_seed.values()),
+                    "seeds": by_seed,
+                }
+                for key, by_seed in found.items()
+            },
+        }
+        for split, found in scores.items()
+    }
+    return json.dumps({"dataset": "rxrx1", "simulated": simulated, "splits": splits}, indent=1) + "\n"
+
+
+def verify(archive: Path, root_dir: str, numbers: Path | None) -> int:
+    """Print the scores of an archive, or what is wrong with it; returns the exit code."""
+    dataset = load_dataset("rxrx1", root_dir)
+    try:
+        members = read_archive(archive)
+    except InputError as fault:
+        print(f"wrong: {fault}", file=sys.stderr)
+        return 1
+    scores, wrong = check(members, dataset)
+    for line in wrong:
+        print(f"wrong: {line}", file=sys.stderr)
+    if wrong:
+        return 1
+    sizes = {split: len(split_subset(dataset, split)) for split in SPLITS}
+    data = "simulated data: no submission" if is_simulated(dataset) else "RxRx1-WILDS"
+    print(f"Accuracy in percent on {data}, mean ± sample standard deviation over seeds 0, 1 and 2")
+    print(as_text(scores, sizes), end="")
+    if numbers is not None:
+        write_text(numbers, as_json(scores, sizes, is_simulated(dataset)))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "archive", type=Path, metavar="ARCHIVE", help=".tar.gz, .zip, or an unpacked one's folder"
+    )
+    parser.add_argument(
+        "--root_dir", required=True, help="folder that holds rxrx1_v1.0 with its metadata.csv"
+    )
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+
+    def body() -> int:
+        args = parser.parse_args(argv)
+        return verify(args.archive, args.root_dir, args.json)
+
+    return guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

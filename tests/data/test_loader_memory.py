@@ -1,0 +1,69 @@
+"""What worker processes hold for themselves over an epoch."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from abra_wilds.data.loaders import Loader
+from abra_wilds.data.samplers import SequentialSampler
+
+N, BATCH = 40_000, 40
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/smaps_rollup").exists(),
+    reason="the kernel does not say what memory a process shares",
+)
+
+
+class Screen:
+    """A long data set with one path a row, as WILDS holds them, and images that cost nothing."""
+
+    data_dir = Path("data")
+
+    def __init__(self):
+        names = (
+            f"images/HEPG2-08/Plate1/a_name_as_long_as_those_of_some_other_screen_s{i}.png" for i in range(N)
+        )
+        self._input_array = np.array(list(names), dtype=object)
+
+    def get_input(self, row):
+        # Not by pathlib, which now and then makes Python's table of interned names grow: 3 MiB at once.
+        assert str(self._input_array[row]).endswith(f"_s{row}.png")
+        return torch.zeros(1, 2, 2, dtype=torch.uint8)
+
+
+class Split:
+    """All rows of it."""
+
+    def __init__(self):
+        self.dataset, self.indices = Screen(), np.arange(N)
+        self.y_array, self.metadata_array = torch.zeros(N), torch.zeros(N, 6, dtype=torch.int64)
+
+
+class OneGroup:
+    def metadata_to_group(self, metadata):
+        return metadata[:, 0]
+
+
+def private(processes):
+    """MiB written and shared with no other process, summed over the processes."""
+    lines = [line for p in processes for line in Path(f"/proc/{p.pid}/smaps_rollup").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:")) / 1024
+
+
+def test_workers_do_not_grow_over_an_epoch():
+    """Paths as Python strings, 5 MiB of them here, would be copied into each worker as it comes by them."""
+    before = set(multiprocessing.active_children())
+    loader = Loader(Split(), OneGroup(), SequentialSampler(N, BATCH), num_workers=2)
+    batches = loader.batches(2)
+    for _ in range(N // BATCH // 3):
+        next(batches)
+    workers = set(multiprocessing.active_children()) - before
+    warm = private(workers)
+    for _ in batches:
+        pass
+    assert len(workers) == 2 and private(workers) - warm < 2, "MiB; with strings it would be 6"
