@@ -26,13 +26,13 @@ demo: $(VENV)/.setup  ## simulate a screen, train ABRA and ERM on it, print thei
 	$(BIN)/python examples/quickstart.py $(DEMO)
 
 test: $(VENV)/.setup-dev  ## every test, the slow ones too
-	$(BIN)/python -m pytest --runslow --doctest-modules abra_wilds tests
+	$(BIN)/python -m pytest -n auto --runslow --doctest-modules abra_wilds leaderboard tests
 
 check: $(VENV)/.setup-dev  ## lint, types and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.setup  ## time, FLOPs and memory of steps of ABRA and others, against ERM
 	$(BIN)/python examples/bench_step.py --json bench.json

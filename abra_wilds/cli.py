@@ -18,7 +18,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.options import Flag, default_of
 from abra_wilds.presets import PRESETS, resolve
-from abra_wilds.terminal import Parser, guarded
+from abra_wilds.terminal import RESUMING, Parser, guarded
 
 # Flags beside those of the sections and methods.
 OUTSIDE = ("algorithm", "preset", "config", "model_kwargs", "help")
@@ -240,4 +240,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             fit(config)
         return 0
 
-    return guarded(body, "--resume goes on after the last complete epoch")
+    return guarded(body, RESUMING)

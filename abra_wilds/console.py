@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from abra_wilds.terminal import Parser, guarded
+from abra_wilds.terminal import RESUMING, Parser, guarded
 
 
 def make_parser(job: str | None) -> Parser:
@@ -19,6 +19,9 @@ def make_parser(job: str | None) -> Parser:
     packing = jobs.add_parser("pack", help="write images as one array a plate, which loaders read faster")
     validation = jobs.add_parser("validate", help="read every file of a data set and of its packs")
     prediction = jobs.add_parser("predict", help="predict with a saved model, with or without adaptation")
+    embedding = jobs.add_parser(
+        "embed", help="write what a saved model reads of images, as profiles of wells"
+    )
     wilds = jobs.add_parser(
         "wilds",
         help="run our methods inside an unmodified checkout of WILDS",
@@ -36,6 +39,8 @@ def make_parser(job: str | None) -> Parser:
         add_validate(validation)
     elif job == "predict":
         add_predict(prediction)
+    elif job == "embed":
+        add_embed(embedding)
     elif job == "wilds":
         add_wilds(wilds)
     return parser
@@ -61,10 +66,10 @@ def add_simulate(parser: argparse.ArgumentParser) -> None:
 
 def add_fetch(parser: argparse.ArgumentParser) -> None:
     """`abra-wilds fetch DATASET [ROOT]`."""
-    from abra_wilds.data import fetch
+    from abra_wilds.data.fetch import command
 
-    fetch.add_arguments(parser)
-    parser.set_defaults(run=fetch.run)
+    command.add_arguments(parser)
+    parser.set_defaults(run=command.run)
 
 
 def add_pack(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +96,14 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=predict.run)
 
 
+def add_embed(parser: argparse.ArgumentParser) -> None:
+    """`abra-wilds embed CHECKPOINT`."""
+    from abra_wilds import embed
+
+    embed.add_arguments(parser)
+    parser.set_defaults(run=embed.run)
+
+
 def add_wilds(parser: argparse.ArgumentParser) -> None:
     """`abra-wilds wilds CHECKOUT -- ARGS`."""
     from abra_wilds.harness import command
@@ -113,13 +126,13 @@ def split_behind(words: list[str]) -> tuple[list[str], list[str]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
 
     def body() -> int:
-        words = list(sys.argv[1:] if argv is None else argv)
         own, behind = split_behind(words)
         args = make_parser(words[0] if words else None).parse_args(own)
         args.command, args.behind = ["abra-wilds", *words], behind
         code: int = args.run(args)
         return code
 
-    return guarded(body)
+    return guarded(body, RESUMING) if words[:1] == ["wilds"] else guarded(body)

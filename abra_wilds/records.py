@@ -34,6 +34,7 @@ class Record:
         preset: "paper" or "wilds".
         acc: fraction of images that are right.
         acc_by_cell: the same for each cell type.
+        acc_screen: of six channels, the same among treatments alone and by well (see scores.py).
         n: number of images.
         predictions: name of the predictions file, beside this one.
         predictions_sha256: its checksum.
@@ -67,6 +68,7 @@ class Record:
     versions: Mapping[str, str]
     wall_s: float
     consumed: Mapping[str, Any] = field(default_factory=dict)
+    acc_screen: Mapping[str, float] = field(default_factory=dict)
 
     def same_result(self, other: Record) -> bool:
         """Whether the other says the same of the same predictions, whatever the clock said."""

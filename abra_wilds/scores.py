@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from abra_wilds.dist import max_across_ranks, sum_across_ranks
+
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+SCREEN_SCORES = ("acc_treatments", "acc_well", "acc_well_treatments")
 
 
 class ScreenScores:
@@ -20,9 +25,6 @@ class ScreenScores:
     Among treatments is the score of the 2019 competition on RxRx1: of images of treatments alone, and with
     no other class to choose from, 1,108 in all. A well's probabilities are the mean of its sites' softmax
     over all classes.
-
-    What is accumulated is public, so that parts from several processes can be merged: `predictions` by
-    their maximum, `probabilities` by their sum.
 
     Args:
         subset: the split, of a data set whose attribute `treatments` holds the classes (T,) that are
@@ -60,6 +62,11 @@ class ScreenScores:
         """
         self.predictions[rows] = self._treatments[logits[:, self._treatments].argmax(1)]
         self.probabilities.index_add_(0, self._well_of[rows], logits.float().softmax(1))
+
+    def merge(self) -> None:
+        """Take in what all processes have added."""
+        self.predictions = max_across_ranks(self.predictions)
+        self.probabilities = sum_across_ranks(self.probabilities)
 
     def results(self) -> dict[str, float]:
         """acc_treatments, acc_well and acc_well_treatments, as fractions.

@@ -22,8 +22,8 @@ class SpeedConfig:
     )
     compile: bool = option(
         False,
-        "compile the stages of the backbone with torch.compile; the first steps take minutes longer, and on a "
-        "CPU a C++ compiler is needed",
+        "compile the stages of the backbone with torch.compile; the first steps take minutes longer, and on "
+        "a CPU a C++ compiler is needed",
     )
 
     def __post_init__(self) -> None:

@@ -18,6 +18,9 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+RESUMING = "--resume goes on after the last complete epoch"
+
+
 def guarded(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
     """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1.
 

@@ -131,9 +131,9 @@ def compare(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
 def bench(root: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, with what it was measured on."""
     torch.set_num_threads(1)
-    make_screens(root, args, SCREENS)
+    make_screens(root, args, args.datasets)
     measured: dict[str, Any] = {}
-    for name in tqdm(SCREENS, desc="data sets", disable=None):
+    for name in tqdm(args.datasets, desc="data sets", disable=None):
         loaders = {kind: make_loader(name, kind, root, args) for kind in FORMATS}
         n = len(loaders["png"].rows)
         read = compare({kind: reads(loader, args.seed) for kind, loader in loaders.items()}, args.rounds)
@@ -175,6 +175,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, help="where the screens go; unset: a temporary folder")
+    parser.add_argument("--datasets", nargs="+", choices=SCREENS, default=list(SCREENS))
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--workers", type=int, default=2, help="processes of the loader")
     parser.add_argument(

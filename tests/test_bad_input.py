@@ -83,7 +83,7 @@ def test_a_bad_metadata_csv(sim_root, refused, tmp_path, change):
 @pytest.mark.parametrize(
     ("remove", "parts"),
     [
-        ("rxrx1_v1.0", ("there is no data set in", "rxrx1_v1.0", "abra-wilds simulate", "README")),
+        ("rxrx1_v1.0", ("there is no data set in", "rxrx1_v1.0", "abra-wilds fetch", "abra-wilds simulate")),
         ("rxrx1_v1.0/metadata.csv", ("holds no metadata.csv", "abra-wilds simulate")),
         (
             "rxrx1_v1.0/RELEASE_v1.0.txt",

@@ -32,7 +32,7 @@ def test_a_flag_wins_over_file_preset_method_and_default():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_value_has_an_origin(name):
     config = run_config(name)
-    assert {"algorithm", "loop", *config.origin} == set(config.values())
+    assert {"algorithm", "loop", "world", *config.origin} == set(config.values())
     assert set(config.origin.values()) == {"default", "method", f"preset {config.preset}"}
 
 
@@ -192,6 +192,7 @@ def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
         "evaluate_all_splits",
         "eval_splits",
         "root_dir",
+        "data_format",
         "loader_kwargs",
         "eval_only",
         "eval_epoch",

@@ -59,3 +59,22 @@ def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(
     page = moved.with_suffix(".md").read_text()
     assert table in again and "simulated" in table.splitlines()[0] and "simulated" in page.splitlines()[0]
     assert all(f"| {100 * r['acc']:.1f} |" in page for r in rows)
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_data_and_of_training_fed_by_it_share_a_screen(tmp_path):
+    common = ("--folder", tmp_path / "s", "--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
+    shown = example("bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *common)
+    found = json.loads((tmp_path / "d.json").read_text())["images_per_second"]["rxrx1"]
+    assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown
+    assert found["read"]["packed"] > found["read"]["png"] > 0
+
+    tiny = ("--model", "timm:test_resnet", "--target_resolution", 32, "--steps", 1, "--epochs", 1)
+    shown = example(
+        "bench_train.py", "--json", tmp_path / "t.json", "--device", "cpu", "--amp", "bf16", *tiny, *common
+    )
+    result = json.loads((tmp_path / "t.json").read_text())
+    assert result["data"] == "simulated" and "time (CPU)" in shown
+    for row in (row for by_method in result["epoch"].values() for row in by_method.values()):
+        assert row["loader"] > 0 and row["both"] > 0 and 0 <= row["waiting"] <= 1
+    assert all(entries[0]["share"] >= entries[-1]["share"] for entries in result["step"]["profile"].values())

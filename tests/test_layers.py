@@ -32,7 +32,7 @@ LAYERS = [
     {"nets", "data"},
     {"methods", "tta"},
     {"engine", "evaluate", "scores"},
-    {"presets", "cli", "console", "doctor", "harness", "analysis", "predict"},
+    {"presets", "cli", "console", "doctor", "harness", "analysis", "predict", "embed"},
 ]
 
 

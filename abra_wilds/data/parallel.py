@@ -84,7 +84,10 @@ def _pooled(
     # spawn: a fork of a process with running threads (torch, OpenBLAS) may hang.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        min(workers, max(len(tasks), 1)), mp_context=context, initializer=_begin, initargs=(pickle.dumps(dataset),)
+        min(workers, max(len(tasks), 1)),
+        mp_context=context,
+        initializer=_begin,
+        initargs=(pickle.dumps(dataset),),
     )
     try:
         futures = {pool.submit(_call, function, task): task for task in tasks}

@@ -24,7 +24,7 @@ from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder
 from abra_wilds.engine.heads import Features, Heads, features, head_optimizer, head_sampler
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog, no_bar
-from abra_wilds.engine.results import Results, better, note_evaluation, save_epoch
+from abra_wilds.engine.results import Results, better, note_evaluation, save_epoch, screen_scores
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step
@@ -191,13 +191,15 @@ def score(
     results: dict[str, Results] = {}
     for split, cached in splits.items():
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
-        y_pred = []
+        screen, y_pred = (None if split == "train" else screen_scores(setup, split)), []
         for batch in cached.parts():
             logits = method.classify(batch.x)
             meter.add_predictions(logits, batch.target, batch.g)
             y_pred.append(logits.argmax(1))
+            if screen is not None:
+                screen.add(logits, batch.rows)
         found = torch.cat(y_pred).cpu()
-        scores = evaluate(setup.subsets[split], found)
+        scores = evaluate(setup.subsets[split], found) | (screen.results() if screen is not None else {})
         if split == "train":
             csvs["train_eval"].write({"epoch": epoch, **scores})
             continue

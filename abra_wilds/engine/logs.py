@@ -63,6 +63,10 @@ class CsvLog:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, [*columns, *new]).writerow(row)
 
+    def row(self, epoch: int) -> dict[str, str]:
+        """The last row of an epoch; empty if there is none."""
+        return next((row for row in reversed(self._rows()) if int(row["epoch"]) == epoch), {})
+
     def keep_through(self, epoch: int) -> None:
         """Drop the rows of later epochs, and what a kill cut short: a resumed run writes them again."""
         if not is_main():

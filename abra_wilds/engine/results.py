@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from abra_wilds.files import sha256
 from abra_wilds.methods.base import Method
 from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS, Record, append_records, results_table
+from abra_wilds.scores import SCREEN_SCORES, ScreenScores
 from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.tta.plan import tally
 from abra_wilds.types import Batch, InputError
@@ -109,22 +112,40 @@ def run_progress(last: Path, saved: Progress) -> Progress:
 
 def evaluate_splits(
     config: RunConfig, setup: Setup, method: Method, csvs: Mapping[str, CsvLog], epoch: int
-) -> tuple[dict[str, Tensor], dict[str, Results]]:
+) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Predict and evaluate every split, and write its rows of the two csv files."""
     predictions: dict[str, Tensor] = {}
-    results: dict[str, Results] = {}
+    results: dict[str, dict[str, float]] = {}
     adapter = make_adapter(config.eval)
     for split, loader in setup.eval_loaders.items():
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
+        screen = screen_scores(setup, split)
 
-        def watch(logits: Tensor, batch: Batch, meter: Meter = meter) -> None:
+        def watch(logits: Tensor, batch: Batch, meter: Meter = meter, screen: Any = screen) -> None:
             meter.add_predictions(logits, batch.target, batch.g)
+            if screen is not None:
+                screen.add(logits, batch.rows)
 
         y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter)
         predictions[split], results[split] = y_pred, evaluate(setup.subsets[split], y_pred)
         meter.merge()
+        if screen is not None:
+            screen.merge()
+            results[split] |= screen.results()
         note_evaluation(csvs, split, epoch, len(loader.sampler.whole), meter.read(), results[split])
     return predictions, results
+
+
+def screen_scores(setup: Setup, split: str) -> ScreenScores | None:
+    """What scores a split beside WILDS' own; None for RxRx1-WILDS, whose files are to be WILDS'."""
+    known = hasattr(setup.dataset, "treatments")
+    return ScreenScores(setup.subsets[split], setup.device) if known else None
+
+
+def logged_screen_scores(setup: Setup, folder: RunFolder, split: str, epoch: int) -> dict[str, float]:
+    """What `screen_scores` gave after an epoch; they come of logits, which no file holds."""
+    row = csv_logs(setup, folder)[f"{split}_eval"].row(epoch)
+    return {name: float(value) for name, value in row.items() if name in SCREEN_SCORES}
 
 
 def note_evaluation(
@@ -200,40 +221,40 @@ def conclude(
     records = []
     source, installed = commit(), versions()
     budget = consumed(config, setup, method, done)
-    for label, epoch in checkpoints:
-        for split in setup.eval_loaders:
-            path = folder.predictions(split, label)
-            if not path.exists():
-                continue
-            subset = setup.subsets[split]
-            results = evaluate(subset, read_predictions(path, len(subset)))
-            records.append(
-                Record(
-                    method=config.algorithm,
-                    dataset=config.data.dataset,
-                    simulated=is_simulated(setup.dataset),
-                    backbone=config.model.model,
-                    split=split,
-                    seed=config.train.seed,
-                    checkpoint=label,
-                    epoch=epoch,
-                    tta=config.eval.adaptation,
-                    bn_stats=config.eval.bn_stats,
-                    bio_batch=config.data.bio_batch,
-                    train_loader=config.data.train_loader,
-                    preset=config.preset,
-                    acc=results["acc_avg"],
-                    acc_by_cell=by_cell(results),
-                    n=len(subset),
-                    predictions=path.name,
-                    predictions_sha256=sha256(path),
-                    config_sha256=config.digest(),
-                    commit=source,
-                    versions=installed,
-                    wall_s=round(done.seconds, 3),
-                    consumed=budget,
-                )
+    for (label, epoch), split in product(checkpoints, setup.eval_loaders):
+        path = folder.predictions(split, label)
+        if not path.exists():
+            continue
+        subset = setup.subsets[split]
+        results = evaluate(subset, read_predictions(path, len(subset)))
+        records.append(
+            Record(
+                method=config.algorithm,
+                dataset=config.data.dataset,
+                simulated=is_simulated(setup.dataset),
+                backbone=config.model.model,
+                split=split,
+                seed=config.train.seed,
+                checkpoint=label,
+                epoch=epoch,
+                tta=config.eval.adaptation,
+                bn_stats=config.eval.bn_stats,
+                bio_batch=config.data.bio_batch,
+                train_loader=config.data.train_loader,
+                preset=config.preset,
+                acc=results["acc_avg"],
+                acc_by_cell=by_cell(results),
+                acc_screen=logged_screen_scores(setup, folder, split, epoch),
+                n=len(subset),
+                predictions=path.name,
+                predictions_sha256=sha256(path),
+                config_sha256=config.digest(),
+                commit=source,
+                versions=installed,
+                wall_s=round(done.seconds, 3),
+                consumed=budget,
             )
+        )
     append_records(folder.path / RESULTS, records)
     log.write("\n" + results_table(records))
     return records

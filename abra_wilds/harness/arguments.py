@@ -13,6 +13,7 @@ import torch
 from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
 from abra_wilds.config import RunConfig
 from abra_wilds.data_config import SPLIT_SCHEMES
+from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
@@ -151,6 +152,11 @@ def check_given(given: Mapping[str, Any]) -> None:
     for name, reason in NO_PLACE.items():
         if name in given:
             raise InputError(f"--{name} cannot be used inside a WILDS checkout: {reason}; leave it out")
+    if launched() > 1:
+        raise InputError(
+            f"torchrun has started {launched()} processes, and a WILDS checkout trains in one; train by our "
+            "own command, examples/run_expt.py"
+        )
     devices = given.get("device", ["0"])
     if "cpu" in devices and torch.cuda.is_available():
         raise InputError(

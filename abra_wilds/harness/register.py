@@ -110,7 +110,12 @@ class Harness:
     def _answer_for(self, request: Request, run: RunConfig) -> None:
         """Let the checkout's defaults be this run's values, so that nothing else fills a gap."""
         tables: Any = import_module("configs.datasets").dataset_defaults
-        tables[run.data.dataset] = {**tables[run.data.dataset], **request.defaults, "loop": run.loop}
+        tables[run.data.dataset] = {
+            **tables[run.data.dataset],
+            **request.defaults,
+            "loop": run.loop,
+            "world": run.world,
+        }
         import_module("configs.model").model_defaults[run.model.model] = {}
         if run.model.model not in self._models[0]:  # "timm:NAME"
             self._models[0].append(run.model.model)

@@ -90,11 +90,12 @@ class StagedNet(nn.Module):
             if not taps and not bare:
                 return self._through(names, x)
             for name in names:
-                stage: Run = partial(self._through, (name,))
+                stage = self.stages[name]
+                run: Run = partial(self._through, (name,))
                 if name == STAGES[0] and "conv1" in taps:
-                    convolution, stage = first_convolution(self.stages[name])
-                    x = taps["conv1"](convolution(x))
-                x = without_last_relu(self.stages[name], x) if bare and name == upto else stage(x)
+                    convolution, stage = first_convolution(stage)
+                    x, run = taps["conv1"](convolution(x)), stage
+                x = without_last_relu(stage, x) if bare and name == upto else run(x)
                 if name in taps:
                     x = taps[name](x)
         return x

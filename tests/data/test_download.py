@@ -10,8 +10,8 @@ import socket
 import pytest
 from tqdm import tqdm
 
-from abra_wilds.data.download import Transfer
-from abra_wilds.data.web import DownloadError, Patience, probe, read_text
+from abra_wilds.data.fetch.download import Transfer
+from abra_wilds.data.fetch.web import DownloadError, Patience, probe, read_text
 from abra_wilds.errors import InputError
 from tests.data.http_server import serving
 
@@ -113,7 +113,7 @@ def test_a_file_that_changed_between_two_calls_starts_anew(site, get):
 def test_a_file_that_changes_while_it_comes_starts_anew(site, get, monkeypatch, ranges):
     site.drops, site.ranges, new = [100_000], ranges, BODY[::-1] + b"more"
     real = site.bodies
-    monkeypatch.setattr("abra_wilds.data.web.time.sleep", lambda _: site.files.update({"x.bin": new}))
+    monkeypatch.setattr("abra_wilds.data.fetch.web.time.sleep", lambda _: site.files.update({"x.bin": new}))
     get(sha256=None)
     assert in_place(get, new) and real("x.bin") == [(0, 100_000), (0, len(new))]
 
@@ -188,7 +188,7 @@ def test_an_empty_file_and_a_name_with_a_blank_come_too(site, get):
 
 
 def test_a_full_disk_is_no_reason_to_try_again(site, get, monkeypatch):
-    monkeypatch.setattr("abra_wilds.data.download.write_text", full_disk)
+    monkeypatch.setattr("abra_wilds.data.fetch.download.write_text", full_disk)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
         get()
 

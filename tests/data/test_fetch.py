@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from abra_wilds.console import main
-from abra_wilds.data import fetch as module
-from abra_wilds.data.fetch import fetch
+from abra_wilds.data.fetch import command as module
+from abra_wilds.data.fetch.command import fetch
+from abra_wilds.data.fetch.sources import SOURCES
+from abra_wilds.data.fetch.web import Patience
 from abra_wilds.data.layouts import FOLDERS
-from abra_wilds.data.sources import SOURCES
-from abra_wilds.data.web import Patience
 from abra_wilds.data.wilds_data import load_dataset
 from abra_wilds.errors import InputError
 from tests import runs
@@ -250,7 +250,7 @@ def test_a_root_that_cannot_be_written_is_named(site, tmp_path, capsys):
 
 PROGRAM = """
 import os, signal, sys
-from abra_wilds.data import fetch, unpack
+from abra_wilds.data.fetch import command as fetch, unpack
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "unpacking":
     real, left = unpack._write, [30]

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from abra_wilds.data.unpack import archives, unpack
+from abra_wilds.data.fetch.unpack import archives, unpack
 from abra_wilds.errors import InputError
 from tests.data.published import read_tree, tar, zipped
 
@@ -30,6 +30,7 @@ def zip_link(name):
 @pytest.mark.parametrize(
     ("name", "body"),
     [("x.tar.gz", tar(FILES)), ("x.tgz", tar(FILES)), ("x.tar", tar(FILES, "w")), ("x.zip", zipped(FILES))],
+    ids=("tar.gz", "tgz", "tar", "zip"),
 )
 def test_an_archive_unpacks_to_its_files_also_in_parts(tmp_path, name, body, n_parts):
     step = -(-len(body) // n_parts)
@@ -69,6 +70,7 @@ def test_parts_of_an_archive_are_known_and_ordered(suffixes):
         ("x.zip", zipped(FILES, zipfile.ZIP_STORED).replace(b"a,b", b"a,c", 1), "cannot be unpacked"),
         ("x.tar.gz", b"<html>not here</html>", "cannot be unpacked"),
     ],
+    ids=map(str, range(15)),  # the bytes hold the time, and would name another test in each process
 )
 def test_a_climbing_linking_or_damaged_archive_is_refused(tmp_path, name, body, said):
     (tmp_path / "archive").write_bytes(body)

@@ -51,7 +51,7 @@ def test_unknown_split_scheme_is_named(sim_root):
 def test_missing_folder_says_what_to_do_and_makes_nothing(tmp_path):
     root = tmp_path / "nowhere"
     refused(
-        f"there is no data set in .*; make a .*'abra-wilds simulate {root}'.*README",
+        f"there is no data set in .*'abra-wilds fetch rxrx1 {root}'.*'abra-wilds simulate {root}'",
         load_dataset,
         "rxrx1",
         root,

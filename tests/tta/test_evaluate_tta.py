@@ -99,8 +99,8 @@ def test_another_plates_images_change_no_prediction(dataset, method):
     read = type(changed.rows).__getitem__
 
     class Other(type(changed.rows)):
-        def __getitem__(self, position):
-            _, x = read(self, position)
+        def __getitem__(self, item):
+            position, x = read(self, item)
             return position, x if position in one else 255 - x.flip(1)
 
     changed.rows.__class__ = Other

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from abra_wilds.data.download import Transfer
-from abra_wilds.data.sources import SOURCES, checked_address, is_there, listed, manual
-from abra_wilds.data.unpack import archives, unpack
-from abra_wilds.data.web import DownloadError, Patience, probe
+from abra_wilds.data.fetch.download import Transfer
+from abra_wilds.data.fetch.sources import SOURCES, checked_address, is_there, listed, manual
+from abra_wilds.data.fetch.unpack import archives, unpack
+from abra_wilds.data.fetch.web import DownloadError, Patience, probe
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 

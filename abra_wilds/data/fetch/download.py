@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from abra_wilds.data.web import (
+from abra_wilds.data.fetch.web import (
     Answer,
     DownloadError,
     Patience,

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from abra_wilds.data.unpack import archives, inside
-from abra_wilds.data.web import DownloadError, Patience, read_text
+from abra_wilds.data.fetch.unpack import archives, inside
+from abra_wilds.data.fetch.web import DownloadError, Patience, read_text
 from abra_wilds.errors import InputError
 
 SUMS = "SHA256SUMS"

@@ -1,0 +1,1 @@
+"""What figures are made of, computed from saved models."""

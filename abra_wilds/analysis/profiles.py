@@ -1,0 +1,177 @@
+"""Embeddings as profiles: the columns that JUMP's tools and pycytominer know, in parquet.
+
+Metadata have names that begin with Metadata_, by which pycytominer (https://github.com/cytomining/pycytominer)
+and copairs tell them from features. Features are called Cells_embedding_NUMBER, since pycytominer infers as
+features what begins with Cells, Nuclei or Cytoplasm; that they describe whole images, it has no name for.
+What pycytominer itself does is left to it: `pycytominer.normalize(frame, features="infer", method="spherize",
+samples="Metadata_control_type == 'negcon'")` and the like read these files as they are, in a process that
+does not load data: importing pycytominer turns copy-on-write of pandas on, and WILDS 2.0 then stops.
+
+Letters: n rows of a split, D features, W wells.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from abra_wilds.data.controls import FIRST_CONTROL, N_CLASSES, check_well_types
+from abra_wilds.data.layouts import find_layout
+from abra_wilds.data.metadata import read_metadata
+from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.errors import InputError
+from abra_wilds.files import whole
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
+
+# JUMP's words for the wells' types.
+CONTROL_TYPES = {"treatment": "trt", "positive_control": "poscon", "negative_control": "negcon"}
+# What makes one well of a file; sites of a well that are in different splits are not averaged.
+WELL = ["Metadata_split", "Metadata_Plate", "Metadata_Well"]
+
+_WELL_NAME = re.compile(r"([A-Za-z]{1,2})(\d{1,2})")
+
+
+def metadata_of(subset: WILDSSubset, split: str, types: NDArray[np.str_] | None) -> pd.DataFrame:
+    """The Metadata_ columns of a split's images, (n rows), in dataset order.
+
+    Args:
+        subset: the split.
+        split: its name.
+        types: of all rows of the data set, from `control_types`.
+    """
+    dataset = subset.dataset
+    codes = dict(zip(dataset.metadata_fields, subset.metadata_array.numpy().T, strict=True))
+
+    def texts(field: str) -> NDArray[np.object_]:
+        names = np.array([str(name) for name in dataset.metadata_map[field]], dtype=object)
+        return names[codes[field]]
+
+    experiment = texts("experiment")
+    columns: dict[str, Any] = {
+        "Metadata_Source": dataset.dataset_name,
+        "Metadata_Batch": experiment,
+        "Metadata_Plate": [f"{name}_{plate}" for name, plate in zip(experiment, codes["plate"], strict=True)],
+        "Metadata_Well": [well_name(name) for name in texts("well")],
+        "Metadata_Site": codes["site"],
+        "Metadata_Cell_Line": texts("cell_type"),
+        "Metadata_sirna_id": codes["y"],
+        "Metadata_split": split,
+        "Metadata_simulated": is_simulated(dataset),
+    }
+    if types is not None:
+        columns["Metadata_control_type"] = types[subset.indices].astype(object)
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(subset)))
+
+
+def well_name(name: str) -> str:
+    """A well's name with two digits behind its row, as JUMP writes it; another name stays as it is.
+
+    >>> well_name("b2"), well_name("AF48"), well_name("17")
+    ('B02', 'AF48', '17')
+    """
+    found = _WELL_NAME.fullmatch(name)
+    return name if found is None else f"{found[1].upper()}{int(found[2]):02}"
+
+
+def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str_] | None:
+    """What each row of the data set shows, (n,), in JUMP's words; None if nothing says it.
+
+    Without a column well_type, RxRx1's class ids say it where there are exactly its classes.
+
+    Args:
+        dataset: from `load_dataset`.
+        root_dir: that it was loaded from.
+
+    Raises:
+        InputError: if the column well_type holds anything else.
+    """
+    if dataset.dataset_name == "rxrx1_6ch":
+        layout = find_layout(Path(root_dir))
+        rows, path = layout.rows, layout.table
+    else:
+        path = Path(dataset.data_dir) / "metadata.csv"
+        rows = read_metadata(path)
+    kinds = rows.get("well_type")
+    if kinds is not None:
+        check_well_types(kinds, path)
+        return np.array([CONTROL_TYPES[kind] for kind in kinds])
+    if dataset.n_classes != N_CLASSES:
+        return None
+    y = rows["sirna_id"].to_numpy()
+    return np.select([y < FIRST_CONTROL, y == N_CLASSES - 1], ["trt", "negcon"], "poscon")
+
+
+def controls_of(table: pd.DataFrame) -> NDArray[np.bool_] | None:
+    """Whether each row of `metadata_of` shows a control well, or None if it is not known."""
+    kinds = table.get("Metadata_control_type")
+    return None if kinds is None else (kinds != "trt").to_numpy(dtype=bool)
+
+
+def wells_of(table: pd.DataFrame) -> tuple[NDArray[np.int64], pd.DataFrame]:
+    """The number of each row's well, (n,), and the metadata of wells, (W rows), in order of first appearance.
+
+    Args:
+        table: (n rows) from `metadata_of`.
+    """
+    well = table.groupby(WELL, sort=False).ngroup().to_numpy()
+    wells = table.iloc[np.unique(well, return_index=True)[1]].drop(columns="Metadata_Site")
+    at = wells.columns.get_loc("Metadata_Well") + 1
+    wells.insert(at, "Metadata_Site_Count", np.bincount(well))
+    return well, wells.reset_index(drop=True)
+
+
+def well_means(features: NDArray[np.float32], well: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The mean of each well's sites, (W, D), from features (n, D) and the numbers of `wells_of`."""
+    order, sites = np.argsort(well, kind="stable"), np.bincount(well)
+    starts = np.cumsum(sites) - sites
+    sums = np.add.reduceat(features[order], starts, axis=0, dtype=np.float64)
+    return (sums / sites[:, None]).astype(np.float32)
+
+
+def feature_names(D: int) -> list[str]:
+    """The names of D feature columns."""
+    return [f"Cells_embedding_{d:04}" for d in range(D)]
+
+
+def parquet_package() -> Any:
+    """The package pyarrow.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError(
+            "profiles are written as parquet, which needs the package pyarrow; "
+            "run `pip install 'abra-wilds[embed]'`"
+        ) from None
+    return pyarrow
+
+
+def write_profiles(
+    path: Path, features: NDArray[np.float32], table: pd.DataFrame, about: Mapping[str, Any]
+) -> None:
+    """Write metadata and features side by side, one row a profile.
+
+    Args:
+        path: of the file.
+        features: (n, D).
+        table: (n rows).
+        about: where they come from, kept as JSON in the file's own metadata under the key abra_wilds.
+    """
+    pa = parquet_package()
+    frame = pd.DataFrame(features, columns=feature_names(features.shape[1]))
+    found = pa.Table.from_pandas(pd.concat([table, frame], axis=1), preserve_index=False)
+    found = found.replace_schema_metadata({**found.schema.metadata, "abra_wilds": json.dumps(about)})
+    with whole(path) as temporary:
+        pa.parquet.write_table(found, temporary)

@@ -1,0 +1,161 @@
+"""A saved model and its data, and the bio-batches of a split as they are analysed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from abra_wilds.config import RunConfig
+from abra_wilds.data.loaders import Loader
+from abra_wilds.data.passes import Adapted, PassSampler
+from abra_wilds.data.samplers import Rows, members_of
+from abra_wilds.data.transforms import augment
+from abra_wilds.data.wilds_data import is_simulated, make_grouper
+from abra_wilds.engine.checkpoint import load_checkpoint
+from abra_wilds.engine.folder import RunFolder
+from abra_wilds.engine.logs import no_bar
+from abra_wilds.engine.results import check_classifier
+from abra_wilds.engine.setup import Setup, build_method, prepare, reading_kwargs
+from abra_wilds.engine.speed import speed_up
+from abra_wilds.errors import InputError
+from abra_wilds.eval_config import TTA_GROUPS
+from abra_wilds.evaluate import bio_batches
+from abra_wilds.files import sha256, write_text
+from abra_wilds.methods.base import Method
+from abra_wilds.predict import CHECKPOINT, changed, saved_config
+from abra_wilds.types import Batch
+
+ANALYSIS = "analysis"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model of a run, and what it works on.
+
+    Attributes:
+        config: of the run, with the flags that were changed.
+        setup: of the configuration.
+        method: in evaluation mode, on the setup's device.
+        folder: of the run.
+        label: "best", "last" or the epoch.
+        group: what a bio-batch is, "plate" or "experiment".
+    """
+
+    config: RunConfig
+    setup: Setup
+    method: Method
+    folder: RunFolder
+    label: str
+    group: str
+
+    def about(self) -> dict[str, Any]:
+        """What every row computed from it says of its origin."""
+        c = self.config
+        return {
+            "method": c.algorithm,
+            "dataset": c.data.dataset,
+            "simulated": is_simulated(self.setup.dataset),
+            "backbone": c.model.model,
+            "seed": c.train.seed,
+            "checkpoint": self.label,
+            "config_sha256": c.digest(),
+            "checkpoint_sha256": sha256(self.folder.model(self.label)),
+        }
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Images (N, C_in, H, W) uint8 as evaluation sees them, on the device."""
+        return augment(x.to(self.setup.device, non_blocking=True), "none", size=self.config.data.size)
+
+    def members(self, split: str) -> dict[str, Rows]:
+        """The rows of each bio-batch of a split, by names such as "HEPG2-08 plate 1".
+
+        Raises:
+            InputError: for a split that does not exist.
+        """
+        subsets = self.setup.subsets
+        if split not in subsets:
+            raise InputError(f"there is no split {split!r}; choose among {', '.join(subsets)}")
+        subset, fields = subsets[split], TTA_GROUPS[self.group]
+        grouper = make_grouper(subset.dataset, fields)
+        parts = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
+        return {" plate ".join(self.named(split, rows[:1], fields)[0]): rows for rows in parts.values()}
+
+    def named(self, split: str, rows: Rows, fields: Sequence[str]) -> list[tuple[str, ...]]:
+        """Metadata of some rows of a split, as texts."""
+        dataset = self.setup.dataset
+        values = self.setup.subsets[split].metadata_array[rows]
+        columns = []
+        for field in fields:
+            column = values[:, list(dataset.metadata_fields).index(field)].tolist()
+            names = dataset.metadata_map.get(field)
+            columns.append([str(v) if names is None else str(names[v]) for v in column])
+        return list(zip(*columns, strict=True))
+
+    def read(self, split: str, parts: Mapping[str, Rows], doing: str) -> Iterator[tuple[str, Batch]]:
+        """The images of some bio-batches of a split, on the host, one bio-batch after the other.
+
+        Args:
+            split: of which.
+            parts: name -> rows.
+            doing: what the progress bar says.
+        """
+        subset, d = self.setup.subsets[split], self.config.data
+        sampler = PassSampler([Adapted((rows,), True) for rows in parts.values()], d.batch_size)
+        loader = Loader(subset, self.setup.grouper, sampler, **reading_kwargs(d, self.setup.device))
+        bar = tqdm(
+            zip(parts, bio_batches(loader), strict=True),
+            desc=f"{doing} {split}",
+            total=len(parts),
+            unit="bio-batch",
+            disable=no_bar(self.config.train),
+        )
+        yield from ((name, passes[0]) for name, (passes, _) in bar)
+
+
+def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: str = "plate") -> Saved:
+    """A saved model with its data.
+
+    Args:
+        checkpoint: DATASET_seed:S_epoch:E_model.pth of a run, with the run's config.json beside it.
+        flags: of `abra_wilds.predict.FLAGS` those that differ from the run's.
+        group: what a bio-batch is to the analysis, "plate" or "experiment".
+
+    Raises:
+        InputError: if there is no such model, or anything does not fit.
+    """
+    named = CHECKPOINT.fullmatch(checkpoint.name)
+    if named is None or not checkpoint.is_file():
+        raise InputError(
+            f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
+        )
+    folder = RunFolder(checkpoint.parent, named["dataset"], int(named["seed"]))
+    config = changed(saved_config(folder), dict(flags or {}))
+    setup = prepare(config)
+    method = build_method(config, setup.info, load=False).to(setup.device)
+    speed_up(method, config.speed)
+    check_classifier(config, method, checkpoint, load_checkpoint(checkpoint, method))
+    method.eval()
+    return Saved(config, setup, method, folder, named["label"], group)
+
+
+def sampled(members: Mapping[str, Rows], most: int, seed: int) -> dict[str, Rows]:
+    """At most so many random rows of each bio-batch, in dataset order."""
+    rng = np.random.default_rng([seed, most])
+    return {name: np.sort(rng.permutation(rows)[:most]) for name, rows in members.items()}
+
+
+def write_rows(saved: Saved, name: str, rows: Iterable[Any]) -> Path:
+    """Write rows (dataclasses) as JSON lines into the folder `analysis` of the run; returns the file."""
+    folder = saved.folder.path / ANALYSIS
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}_seed:{saved.folder.seed}_epoch:{saved.label}.jsonl"
+    about = {**saved.about(), "group": saved.group}
+    write_text(path, "".join(json.dumps({**about, **asdict(row)}) + "\n" for row in rows))
+    return path

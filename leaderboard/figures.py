@@ -1,0 +1,230 @@
+"""Figures 5-10 of the ABRA paper from run folders, each as .png, .svg and its values as .csv.
+
+    python leaderboard/figures.py logs --out figures
+    python leaderboard/figures.py logs --out figures --figure 7 8 --checkpoint logs/ABRA/rxrx1_..._model.pth
+
+Figures 5 and 6 come from records. Those of Figures 7-10 are computed from saved models, which needs torch and
+the images, and kept in the folder `analysis` of the model's run; without --checkpoint what lies there is
+drawn. Every figure that cannot be made is named with the reason, and the exit code is then 1.
+
+5: insertion points of ABRA (--abra_at). 6: terms of its loss (--abra_terms). 7: accuracy against inference
+batch size. 8: shift of batch-norm statistics, and whether adaptation is advisable. 9: embeddings by the
+model's own statistics. 10: embeddings by the statistics of each bio-batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ablations import ablation
+from drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
+from figure_style import Table, save_figure
+from matplotlib.figure import Figure
+
+from abra_wilds.errors import InputError
+from abra_wilds.eval_config import TTA_GROUPS
+from abra_wilds.files import sha256
+from abra_wilds.terminal import Parser, guarded
+
+if TYPE_CHECKING:
+    from abra_wilds.analysis.saved import Saved
+
+ABLATIONS = {
+    5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
+    6: ("abra_terms", "Terms of ABRA's loss", "terms"),
+}
+# What the values of a figure are called in the folder `analysis` of a run.
+COMPUTED = {7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"}
+NUMBERS = (*ABLATIONS, *COMPUTED)
+# What models in one figure must share.
+SHARED = ("dataset", "simulated", "group", "split")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A figure and what it shows.
+
+    Attributes:
+        name: of its files.
+        figure: the figure.
+        values: its numbers, one row each.
+        sentence: what it says, where it says something in words.
+    """
+
+    name: str
+    figure: Figure
+    values: Table
+    sentence: str | None = None
+
+
+def figures_of(folder: Path, number: int) -> Iterator[Made]:
+    """The figures of a number, from records and from values computed earlier.
+
+    Args:
+        folder: of run folders.
+        number: 5 to 10.
+
+    Raises:
+        InputError: if there is nothing to make it of.
+    """
+    if number in ABLATIONS:
+        flag, title, xlabel = ABLATIONS[number]
+        bars = ablation(folder, flag)
+        yield Made(f"figure_{number}", draw_bars(bars, title, xlabel), [asdict(bar) for bar in bars])
+        return
+    found = [read_values(path) for path in sorted(folder.rglob(f"analysis/{COMPUTED[number]}_*.jsonl"))]
+    if not found:
+        raise InputError("it is computed from a saved model; give --checkpoint FILE")
+    if number == 7:
+        rows = [row for part in found for row in part]
+        refuse_unlike(rows)
+        yield Made("figure_7", draw_batch_sizes(rows), rows)
+        return
+    for rows in found:
+        first = rows[0]
+        name = f"figure_{number}_{first['method']}_seed{first['seed']}_{first['checkpoint']}"
+        if number == 8:
+            sentence = advised(rows)
+            yield Made(name, draw_shift(rows, sentence), rows, sentence)
+        else:
+            yield Made(name, draw_points(rows), rows)
+
+
+def read_values(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file in the folder `analysis` of a run.
+
+    Raises:
+        InputError: if it is damaged, or of another model than lies in the run's folder now.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        first = rows[0]
+        name = f"{first['dataset']}_seed:{first['seed']}_epoch:{first['checkpoint']}_model.pth"
+        digest = first["checkpoint_sha256"]
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
+    model = path.parent.parent / name
+    if model.is_file() and sha256(model) != digest:
+        raise InputError(
+            f"{path} was computed from an earlier {name}; give --checkpoint {model} to do it anew"
+        )
+    return rows
+
+
+def refuse_unlike(rows: Table) -> None:
+    """Raise unless all models of a figure saw the same kind of data.
+
+    Raises:
+        InputError: with what differs.
+    """
+    for name in SHARED:
+        values = sorted({str(row[name]) for row in rows})
+        if len(values) > 1:
+            raise InputError(
+                f"its models differ in {name} ({', '.join(values)}); give a folder in which they agree, or "
+                "compute them anew by --checkpoint"
+            )
+
+
+def advised(rows: Table) -> str:
+    """The sentence about adaptation, from the values of Figure 8."""
+    from abra_wilds.analysis.bn_shift import Shift, advice
+
+    names = [f.name for f in fields(Shift)]
+    shifts = [Shift(**{name: row[name] for name in names}) for row in rows]
+    target = next(s.split for s in shifts if s.split != "train")
+    return advice(shifts, target).sentence
+
+
+def compute(saved: Saved, number: int, split: str, draws: int) -> None:
+    """Write the values of one of Figures 7-10 into the run's folder.
+
+    Raises:
+        InputError: if the model or the data do not serve.
+    """
+    from abra_wilds.analysis.batch_size import batch_size_curve
+    from abra_wilds.analysis.bn_shift import bn_shift
+    from abra_wilds.analysis.embeddings import embedded
+    from abra_wilds.analysis.saved import write_rows
+
+    jobs: Mapping[int, Callable[[], Sequence[Any]]] = {
+        7: lambda: batch_size_curve(saved, split, draws=draws),
+        8: lambda: bn_shift(saved, split),
+        9: lambda: embedded(saved, ("train", split)),
+        10: lambda: embedded(saved, ("train", split), adapted=True),
+    }
+    write_rows(saved, COMPUTED[number], jobs[number]())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the files go")
+    parser.add_argument("--figure", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="unset: all")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=(), metavar="FILE", help="models of runs in RUNS"
+    )
+    parser.add_argument("--root_dir", metavar="ROOT", help="folder of the data; unset: as in the run")
+    parser.add_argument("--split", default="test", metavar="NAME", help="that is compared with train")
+    parser.add_argument(
+        "--tta_group", choices=tuple(TTA_GROUPS), default="plate", help="what a bio-batch is to Figures 7-10"
+    )
+    parser.add_argument("--draws", type=int, default=10, help="random partitions of Figure 7")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
+    numbers = list(dict.fromkeys(args.figure))
+    failed: dict[int, str] = {}
+    for checkpoint in args.checkpoint:
+        failed |= computed(checkpoint, [n for n in numbers if n in COMPUTED and n not in failed], args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        try:
+            if number in failed:
+                raise InputError(failed[number])
+            for made in figures_of(args.runs, number):
+                save_figure(made.figure, made.values, args.out, made.name)
+                print(f"Figure {number}: {args.out / made.name}.png, .svg, .csv", made.sentence or "")
+        except InputError as fault:
+            failed[number] = str(fault)
+            print(f"Figure {number} was not made: {fault}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace) -> dict[int, str]:
+    """Compute the values of some figures from a model; returns why any of them could not be.
+
+    Raises:
+        InputError: if the model cannot be opened, or lies where no figure looks for it.
+    """
+    from abra_wilds.analysis.saved import open_saved
+
+    if args.runs.resolve() not in checkpoint.resolve().parents:
+        raise InputError(f"--checkpoint {checkpoint} does not lie in {args.runs}; give RUNS that holds it")
+    flags = {} if args.root_dir is None else {"root_dir": args.root_dir}
+    saved = open_saved(checkpoint, flags, args.tta_group)
+    failed = {}
+    for number in numbers:
+        try:
+            compute(saved, number, args.split, args.draws)
+        except InputError as fault:
+            failed[number] = str(fault)
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    return guarded(lambda: run(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

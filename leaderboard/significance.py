@@ -1,0 +1,112 @@
+"""Whether two rows of a table differ: by seeds where runs are at hand, by printed figures where they are not.
+
+The paper tests rows by seed, and prints only means and standard deviations of its runs. How two rows vary
+together over seeds is lost in them, so its own p-values cannot be computed again. `welch` takes the seeds of
+two rows as independent and tells an order of magnitude; `welch_range` tells how much of that the rounding of
+the printed figures leaves open. Standard deviations are those of samples, by n - 1, everywhere.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+# Points. Accuracies are counts over at most a million images, so a smaller spread is rounding.
+NO_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A row against another, by seed.
+
+    Attributes:
+        n: pairs.
+        difference: the mean of the differences, in the unit of what was compared.
+        d_z: Cohen's d_z, the mean of the differences by their standard deviation.
+        p: two-sided. It and d_z are None for one pair, and where all differences are the same: then the
+            t statistic is a division by zero, whatever the difference.
+    """
+
+    n: int
+    difference: float
+    d_z: float | None
+    p: float | None
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; the latter is None for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def paired_t(a: Sequence[float], b: Sequence[float]) -> Paired:
+    """The two-sided paired t-test of a - b, with the effect size.
+
+    Args:
+        a: (n,) with n of 1 or more.
+        b: (n,), in the same order of seeds.
+
+    >>> paired_t([3.0, 5.0], [1.0, 1.0]).difference
+    3.0
+    """
+    difference, std = mean_std([x - y for x, y in zip(a, b, strict=True)])
+    if std is None or std < NO_SPREAD:
+        return Paired(len(a), difference, None, None)
+    from scipy.stats import ttest_rel
+
+    return Paired(len(a), difference, difference / std, float(ttest_rel(a, b).pvalue))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm 1979), in their order.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(ps)
+    largest = 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float | None:
+    """Two-sided p of Welch's unpaired t-test.
+
+    Args:
+        a: mean, sample standard deviation and number of seeds.
+        b: the same of the other.
+
+    Returns:
+        None where both standard deviations are 0.
+    """
+    if a[1] == b[1] == 0:
+        return None
+    from scipy.stats import ttest_ind_from_stats
+
+    return float(ttest_ind_from_stats(*a, *b, equal_var=False).pvalue)
+
+
+def welch_range(
+    a: tuple[float, float, int], b: tuple[float, float, int], step: float = 0.1
+) -> tuple[float, float] | None:
+    """Smallest and largest p of Welch's test over the corners of what rounds to the printed figures.
+
+    Between corners, where both deviations are equal, p can be lower still, by a fraction of itself.
+
+    Args:
+        a: mean, sample standard deviation and number of seeds.
+        b: the same of the other.
+        step: of the last printed digit.
+
+    Returns:
+        None where both standard deviations may be 0.
+    """
+    gap, half = abs(a[0] - b[0]), step / 2
+    means = (max(gap - step, 0.0), gap + step)
+    stds = [(max(s - half, 0.0), s + half) for s in (a[1], b[1])]
+    ps = [welch((m, s, a[2]), (0.0, t, b[2])) for m, s, t in product(means, *stds)]
+    known = [p for p in ps if p is not None]
+    return (min(known), max(known)) if len(known) == len(ps) else None

@@ -1,0 +1,214 @@
+"""All runs of a table or an ablation: rows x seeds of a YAML file, here or on Slurm.
+
+    python leaderboard/sweep.py leaderboard/specs/table_3.yaml --out runs --root_dir data --devices 0 1
+
+Every run is a process of the main command in RUNS/ROW/seedS, with its output in RUNS/ROW/seedS.log; behind it
+come its adaptations by `abra-wilds predict`. The same command goes on where it stopped: finished runs are
+known by the digest of their configuration and are left alone, those that broke off go on after their last
+complete epoch. Sweeps that are started side by side share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import queue
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+
+from slurm import FOLDER, read_parameters, slurm_executor, submit
+from sweep_launch import ELSEWHERE, Failed, Launcher, Programs
+from sweep_plan import Planned, plan
+from sweep_spec import REPOSITORY, read_spec
+from sweep_state import FINISHED, locked, state_of, unfinished
+from tqdm import tqdm
+
+from abra_wilds.errors import InputError
+from abra_wilds.terminal import Parser, guarded
+
+# Processes that were killed hold their lock until the system has taken them down.
+PATIENCE = 10.0  # seconds
+FAILED = "failed"
+
+
+def sweep(args: argparse.Namespace, programs: Programs) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        InputError: before anything is started, for whatever cannot be used or would be mixed.
+    """
+    spec = read_spec(args.spec)
+    runs = plan(spec, args.out, args.root_dir, args.only, args.seeds)
+    slots = device_slots(args.devices, spec.gpus_per_run, args.jobs)
+    states = {run.name: state_of(run) for run in runs}
+    todo = [run for run in runs if states[run.name] != FINISHED or unfinished(run)]
+    print(f"{spec.name}: {len(runs)} runs, {len(runs) - len(todo)} finished before", flush=True)
+    for run in todo:
+        behind = [f"tta_{a.name}" for a in unfinished(run)]
+        print(f"  {run.name}: {', then '.join([states[run.name], *behind])}", flush=True)
+    launcher = Launcher(programs, spec.gpus_per_run, len(slots))
+    if args.dry_run:
+        for run in todo:
+            for command in launcher.commands(run, slots[0]):
+                print(shlex.join(command))
+        return 0
+    if args.slurm is not None:
+        return on_slurm(todo, args, spec.gpus_per_run, programs)
+    return run_all(todo, launcher, slots)
+
+
+def device_slots(devices: Sequence[str] | None, k: int, jobs: int | None) -> list[tuple[str, ...]]:
+    """The devices of each run that goes on at the same time.
+
+    Args:
+        devices: indices, or cpu; None for the first k.
+        k: devices of each run.
+        jobs: runs at the same time; None for as many as there are devices for.
+
+    Raises:
+        InputError: if they are none, or too few for a run.
+    """
+    devices = [str(i) for i in range(k)] if devices is None else list(devices)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be 1 or more; got {jobs}")
+    if devices == ["cpu"]:
+        return [("cpu",)] * (jobs or 1)
+    if not all(d.isdecimal() for d in devices) or len(set(devices)) < len(devices):
+        raise InputError(f"--devices must be CUDA indices, each once, or cpu; got {' '.join(devices)}")
+    groups = [tuple(devices[i : i + k]) for i in range(0, len(devices) - k + 1, k)]
+    if not groups:
+        raise InputError(f"--devices got {' '.join(devices)}, and a run of this sweep takes {k}; give more")
+    return [groups[i % len(groups)] for i in range(jobs or len(groups))]
+
+
+def run_all(runs: Sequence[Planned], launcher: Launcher, slots: Sequence[tuple[str, ...]]) -> int:
+    """Do runs side by side, and at the end ask again for those that were locked; returns the exit code."""
+    told = run_each(runs, launcher, slots)
+    left = [run for run in runs if told[run.name] == ELSEWHERE]
+    if left:
+        print(f"{len(left)} runs were locked; trying them again", flush=True)
+        told |= run_each(left, launcher, slots, PATIENCE)
+    failures = [f"{name} {text}" for name, text in told.items() if text.startswith(FAILED)]
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
+
+
+def run_each(
+    runs: Sequence[Planned], launcher: Launcher, slots: Sequence[tuple[str, ...]], patience: float = 0
+) -> dict[str, str]:
+    """Do runs side by side; returns what became of each, by name.
+
+    Args:
+        runs: to do, in this order.
+        launcher: of their processes.
+        slots: devices of each that goes on at the same time.
+        patience: seconds to wait for a lock.
+    """
+    free: queue.Queue[tuple[str, ...]] = queue.Queue()
+    for slot in slots:
+        free.put(slot)
+
+    def do(run: Planned) -> str:
+        slot = free.get()
+        try:
+            with locked(run, patience) as lock:
+                return launcher.do(run, slot, lock)
+        finally:
+            free.put(slot)
+
+    told: dict[str, str] = {}
+    pool = ThreadPoolExecutor(len(slots))
+    with sigterm_interrupts(), tqdm(total=len(runs), unit="run", disable=not runs) as bar:
+        try:
+            futures = {pool.submit(do, run): run.name for run in runs}
+            for future in as_completed(futures):
+                name = futures[future]
+                told[name] = outcome(future.result)
+                bar.write(f"{name} {told[name]}")
+                bar.update()
+        except BaseException:
+            launcher.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return told
+
+
+def outcome(result: Callable[[], str]) -> str:
+    """What became of a run, in one line."""
+    try:
+        return result()
+    except (Failed, InputError, OSError) as fault:
+        return f"{FAILED}: {fault}"
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def on_slurm(runs: Sequence[Planned], args: argparse.Namespace, k: int, programs: Programs) -> int:
+    """Submit a job for each run; returns the exit code."""
+    gpus = 0 if args.devices == ["cpu"] else k
+    parameters = read_parameters(args.slurm, gpus)
+    if args.jobs:
+        parameters["array_parallelism"] = args.jobs
+    executor = slurm_executor(args.out.resolve() / FOLDER, parameters)
+    commands = [job_command(run, args, programs) for run in runs]
+    for run, job in zip(runs, submit(executor, commands) if commands else [], strict=True):
+        print(f"{run.name}: job {job.job_id}")
+    print(f"the same command with --dry_run shows what is left; output of jobs is in {args.out / FOLDER}")
+    return 0
+
+
+def job_command(run: Planned, args: argparse.Namespace, programs: Programs) -> list[str]:
+    """The sweep of one run, as a command for another machine that sees the same files."""
+    command = [*programs.sweep, str(args.spec.resolve()), "--out", str(args.out.resolve())]
+    command += ["--only", run.label, "--seeds", str(run.config.train.seed)]
+    command += ["--root_dir", os.path.abspath(args.root_dir)] if args.root_dir else []
+    return [*command, *(["--devices", "cpu"] if args.devices == ["cpu"] else [])]
+
+
+def make_parser() -> Parser:
+    """The command line."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="the sweep's YAML file")
+    parser.add_argument("--out", type=Path, required=True, metavar="RUNS", help="folder of all run folders")
+    parser.add_argument("--root_dir", metavar="ROOT", help="of the data; unset: as the main command has it")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="labels of the rows to do; unset: all")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="seeds to do; unset: all")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; unset: as devices allow")
+    parser.add_argument("--devices", nargs="+", metavar="D", help="CUDA indices, or cpu; unset: the first")
+    parser.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="submit a job for each run, by sbatch's names: time=MINUTES partition=... cpus_per_task=...",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="show what is left and its commands, and stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, programs: Programs | None = None) -> int:
+    """The command line; returns the exit code.
+
+    Args:
+        argv: arguments; None takes this process'.
+        programs: what is started; None for ours.
+    """
+    ours = Programs.of(REPOSITORY) if programs is None else programs
+    return guarded(lambda: sweep(make_parser().parse_args(argv), ours))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

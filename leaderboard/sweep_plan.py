@@ -1,0 +1,157 @@
+"""The runs that a sweep's file stands for: rows x seeds, resolved as the main command resolves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sweep_spec import Row, Spec, as_words, refuse_twice
+
+from abra_wilds.cli import parse
+from abra_wilds.config import RunConfig
+from abra_wilds.errors import InputError
+from abra_wilds.predict import changed
+
+# Without these a run would not leave what tells a finished one.
+KEPT = ("save_best", "save_last", "save_pred", "evaluate_all_splits")
+# What each split scheme has to predict. Six channels of one site have no id_test under "wilds", so sweeps of
+# such a screen name another scheme.
+PREDICTED = {
+    ("rxrx1", "official"): ("val", "test", "id_test"),
+    ("rxrx1", "mixed-to-test"): ("val", "test"),
+    ("rxrx1_6ch", "wilds"): ("val", "test", "id_test"),
+    ("rxrx1_6ch", "official"): ("test",),
+    ("rxrx1_6ch", "heldout"): ("val", "test"),
+}
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Predictions of a run's model by other batch-norm statistics.
+
+    Attributes:
+        name: behind `tta_` in the folder's name.
+        digest: of the configuration its records name.
+        words: flags of `abra-wilds predict`.
+    """
+
+    name: str
+    digest: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep.
+
+    Attributes:
+        label: of its row.
+        config: what the main command makes of `words`, on as many processes as the sweep says.
+        words: the main command's arguments, but for the device.
+        adaptations: to be predicted with its model.
+    """
+
+    label: str
+    config: RunConfig
+    words: tuple[str, ...]
+    adaptations: tuple[Adaptation, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.train.log_dir)
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.label} seed {self.config.train.seed}"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that it predicts."""
+        return PREDICTED[self.config.data.dataset, str(self.config.data.split_scheme)]
+
+    @property
+    def checkpoint(self) -> str:
+        """Whose predictions count: the best epoch's, or without val the last's."""
+        return "best" if "val" in self.splits else "last"
+
+    @property
+    def model(self) -> Path:
+        """The checkpoint of that epoch."""
+        t, data = self.config.train, self.config.data
+        return self.folder / f"{data.dataset}_seed:{t.seed}_epoch:{self.checkpoint}_model.pth"
+
+
+def plan(
+    spec: Spec,
+    out: Path,
+    root_dir: str | None = None,
+    only: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Planned]:
+    """The runs of a sweep, seed after seed, so that every row has its first seed early.
+
+    Args:
+        spec: the sweep.
+        out: below which ROW/seedS are the run folders.
+        root_dir: of the data; None leaves it to the main command.
+        only: labels of the rows to take; None for all.
+        seeds: to take; None for all.
+
+    Raises:
+        InputError: for a row that is no configuration, or a label or seed that is not there.
+    """
+    labels = [row.label for row in spec.rows]
+    for given, known, flag in ((only, labels, "only"), (seeds, spec.seeds, "seeds")):
+        for value in given or ():
+            if value not in known:
+                raise InputError(f"--{flag} got {value!r}; {spec.name} has {', '.join(map(str, known))}")
+    where = () if root_dir is None else ("--root_dir", root_dir)
+    resolved = [(row, resolve_row(row, spec, where)) for row in spec.rows if row.label in (only or labels)]
+    return [
+        seeded(row, config, seed, out / row.folder / f"seed{seed}", where)
+        for seed in (seeds or spec.seeds)
+        for row, config in resolved
+    ]
+
+
+def resolve_row(row: Row, spec: Spec, where: Sequence[str] = ()) -> RunConfig:
+    """What the main command makes of a row.
+
+    Raises:
+        InputError: naming the row, if that is nothing, or nothing that a sweep can tell finished.
+    """
+    try:
+        config = parse([*row.words, *where])
+    except InputError as fault:
+        raise InputError(f"row {row.label!r} of {spec.name}: {fault}") from None
+    values = config.values()
+    for name in KEPT:
+        if not values[name]:
+            raise InputError(
+                f"row {row.label!r} of {spec.name} has {name} false, and a sweep tells finished runs by what "
+                "that would leave out; take it out"
+            )
+    return replace(config, world=spec.gpus_per_run)
+
+
+def seeded(row: Row, config: RunConfig, seed: int, folder: Path, where: Sequence[str]) -> Planned:
+    """A row's run of one seed.
+
+    Raises:
+        InputError: naming the row, for an adaptation that is none or is there twice.
+    """
+    config = replace(config, train=replace(config.train, seed=seed, log_dir=str(folder)))
+    words = (*row.words, "--seed", str(seed), "--log_dir", str(folder), *where)
+    adaptations = []
+    for flags in row.tta:
+        try:
+            adapted = changed(config, flags)
+        except InputError as fault:
+            raise InputError(f"tta of row {row.label!r}: {fault}") from None
+        name = adapted.eval.adaptation or "none"
+        adaptations.append(Adaptation(name, adapted.digest(), tuple(as_words(flags, f"tta of {row.label}"))))
+    refuse_twice((a.name for a in adaptations), f"adaptations of row {row.label!r} are there twice")
+    return Planned(row.label, config, words, tuple(adaptations))

@@ -1,0 +1,117 @@
+"""What stands under a table: how it was made, what it lacks, and what the published numbers do not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runs import Entry
+from table_rows import PLATE, Table
+
+SIMULATED = (
+    "SIMULATED DATA: the images behind our numbers were made by a simulator. They say nothing about RxRx1, "
+    "and comparing them with the published ones is meaningless."
+)
+
+
+def notes(table: Table, left_out: Sequence[Entry], silent: Sequence[str]) -> Iterator[str]:
+    """The notes of a table, one after the other.
+
+    Args:
+        table: without notes.
+        left_out: entries of the table's data set that do not fit it.
+        silent: runs without a record.
+    """
+    if table.simulated:
+        yield SIMULATED
+    yield from _ours(table)
+    yield from _gaps(table)
+    others = sorted(
+        {
+            f"{e.record.method} by {e.record.backbone}, {e.settings.get('split_scheme')} splits"
+            for e in left_out
+        }
+    )
+    if others:
+        yield f"Runs on this data set that are not of this table: {'; '.join(others)}."
+    if silent:
+        yield f"Runs without a record yet: {', '.join(silent)}."
+    yield from _published(table)
+    for mark, text in footnotes(table).items():
+        yield f"[{mark}] {text}"
+
+
+def _ours(table: Table) -> Iterator[str]:
+    """How our numbers came about."""
+    wanted = table.layout
+    epoch = (
+        "the epoch that is best on val" if wanted.checkpoint == "best" else "the last epoch, for want of val"
+    )
+    yield (
+        "Ours: mean and sample standard deviation (n - 1) over seeds, in percent, as predicted after "
+        f"{epoch}. One seed has no standard deviation and no test."
+    )
+    tests = sum(row.comparison.p_holm is not None for row in table.rows)
+    yield (
+        f"p: two-sided paired t-test of {wanted.tested} by seed, as in the paper: rows without test-time "
+        f"adaptation (TTA) against ERM, rows with it against AdaBN, which is ERM with {wanted.tta}. "
+        f"p (Holm): adjusted for the {tests} tests of this table. Difference: mean of the paired differences "
+        "in points; d_z: that by their standard deviation. Where all seeds differ by the same amount, t is "
+        "undefined and there is no p."
+    )
+    yield (
+        "Images: training images drawn, mean over seeds. Forwards/image: the cost of training for each, in "
+        "predictions of one image. Outside data: what else the first weights have seen. A dash: not known."
+    )
+
+
+def _gaps(table: Table) -> Iterator[str]:
+    """What is missing or uneven."""
+    wanted = table.layout
+    if any(row.missing for row in table.rows):
+        yield "Rows that say missing are the paper's and have no run here."
+    for row in table.rows:
+        seeds, paired = row.seeds(wanted.tested), row.comparison.seeds
+        uneven = [c for c in wanted.columns if not row.missing and row.seeds(c) != seeds]
+        if uneven:
+            told = f"{row.label}: seeds {_listed(seeds)} in {wanted.tested}, and others or none in"
+            yield f"{told} {', '.join(uneven)}."
+        if paired and paired != seeds:
+            yield f"{row.label}: compared by seeds {_listed(paired)}, which {row.comparison.against} has too."
+
+
+def _published(table: Table) -> Iterator[str]:
+    """Where the published numbers are from, and what they do not tell."""
+    wanted = table.layout
+    printed = [(row, row.published) for row in table.rows if row.published]
+    yield (
+        f"Published ({wanted.source}): means and standard deviations as the paper prints them, of its own "
+        "runs and settings."
+    )
+    others = sorted({p.backbone for row, p in printed if p.backbone != row.backbone})
+    if others:
+        yield f"Where our backbone is another one, the published numbers are by {', '.join(others)}."
+    if wanted.tta != PLATE:
+        yield f"The paper adapts to plates; beside those of its rows stand ours with {wanted.tta}."
+    yield (
+        "Published p (Welch): computed here from the printed means, standard deviations and numbers of "
+        "seeds, as if seeds were not paired, with the range that their rounding leaves. It tells an order of "
+        "magnitude and is not the paper's p: those p-values are not among our sources, and a paired test "
+        "needs the accuracy of each seed, which is not printed."
+    )
+    wide = [
+        p.name + (" with TTA" if p.key[1] else "")
+        for _, p in printed
+        if (w := wanted.welch(p)) and w[2] > 10 * w[1]
+    ]
+    if wide:
+        yield f"Rounding alone leaves that p open by more than a factor of ten for {', '.join(wide)}."
+
+
+def footnotes(table: Table) -> dict[str, str]:
+    """Letter -> footnote of the audit, in the order of rows."""
+    texts = dict.fromkeys(r.published.footnote for r in table.rows if r.published and r.published.footnote)
+    return {chr(ord("a") + i): str(text) for i, text in enumerate(texts)}
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds)) or "none"

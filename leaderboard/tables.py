@@ -1,0 +1,299 @@
+"""Tables 2-6 of the ABRA paper from run folders, with the published numbers beside ours.
+
+    python leaderboard/tables.py logs --out tables --table 3 4
+
+RUNS is a folder of run folders. Their results.jsonl are read, and those of the adaptations inside them
+(tta_...). Rows are the paper's, in its order; those without a run are shown as missing, and rows of ours that
+the paper lacks come behind. A table is written as table_N.md, .tex, .csv and .html. Needs neither torch nor
+data.
+
+What the paper's printed means and standard deviations tell of its own p-values is said in significance.py and
+under each table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+from runs import (
+    Entry,
+    Run,
+    by_settings,
+    canonical,
+    find_runs,
+    read_entries,
+    refuse_mixture,
+    refuse_other_data,
+)
+from significance import holm, paired_t
+from table_formats import FORMATS, markdown
+from table_notes import notes
+from table_rows import NUMBERS, PLATE, Budget, Comparison, Key, Layout, Row, Table, layout
+
+from abra_wilds.errors import InputError
+from abra_wilds.files import write_text
+from abra_wilds.terminal import Parser, guarded
+
+Groups = dict[Key, list[list[Entry]]]
+
+
+def build_tables(
+    runs: Sequence[Run],
+    numbers: Iterable[int] = NUMBERS,
+    *,
+    backbones: Sequence[str] = (),
+    tta: str = PLATE,
+    split_settings: bool = False,
+) -> list[Table]:
+    """Tables of the paper, from runs.
+
+    Args:
+        runs: of any method, seed and table.
+        numbers: of the tables.
+        backbones: in place of each table's own.
+        tta: the adaptation that stands for the paper's, by plates.
+        split_settings: several settings of a method become rows of their own, otherwise they are refused.
+
+    Raises:
+        InputError: for rows that would average unlike runs, tables that would compare unlike data, or when no
+            run belongs to any of the tables.
+    """
+    entries = all_entries(runs)
+    silent = ["/".join(run.path.parts[-3:]) for run in runs if not any(e.run is run for e in entries)]
+    tables = [
+        build_table(wanted, entries, silent, backbones=backbones, split_settings=split_settings)
+        for wanted in (layout(number).adapted_by(tta) for number in numbers)
+    ]
+    if all(row.missing for table in tables for row in table.rows):
+        asked = (
+            f"Table {t.layout.number} ({t.layout.dataset}, {t.layout.split_scheme}, {backbone})"
+            for t in tables
+            for backbone in t.backbones
+        )
+        found = {
+            f"{e.record.dataset}, {e.settings.get('split_scheme')}, {e.record.backbone}" for e in entries
+        }
+        raise InputError(
+            f"no run belongs to {', '.join(asked)}; found {'; '.join(sorted(found)) or 'no record'}; give "
+            "other runs, or name their backbone by --backbone"
+        )
+    return tables
+
+
+def all_entries(runs: Iterable[Run]) -> list[Entry]:
+    """The records of runs and of their adaptations.
+
+    A folder tta_none repeats what its run has already; it is left out where it says the same.
+
+    Raises:
+        InputError: for a record that is none or of another run.
+    """
+
+    def result(e: Entry) -> tuple[str, str, str, float]:
+        return e.record.split, e.record.checkpoint, canonical(e.settings), e.record.acc
+
+    found: list[Entry] = []
+    for run in runs:
+        own = read_entries(run)
+        known = {result(e) for e in own}
+        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
+        found += [*own, *(e for e in adapted if result(e) not in known)]
+    return found
+
+
+def build_table(
+    wanted: Layout,
+    entries: Sequence[Entry],
+    silent: Sequence[str] = (),
+    *,
+    backbones: Sequence[str] = (),
+    split_settings: bool = False,
+) -> Table:
+    """One table.
+
+    Args:
+        wanted: what the paper's shows.
+        entries: of all runs; those of other tables are passed over.
+        silent: runs without a record, for the notes.
+        backbones: in place of the table's own.
+        split_settings: several settings of a method become rows of their own.
+
+    Raises:
+        InputError: for rows that would average unlike runs, or a table that would compare unlike data.
+    """
+    taken = [e for e in entries if wanted.fits(e, backbones) and wanted.shows(e)]
+    refuse_unlike(taken)
+    groups = grouped(taken, split_settings)
+    rows = []
+    for printed in wanted.rows:
+        of_row = groups.pop(printed.key, [])
+        missing = Row(printed.name, printed.key, printed.backbone, False, {}, None, printed)
+        rows += [
+            replace(our_row(wanted, group, printed.name + told), published=printed)
+            for group, told in labelled(of_row)
+        ] or [missing]
+    for key, of_row in sorted(groups.items(), key=lambda item: (item[0][1] is not None, str(item[0]))):
+        rows += [our_row(wanted, group, f"{key[0]}{told}") for group, told in labelled(of_row)]
+    table = Table(wanted, tuple(backbones) or (wanted.backbone,), tuple(compared(rows, wanted)), ())
+    left_out = [e for e in entries if wanted.of_same_data(e) and not wanted.fits(e, backbones)]
+    return replace(table, notes=tuple(notes(table, left_out, silent)))
+
+
+def refuse_unlike(entries: Sequence[Entry]) -> None:
+    """Raise if a table would compare simulated data with real data, or splits of different sizes.
+
+    Raises:
+        InputError: with two folders.
+    """
+    real = [e for e in entries if not e.record.simulated]
+    simulated = [e for e in entries if e.record.simulated]
+    if real and simulated:
+        raise InputError(
+            f"{simulated[0].folder} is on simulated data and {real[0].folder} is not, and no table compares "
+            "them; give a folder of runs on one data set"
+        )
+    refuse_other_data(entries)
+
+
+def grouped(entries: Iterable[Entry], split_settings: bool) -> Groups:
+    """Entries that differ in seed and split alone, by method and adaptation.
+
+    Raises:
+        InputError: for several settings of one method, unless they are wanted as rows of their own.
+    """
+    groups: Groups = {}
+    for group in by_settings(entries):
+        groups.setdefault((group[0].record.method, group[0].record.tta), []).append(group)
+    for several in groups.values():
+        if len(several) > 1 and not split_settings:
+            try:
+                refuse_mixture({group[0].folder: group[0].settings for group in several})
+            except InputError as fault:
+                raise InputError(f"{fault}, or show each as a row of its own by --split_settings") from None
+    return groups
+
+
+def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
+    """Groups of one method, each with what tells it from the others; nothing where it is alone."""
+    settings = [group[0].settings for group in groups]
+    names = sorted({name for s in settings for name in s if any(o.get(name) != s[name] for o in settings)})
+    return [
+        (group, " [" + ", ".join(f"{name} {s.get(name)}" for name in names) + "]" if names else "")
+        for group, s in zip(groups, settings, strict=True)
+    ]
+
+
+def our_row(wanted: Layout, group: Sequence[Entry], label: str) -> Row:
+    """A row of runs that differ in the seed alone."""
+    accs: dict[str, dict[int, float]] = {}
+    for column, (split, cell) in wanted.columns.items():
+        records = [e.record for e in group if e.record.split == split]
+        found = {r.seed: r.acc if cell is None else r.acc_by_cell.get(cell) for r in records}
+        by_seed = {seed: 100 * acc for seed, acc in found.items() if acc is not None}
+        if by_seed:
+            accs[column] = by_seed
+    first = group[0].record
+    return Row(label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None)
+
+
+def budget(group: Sequence[Entry]) -> Budget:
+    """What the runs of a row consumed, once for each seed."""
+    spent = list({e.record.seed: e.record.consumed for e in group}.values())
+    counts = [(c.get("images"), c.get("forward_equivalents")) for c in spent]
+    outside = ", ".join(sorted({str(c.get("outside_data", "not recorded") or "none") for c in spent}))
+    if any(None in pair for pair in counts):
+        return Budget(None, None, outside)
+    images, forwards = (fmean(column) for column in zip(*counts, strict=True))
+    return Budget(images, forwards / images if images else None, outside)
+
+
+def compared(rows: Sequence[Row], wanted: Layout) -> list[Row]:
+    """The rows, each with its test against its reference and Holm's adjustment over them all."""
+    result = [replace(row, comparison=comparison(row, rows, wanted)) for row in rows]
+    ps = {
+        i: c.result.p
+        for i, row in enumerate(result)
+        if (c := row.comparison).result and c.result.p is not None
+    }
+    for i, p in zip(ps, holm(list(ps.values())), strict=True):
+        result[i] = replace(result[i], comparison=replace(result[i].comparison, p_holm=p))
+    return result
+
+
+def comparison(row: Row, rows: Sequence[Row], wanted: Layout) -> Comparison:
+    """A row against its reference, or why not."""
+    reference = wanted.reference(row.key)
+    name = "ERM" if reference[1] is None else "AdaBN"
+    if row.missing:
+        return Comparison()
+    found = [other for other in rows if other.key == reference and not other.missing]
+    if row.key == reference:
+        return Comparison(untested="reference" if len(found) == 1 else f"one of {len(found)} references")
+    if len(found) != 1:
+        return Comparison(name, untested=f"{len(found) or 'no'} rows of {name}")
+    a, b = (r.accs.get(wanted.tested, {}) for r in (row, found[0]))
+    seeds = tuple(sorted(a.keys() & b.keys()))
+    if not seeds:
+        return Comparison(name, untested=f"no seed with {name}")
+    result = paired_t([a[s] for s in seeds], [b[s] for s in seeds])
+    why = None if result.p is not None else "one seed" if len(seeds) == 1 else "same difference by all seeds"
+    return Comparison(name, seeds, result, untested=why)
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Write every table in every format.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    files: Mapping[Path, str] = {
+        folder / f"table_{table.layout.number}.{ending}": form(table)
+        for table in tables
+        for ending, form in FORMATS.items()
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
+    for path, text in files.items():
+        write_text(path, text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where table_N.md and so on go")
+    parser.add_argument(
+        "--table", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="which; unset: all"
+    )
+    parser.add_argument(
+        "--backbone", nargs="+", default=(), metavar="NAME", help="of the runs; unset: the table's own"
+    )
+    parser.add_argument(
+        "--tta", default=PLATE, metavar="NAME", help="adaptation of ours that stands for the paper's"
+    )
+    parser.add_argument(
+        "--split_settings", action="store_true", help="show several settings of a method as rows of their own"
+    )
+
+    def body() -> int:
+        args = parser.parse_args(argv)
+        runs = find_runs(args.runs)
+        told = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
+        tables = build_tables(runs, dict.fromkeys(args.table), **told)
+        if args.out is not None:
+            write_tables(tables, args.out)
+        print("\n".join(map(markdown, tables)))
+        return 0
+
+    return guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""A stand-in for the main command and for `abra-wilds predict`, which leaves what was made beforehand.
+
+    fake_run.py PLAYBOOK ARGUMENTS
+
+PLAYBOOK names, for each folder, a folder to copy and how long to wait before; and the file for the log of
+starts. It imports nothing but the standard library, so that it starts at once.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+
+def main():
+    playbook, words = json.loads(Path(sys.argv[1]).read_text()), sys.argv[2:]
+    if "--log_dir" in words:
+        folder = Path(words[words.index("--log_dir") + 1])
+        if folder.exists() and any(folder.iterdir()) and not {"--resume", "--overwrite"} & set(words):
+            sys.exit("the folder is not empty")
+    else:
+        folder = Path(words[0]).parent / f"tta_{words[words.index('--tta') + 1]}"
+    note(playbook["log"], "start", folder)
+    part = playbook["folders"][str(folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    if "fails" in part:
+        sys.exit(f"told first\n{part['fails']}")
+    from_ = Path(part["copy"])
+    if (from_ / "config.json").exists():
+        shutil.copy(from_ / "config.json", folder)
+        (folder / f"rxrx1_seed:{folder.name.removeprefix('seed')}_epoch:last_model.pth").touch()
+    time.sleep(part.get("wait", 0))
+    shutil.copytree(from_, folder, dirs_exist_ok=True)
+    note(playbook["log"], "end", folder)
+
+
+def note(log, what, folder):
+    with Path(log).open("a") as file:
+        file.write(f"{what} {folder.parent.name}/{folder.name}\n")
+
+
+if __name__ == "__main__":
+    main()
