@@ -30,8 +30,15 @@ def draw_bars(bars: Sequence[Bar], title: str, xlabel: str) -> Figure:
             mine = {settings.index(b.setting): b for b in bars if (b.split, b.tta) == (split, tta)}
             name = "no adaptation" if tta == "none" else f"--tta {tta}"
             add_bars(axes, mine, COLOURS[k], (k, len(ttas)), name)
+            for at in set(range(len(settings))) - set(mine):
+                x = at + offset(k, len(ttas))
+                axes.text(x, 0, " no run", rotation=90, ha="center", va="bottom", fontsize=8, color="#404040")
         axes.set_title(SPLIT_NAMES[split], fontsize=10)
-        axes.set_xticks(range(len(settings)), settings, rotation=20 if len(settings) > 3 else 0)
+        axes.set_xticks(range(len(settings)), settings)
+        if len(settings) > 3:
+            axes.tick_params("x", rotation=20)
+            for label in axes.get_xticklabels():
+                label.set(ha="right", rotation_mode="anchor")
         plain(axes, xlabel, ACCURACY)
     if len(ttas) > 1:
         panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -42,13 +49,16 @@ def draw_bars(bars: Sequence[Bar], title: str, xlabel: str) -> Figure:
     return figure
 
 
+def offset(k: int, of: int) -> float:
+    """Where the k-th of several stands beside a whole number."""
+    return (k - (of - 1) / 2) * 0.8 / of
+
+
 def add_bars(axes: Axes, bars: Mapping[int, Bar], colour: str, place: tuple[int, int], name: str) -> None:
     """Bars at whole numbers, the k-th of several beside each other, with error bars where there are any."""
-    k, of = place
-    step = 0.8 / of
-    x = [at + (k - (of - 1) / 2) * step for at in bars]
+    x = [at + offset(*place) for at in bars]
     means = [100 * b.mean for b in bars.values()]
-    drawn = axes.bar(x, means, 0.9 * step, color=colour, label=name)
+    drawn = axes.bar(x, means, 0.72 / place[1], color=colour, label=name)
     axes.bar_label(drawn, fmt="%.1f", label_type="center", color="white", fontsize=8)
     stds = [np.nan if b.std is None else 100 * b.std for b in bars.values()]
     axes.errorbar(x, means, stds, fmt="none", ecolor="black", capsize=3, linewidth=1)
@@ -93,13 +103,11 @@ def draw_batch_sizes(rows: Table) -> Figure:
 
 def add_violins(axes: Axes, rows: Table, sizes: Sequence[int], colour: Any, place: tuple[int, int]) -> None:
     """One model's draws at each size, as the k-th of several beside each other, and its line."""
-    k, of = place
-    step = 0.8 / of
     for i, size in enumerate(sizes):
         accs = [100 * row["acc"] for row in rows if row["size"] == size]
-        at = i + (k - (of - 1) / 2) * step
+        at = i + offset(*place)
         if len(accs) > 1:
-            drawn: Any = axes.violinplot(accs, [at], widths=0.9 * step, showextrema=False)
+            drawn: Any = axes.violinplot(accs, [at], widths=0.72 / place[1], showextrema=False)
             drawn["bodies"][0].set(facecolor=colour, alpha=0.45)
         axes.scatter([at] * len(accs), accs, s=9, color=colour, zorder=3)
     for row in rows:

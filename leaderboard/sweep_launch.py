@@ -139,7 +139,8 @@ class Launcher:
             with self.guard:
                 self.children.discard(child)
         if code:
-            raise Failed(f"{last_line(log_of(run), begun) or f'exit code {code}'} ({log_of(run)})")
+            said = f"killed by signal {-code}" if code < 0 else last_line(log_of(run), begun)
+            raise Failed(f"{said or f'exit code {code}'} ({log_of(run)})")
 
     def environment(self, slot: Sequence[str]) -> dict[str, str]:
         """The variables of a process."""

@@ -58,7 +58,7 @@ def batch_size_curve(
     Args:
         saved: the model.
         split: of its data.
-        sizes: None for the powers of two from 4 up to the largest bio-batch, and that.
+        sizes: None for the powers of two from 4 up to half the largest bio-batch, and the whole of it.
         draws: partitions of each size.
 
     Raises:
@@ -92,7 +92,7 @@ def checked_sizes(most: int, sizes: Sequence[int] | None) -> list[int]:
     """
     if sizes is None:
         powers = [SMALLEST * 2**k for k in range(most.bit_length())]
-        return [*(size for size in powers if size < most), most]
+        return [*(size for size in powers if 2 * size <= most), most]
     for size in sizes:
         if not 2 <= size <= most:
             raise InputError(

