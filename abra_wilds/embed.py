@@ -43,7 +43,7 @@ from abra_wilds.engine.logs import no_bar
 from abra_wilds.engine.setup import make_loaders
 from abra_wilds.errors import InputError
 from abra_wilds.evaluate import predict
-from abra_wilds.files import sha256, write_text
+from abra_wilds.files import write_text
 from abra_wilds.predict import FLAGS
 from abra_wilds.provenance import commit, versions
 from abra_wilds.tta.adapters import make_adapter
@@ -167,7 +167,7 @@ def embed_saved(
     features = features_of(saved, loaders)
 
     def write() -> None:
-        about = about_of(saved, checkpoint, list(loaders)) | {"postprocess": postprocess}
+        about = about_of(saved, list(loaders)) | {"postprocess": postprocess}
         found = {"none": features}
         if postprocess != "none" and is_control is not None:
             found[postprocess] = postprocessed(postprocess, features, batch, is_control)
@@ -260,10 +260,9 @@ def make_folder(folder: Path, names: Sequence[str]) -> None:
         raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
 
 
-def about_of(saved: Saved, checkpoint: Path, splits: Sequence[str]) -> dict[str, Any]:
+def about_of(saved: Saved, splits: Sequence[str]) -> dict[str, Any]:
     """Where embeddings come from."""
     return saved.about() | {
-        "checkpoint_sha256": sha256(checkpoint),
         "tta": saved.config.eval.adaptation,
         "splits": list(splits),
         "commit": commit(),

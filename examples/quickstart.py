@@ -1,75 +1,76 @@
-"""What `make demo` runs: simulate a small screen, train ERM and ABRA on it, print their table.
+"""What `make demo` runs: a small simulated screen, ERM and ABRA trained on it, and what comes of their runs.
 
     python examples/quickstart.py demo
 
-The data are simulated: the table shows that the machinery works, and nothing about biology. Both methods get
-the same backbone, epochs, optimiser and augmentation.
+Every step is a command that is printed first and can be given by hand. The data are simulated: tables and
+figures show that the machinery works, and nothing about biology. A second start goes on where the first
+ended.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from abra_wilds import fit, run_config
-from abra_wilds.cli import guarded
+import torch
+
 from abra_wilds.data.simulate import preset, simulate
-from abra_wilds.engine.results import evaluate_saved
-from abra_wilds.records import Record, results_table
+from abra_wilds.errors import InputError
+from abra_wilds.terminal import guarded
 
-# A ResNet-18 from random weights learns the small screen in minutes on two cores; the paper's rate of 1e-2 is
-# for another network and batch. The test splits are predicted once, by the best epoch.
-SETTINGS = {
-    "model": "resnet18",
-    "pretrained": False,
-    "n_epochs": 10,
-    "batch_size": 32,
-    "lr": 1e-3,
-    "warmup_epochs": 1.0,
-    "warmup_from": 1e-4,
-    "transform": "rxrx1",
-    "loader_kwargs": {"num_workers": 2},
-}
-# A plate of the small screen shows 4 of its 16 treatments, one of RxRx1 277 of 1,108: too skewed for batch
-# statistics of a plate, so ABRA's bio-batch is an experiment here. Ten epochs are too few for CutMix.
-OWN: dict[str, dict[str, Any]] = {"ERM": {}, "ABRA": {"groupby_fields": ["experiment"], "mix": "none"}}
+BOARD = Path(__file__).resolve().parents[1] / "leaderboard"
+# A plate of this screen shows too few treatments for statistics of a plate: see the spec.
+BIO_BATCH = "experiment"
+
+
+def steps(folder: Path) -> Iterator[tuple[str, list[object]]]:
+    """What is done, in words, and the script that does it with its arguments."""
+    runs, archive, data = folder / "runs", folder / "ABRA.tar.gz", ("--root_dir", folder)
+    # On a CPU two runs of one thread each are done sooner than one after the other.
+    devices = () if torch.cuda.is_available() else ("--devices", "cpu", "--jobs", 2)
+    spec = BOARD / "specs" / "demo.yaml"
+    yield "Train three seeds each, and adapt them", ["sweep.py", spec, "--out", runs, *data, *devices]
+    yield "Bundle ABRA's predictions", ["bundle.py", runs / "ABRA", "--out", archive]
+    yield "Score the bundle anew", ["verify.py", archive, *data]
+    figures = folder / "figures"
+    model = next(runs.glob("ABRA/seed0/*_epoch:best_model.pth"))
+    shift = ("--figure", 8, 9, 10, "--tta_group", BIO_BATCH, "--checkpoint", model)
+    yield "Draw shifts of statistics, and embeddings", ["figures.py", runs, "--out", figures, *shift]
+    page = ("--out", folder / "report.html", "--figures", figures, *data)
+    yield "Make one page of it all", ["report.py", runs, *page]
+    ours = ("--table", 3, 4, 5, "--backbone", "resnet18", "--tta", f"plate_bn_{BIO_BATCH}")
+    yield "Make the paper's tables", ["tables.py", runs, "--out", folder / "tables", *ours]
 
 
 def main(folder: Path) -> int:
-    """Simulate unless it was done before, train both, print one table."""
+    """Take every step.
+
+    Raises:
+        InputError: if one fails.
+    """
     began = time.monotonic()
     if not (folder / "rxrx1_v1.0").exists():
-        print(f"Simulating a screen in {folder}")
+        print(f"Simulate a screen\n  abra-wilds simulate {folder}", flush=True)
         simulate(folder, preset("mini"), workers=2, progress=True)
-    records: list[Record] = []
-    for algorithm, own in OWN.items():
-        settings = {**SETTINGS, **own, "root_dir": str(folder), "log_dir": str(folder / algorithm)}
-        print(f"\npython examples/run_expt.py --algorithm {algorithm} {as_flags(settings)}\n")
-        fit(run_config(algorithm, **settings, evaluate_all_splits=False, overwrite=True))
-        records += evaluate_saved(run_config(algorithm, **settings, eval_only=True))
-    print(f"\n{results_table(records)}")
-    print(f"Runs are in {folder}/ERM and {folder}/ABRA. {time.monotonic() - began:.0f} seconds in all.")
+    for what, (script, *words) in steps(folder):
+        command = [str(BOARD / str(script)), *map(str, words)]
+        print(f"\n{what}\n  python {shlex.join(command)}\n", flush=True)
+        code = subprocess.run([sys.executable, *command]).returncode
+        if code:
+            raise InputError(f"{script} ended with exit code {code}; mend what it says, and start again")
+    print(f"{time.monotonic() - began:.0f} seconds in all. To read: {folder / 'report.html'}")
     return 0
-
-
-def as_flags(settings: dict[str, Any]) -> str:
-    """The settings as they are written on the command line."""
-
-    def words(value: Any) -> str:
-        if isinstance(value, dict):
-            return " ".join(f"{k}={v}" for k, v in value.items())
-        return " ".join(value) if isinstance(value, list) else str(value)
-
-    return " ".join(f"--{name} {words(value)}" for name, value in settings.items())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where data and runs go")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where everything goes")
     arguments = parser.parse_args()
     sys.exit(guarded(lambda: main(arguments.folder)))

@@ -14,7 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "abra_wilds/methods/README.md"]
+    "name",
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "abra_wilds/methods/README.md",
+        "leaderboard/README.md",
+    ],
 )
 def test_every_path_a_document_names_exists(name):
     text = (ROOT / name).read_text()

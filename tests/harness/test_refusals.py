@@ -261,3 +261,10 @@ def test_one_command_line_after_another_can_be_run_in_one_process(line, tmp_path
     same = {name for name in first if name.endswith(".csv")}
     again = content(tmp_path / "run")
     assert len(same) > 10 and all(again[name] == first[name] for name in same)
+
+
+def test_several_processes_are_refused(line, refusal, monkeypatch, tmp_path):
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert_says(refusal(line()), "torchrun has started 2 processes", "in one", "examples/run_expt.py")
+    assert not (tmp_path / "run").exists()
