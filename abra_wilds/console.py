@@ -2,114 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from abra_wilds.terminal import RESUMING, Parser, guarded
+
+# Job -> the module that declares its arguments and does it, and what it does.
+JOBS = {
+    "doctor": ("abra_wilds.doctor", "versions, devices, what is missing and how to mend it"),
+    "simulate": ("abra_wilds.data.simulate", "write a simulated screen like RxRx1"),
+    "fetch": ("abra_wilds.data.fetch.command", "download RxRx1, resumed where it broke off, and checked"),
+    "pack": ("abra_wilds.data.pack", "write images as one array a plate, which loaders read faster"),
+    "validate": ("abra_wilds.data.validate", "read every file of a data set and of its packs"),
+    "predict": ("abra_wilds.predict", "predict with a saved model, with or without adaptation"),
+    "embed": ("abra_wilds.embed", "write what a saved model reads of images, as profiles of wells"),
+    "wilds": ("abra_wilds.harness.command", "run our methods inside an unmodified checkout of WILDS"),
+}
+USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
 
 
 def make_parser(job: str | None) -> Parser:
     """One sub-command for each job; only the one asked for is imported, so that doctor always starts."""
     parser = Parser(prog="abra-wilds", description="Tools around training with abra_wilds.")
     jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
-    doctor = jobs.add_parser("doctor", help="versions, devices, what is missing and how to mend it")
-    simulation = jobs.add_parser("simulate", help="write a simulated screen like RxRx1")
-    fetching = jobs.add_parser("fetch", help="download RxRx1, resumed where it broke off, and checked")
-    packing = jobs.add_parser("pack", help="write images as one array a plate, which loaders read faster")
-    validation = jobs.add_parser("validate", help="read every file of a data set and of its packs")
-    prediction = jobs.add_parser("predict", help="predict with a saved model, with or without adaptation")
-    embedding = jobs.add_parser(
-        "embed", help="write what a saved model reads of images, as profiles of wells"
-    )
-    wilds = jobs.add_parser(
-        "wilds",
-        help="run our methods inside an unmodified checkout of WILDS",
-        usage="%(prog)s CHECKOUT [--script NAME] -- ARGS",
-    )
-    if job == "doctor":
-        add_doctor(doctor)
-    elif job == "simulate":
-        add_simulate(simulation)
-    elif job == "fetch":
-        add_fetch(fetching)
-    elif job == "pack":
-        add_pack(packing)
-    elif job == "validate":
-        add_validate(validation)
-    elif job == "predict":
-        add_predict(prediction)
-    elif job == "embed":
-        add_embed(embedding)
-    elif job == "wilds":
-        add_wilds(wilds)
+    for name, (where, what) in JOBS.items():
+        own = jobs.add_parser(name, help=what, usage=USAGE.get(name))
+        if name == job:
+            module = import_module(where)
+            module.add_arguments(own)
+            own.set_defaults(run=module.run)
     return parser
-
-
-def add_doctor(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds doctor [CHECKOUT]`."""
-    from abra_wilds.doctor import run
-
-    parser.add_argument(
-        "checkout", nargs="?", metavar="CHECKOUT", help="also what keeps a checkout of WILDS from starting"
-    )
-    parser.set_defaults(run=lambda args: run(args.checkout))
-
-
-def add_simulate(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds simulate ROOT`."""
-    from abra_wilds.data import simulate
-
-    simulate.add_arguments(parser)
-    parser.set_defaults(run=simulate.run)
-
-
-def add_fetch(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds fetch DATASET [ROOT]`."""
-    from abra_wilds.data.fetch import command
-
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
-
-
-def add_pack(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds pack ROOT`."""
-    from abra_wilds.data import pack
-
-    pack.add_arguments(parser)
-    parser.set_defaults(run=pack.run)
-
-
-def add_validate(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds validate ROOT`."""
-    from abra_wilds.data import validate
-
-    validate.add_arguments(parser)
-    parser.set_defaults(run=validate.run)
-
-
-def add_predict(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds predict CHECKPOINT`."""
-    from abra_wilds import predict
-
-    predict.add_arguments(parser)
-    parser.set_defaults(run=predict.run)
-
-
-def add_embed(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds embed CHECKPOINT`."""
-    from abra_wilds import embed
-
-    embed.add_arguments(parser)
-    parser.set_defaults(run=embed.run)
-
-
-def add_wilds(parser: argparse.ArgumentParser) -> None:
-    """`abra-wilds wilds CHECKOUT -- ARGS`."""
-    from abra_wilds.harness import command
-
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
 
 
 def split_behind(words: list[str]) -> tuple[list[str], list[str]]:

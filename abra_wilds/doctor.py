@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -59,14 +60,17 @@ class Finding:
     helped: bool = False
 
 
-def run(checkout: str | None = None) -> int:
-    """Print every finding; 0 if nothing keeps the package from working, else 1.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument(
+        "checkout", nargs="?", metavar="CHECKOUT", help="also what keeps a checkout of WILDS from starting"
+    )
 
-    Args:
-        checkout: also look at this checkout of WILDS.
-    """
+
+def run(args: argparse.Namespace) -> int:
+    """Print every finding; 0 if nothing keeps the package from working, else 1."""
     findings = [f for check in CHECKS for f in check()]
-    findings += check_checkout(checkout) if checkout is not None else []
+    findings += check_checkout(args.checkout) if args.checkout is not None else []
     width = max(len(f.what) for f in findings)
     for f in findings:
         mark = "ok  " if f.mend is None else "HELP" if f.helped else "MEND"
