@@ -1,0 +1,168 @@
+"""One page about a folder of runs, which opens from disk: tables, curves, plate maps, confusions, costs.
+
+    python leaderboard/report.py logs --out report.html --root_dir data
+
+RUNS is a folder of run folders, or one of them. Tables and curves come from records and logs; accuracies by
+experiment, plate and well, and confusions also need metadata.csv in --root_dir, and no image. What figures.py
+wrote is taken in. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from report_curves import curve_pictures
+from report_figures import read_figures
+from report_parts import (
+    Group,
+    commands,
+    consumption,
+    headline,
+    paper_tables,
+    provenance,
+    read_groups,
+    results,
+    summary,
+)
+from report_screen import (
+    LEVELS,
+    all_scored,
+    by_experiment,
+    by_plate,
+    confusions,
+    plates,
+    read_screen,
+    split_name,
+)
+from runs import Run, find_runs
+
+from abra_wilds.errors import InputError
+from abra_wilds.files import write_text
+from abra_wilds.terminal import Parser, guarded
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def report(
+    runs: Sequence[Run], root: Path | None = None, figures: Path | None = None, split_settings: bool = False
+) -> str:
+    """The page as HTML.
+
+    Args:
+        runs: on one data set.
+        root: --root_dir of the data, or None to leave out what needs it.
+        figures: a folder of figures.py, or None.
+        split_settings: show several settings of a method as rows of their own.
+
+    Raises:
+        InputError: if runs, data or figures cannot be read, or runs do not belong together.
+    """
+    groups = read_groups(runs, split_settings)
+    told = {e.run.path for g in groups for e in g.entries}
+    methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        title=f"Report: {', '.join(methods) if len(methods) < 6 else f'{len(methods)} methods'}",
+        simulated=groups[0].entries[0].record.simulated,
+        summary=summary(runs, groups),
+        silent=[str(run.path) for run in runs if run.path not in told],
+        results=results(groups),
+        paper_tables=paper_tables(runs),
+        curves=curve_pictures(groups),
+        screen=None if root is None else screen_parts(groups, root),
+        figures=[] if figures is None else read_figures(figures),
+        consumption=consumption(groups),
+        commands=commands(runs, groups),
+        provenance=provenance(groups),
+    )
+
+
+def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
+    """What needs metadata.csv: accuracies by experiment, plate and well, and confusions.
+
+    Raises:
+        InputError: if it is not the data of the runs.
+    """
+    best, split = headline(groups)
+    first = best.entries[0]
+    screen = read_screen(root, first.record.dataset, first.settings["split_scheme"])
+    splits = dict.fromkeys([split, *(s for g in groups for s in g.splits)])
+    rows = all_scored(best, split, screen)
+    maps, told = plates(rows)
+    return {
+        "split": split_name(split),
+        "label": best.label,
+        "experiments": [(split_name(s), by_experiment(groups, s, screen)) for s in splits],
+        "by_plate": by_plate(rows),
+        "plates": maps,
+        "plates_told": told,
+        "legend": [f"{100 * k // LEVELS} to {100 * (k + 1) // LEVELS} %" for k in range(LEVELS)],
+        "confusions": [
+            (g.label, g.checkpoint, confusions(all_scored(g, split, screen), screen.names))
+            for g in sorted(groups, key=lambda g: g is not best)
+            if g.of(split)
+        ],
+    }
+
+
+def figures_folder(asked: Path | None, runs: Path) -> Path | None:
+    """Where figures.py has written, or None.
+
+    Raises:
+        InputError: if a folder was asked for and has none.
+    """
+    folder = asked or runs.resolve().parent / "figures"
+    if any(folder.glob("figure_*.png")):
+        return folder
+    if asked is not None:
+        raise InputError(f"--figures {asked} holds no figure of figures.py; make them, or leave the flag out")
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders, or one of them")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", required=True, help="the page, such as report.html"
+    )
+    parser.add_argument(
+        "--root_dir", type=Path, metavar="ROOT", help="folder of the data, for its metadata.csv"
+    )
+    parser.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="of figures.py; unset: RUNS/../figures"
+    )
+    parser.add_argument(
+        "--split_settings", action="store_true", help="show several settings of a method as rows of their own"
+    )
+
+    def body() -> int:
+        args = parser.parse_args(argv)
+        figures = figures_folder(args.figures, args.runs)
+        page = report(find_runs(args.runs), args.root_dir, figures, args.split_settings)
+        try:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            write_text(args.out, page)
+        except OSError as fault:
+            raise InputError(
+                f"--out {args.out} cannot be written ({fault.strerror}); give another file"
+            ) from None
+        print(args.out)
+        return 0
+
+    return guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
