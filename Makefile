@@ -26,7 +26,7 @@ demo: $(VENV)/.setup  ## simulate a screen, train ABRA and ERM on it, print thei
 	$(BIN)/python examples/quickstart.py $(DEMO)
 
 test: $(VENV)/.setup-dev  ## every test, the slow ones too
-	$(BIN)/python -m pytest -n auto --runslow --doctest-modules abra_wilds leaderboard tests
+	$(BIN)/python -m pytest -n auto --dist worksteal --runslow --doctest-modules abra_wilds leaderboard tests
 
 check: $(VENV)/.setup-dev  ## lint, types and the quick tests
 	$(BIN)/ruff check .
