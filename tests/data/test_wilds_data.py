@@ -231,7 +231,9 @@ def test_full_metadata_loads_in_ten_seconds_of_a_core_with_the_published_counts(
     counts = {split: len(split_subset(data, split)) for split in data.split_dict}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with capsys.disabled():
-        print(f"\nmetadata.csv of {len(data):,} rows: {spent:.2f} s, peak of the whole process {peak:.0f} MiB")
+        print(
+            f"\nmetadata.csv of {len(data):,} rows: {spent:.2f} s, peak of the whole process {peak:.0f} MiB"
+        )
         choices = full_metadata.val_choices()
         print(f"{len(choices)} choices of validation experiments give 9,854 images, first {choices[0]}")
     assert len(data) == 125_510 and data.n_classes == 1139 and counts == full_metadata.COUNTS
@@ -269,7 +271,7 @@ def test_full_size_plate_smaller_than_the_batch_is_named(full):
 
 
 def test_full_size_missing_images_are_found_by_listing(full):
-    start = time.perf_counter()
+    start = time.process_time()
     refused("125,510 of 125,510 images are missing, the .*HEPG2-01/Plate1/B02_s1.png", check_images, full,
             range(len(full)))  # fmt: skip
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
