@@ -267,8 +267,7 @@ try:
     runpy.run_path({folder!r} + "/" + sys.argv[0], run_name="__main__")
 finally:
     # Not getrusage's: that begins with what the parent held.
-    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    print("peak", peak.split()[1], file=sys.stderr)
+    print("peak", open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr)
 """
 
 
