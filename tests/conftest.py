@@ -9,9 +9,7 @@ from pathlib import Path
 
 # Before torch is imported, here and in processes that tests start: on tiny tensors threads only wait.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = (
-    "passive"  # waiting threads would take cores of other tests
-)
+os.environ["OMP_WAIT_POLICY"] = "passive"  # waiting threads would take cores of other tests
 
 import numpy as np
 import pytest
