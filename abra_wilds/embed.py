@@ -12,7 +12,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,6 @@ from abra_wilds.analysis.profiles import (
     write_profiles,
 )
 from abra_wilds.analysis.saved import Saved, open_saved
-from abra_wilds.cli import add_flag
-from abra_wilds.config import SECTIONS, flag_of
 from abra_wilds.data.loaders import Loader
 from abra_wilds.dist import on_main, started, sum_across_ranks, world
 from abra_wilds.engine.logs import no_bar
@@ -44,7 +42,7 @@ from abra_wilds.engine.setup import make_loaders
 from abra_wilds.errors import InputError
 from abra_wilds.evaluate import predict
 from abra_wilds.files import write_text
-from abra_wilds.predict import FLAGS
+from abra_wilds.predict import add_flags, given_flags, make_folder
 from abra_wilds.provenance import commit, versions
 from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.types import Batch
@@ -85,21 +83,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FOLDER", help="where files go; unset: embed_EPOCH_TTA in the run's folder"
     )
-    for section in SECTIONS.values():
-        for f in fields(section):
-            if f.name in FLAGS:
-                add_flag(parser, f.name, flag_of(f), "as in the run")
+    add_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
-    given = {name: value for name, value in vars(args).items() if name in FLAGS}
-    if "loader_kwargs" in given:
-        given["loader_kwargs"] = dict(given["loader_kwargs"])
     embed_saved(
         Path(args.checkpoint),
         args.split,
-        given,
+        given_flags(args),
         levels=args.level,
         postprocess=args.postprocess,
         metrics=args.metrics,
@@ -241,23 +233,6 @@ def folder_name(saved: Saved, postprocess: str) -> str:
     """The checkpoint, its adaptation and what was done behind it, fit for a file name."""
     parts = ["embed", saved.label, saved.config.eval.adaptation or "none"]
     return "_".join(parts + ([] if postprocess == "none" else [postprocess]))
-
-
-def make_folder(folder: Path, names: Sequence[str]) -> None:
-    """Make the folder of embeddings, unless a file would be overwritten.
-
-    Raises:
-        InputError: naming what is in the way.
-    """
-    for name in names:
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder / name} exists and is not overwritten; remove it, or give another folder by --out"
-            )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
 
 
 def about_of(saved: Saved, splits: Sequence[str]) -> dict[str, Any]:

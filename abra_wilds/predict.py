@@ -40,19 +40,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FOLDER", help="where everything goes; unset: tta_NAME in the run's folder"
     )
+    add_flags(parser)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the main command that a saved model may be used with."""
     for section in SECTIONS.values():
         for f in fields(section):
             if f.name in FLAGS:
                 add_flag(parser, f.name, flag_of(f), "as in the run")
 
 
-def run(args: argparse.Namespace) -> int:
-    """The command; returns its exit code."""
+def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `add_flags` that were given."""
     given = {name: value for name, value in vars(args).items() if name in FLAGS}
     if "loader_kwargs" in given:
         given["loader_kwargs"] = dict(given["loader_kwargs"])
+    return given
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
     out = None if args.out is None else Path(args.out)
-    predict_saved(Path(args.checkpoint), args.split, out, given)
+    predict_saved(Path(args.checkpoint), args.split, out, given_flags(args))
     return 0
 
 
@@ -74,18 +84,27 @@ def predict_saved(
     Raises:
         InputError: if anything does not fit, or would be overwritten.
     """
+    own, label = located(checkpoint)
+    config = changed(saved_config(own), dict(flags or {}))
+    setup = only(prepare(config), splits)
+    name = config.eval.adaptation or "none"
+    folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
+    check_free(own, folder, list(setup.eval_loaders), label)
+    return evaluate_checkpoint(config, setup, folder, checkpoint, label)
+
+
+def located(checkpoint: Path) -> tuple[RunFolder, str]:
+    """The run folder of a saved model, and "best", "last" or the epoch.
+
+    Raises:
+        InputError: if it is no model file of a run.
+    """
     named = CHECKPOINT.fullmatch(checkpoint.name)
     if named is None or not checkpoint.is_file():
         raise InputError(
             f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
         )
-    own = RunFolder(checkpoint.parent, named["dataset"], int(named["seed"]))
-    config = changed(saved_config(own), dict(flags or {}))
-    setup = only(prepare(config), splits)
-    name = config.eval.adaptation or "none"
-    folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
-    check_free(own, folder, list(setup.eval_loaders), named["label"])
-    return evaluate_checkpoint(config, setup, folder, checkpoint, named["label"])
+    return RunFolder(checkpoint.parent, named["dataset"], int(named["seed"])), named["label"]
 
 
 def saved_config(folder: RunFolder) -> RunConfig:
@@ -159,15 +178,21 @@ def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: 
             f"--out {folder.path} is the run's own folder, where WILDS' evaluator would take these "
             "predictions for the run's; give another folder"
         )
-    for split in splits:
-        if folder.predictions(split, label).exists():
+    make_folder(folder.path, [folder.predictions(split, label).name for split in splits])
+
+
+def make_folder(folder: Path, names: Sequence[str]) -> None:
+    """Make a folder for files of these names, unless one would be overwritten.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    for name in names:
+        if (folder / name).exists():
             raise InputError(
-                f"{folder.predictions(split, label)} exists and is not overwritten; remove it, or give "
-                "another folder by --out"
+                f"{folder / name} exists and is not overwritten; remove it, or give another folder by --out"
             )
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
-        raise InputError(
-            f"--out {folder.path} cannot be made ({fault.strerror}); give another folder"
-        ) from None
+        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None

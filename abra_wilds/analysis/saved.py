@@ -18,18 +18,16 @@ from abra_wilds.data.passes import Adapted, PassSampler
 from abra_wilds.data.samplers import Rows, members_of
 from abra_wilds.data.transforms import augment
 from abra_wilds.data.wilds_data import is_simulated, make_grouper
-from abra_wilds.engine.checkpoint import load_checkpoint
 from abra_wilds.engine.folder import RunFolder
 from abra_wilds.engine.logs import no_bar
-from abra_wilds.engine.results import check_classifier
-from abra_wilds.engine.setup import Setup, build_method, prepare, reading_kwargs
-from abra_wilds.engine.speed import speed_up
+from abra_wilds.engine.results import load_method
+from abra_wilds.engine.setup import Setup, prepare, reading_kwargs
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import TTA_GROUPS
 from abra_wilds.evaluate import bio_batches
 from abra_wilds.files import sha256, write_text
 from abra_wilds.methods.base import Method
-from abra_wilds.predict import CHECKPOINT, changed, saved_config
+from abra_wilds.predict import changed, located, saved_config
 from abra_wilds.types import Batch
 
 ANALYSIS = "analysis"
@@ -130,19 +128,11 @@ def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: 
     Raises:
         InputError: if there is no such model, or anything does not fit.
     """
-    named = CHECKPOINT.fullmatch(checkpoint.name)
-    if named is None or not checkpoint.is_file():
-        raise InputError(
-            f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
-        )
-    folder = RunFolder(checkpoint.parent, named["dataset"], int(named["seed"]))
+    folder, label = located(checkpoint)
     config = changed(saved_config(folder), dict(flags or {}))
     setup = prepare(config)
-    method = build_method(config, setup.info, load=False).to(setup.device)
-    speed_up(method, config.speed)
-    check_classifier(config, method, checkpoint, load_checkpoint(checkpoint, method))
-    method.eval()
-    return Saved(config, setup, method, folder, named["label"], group)
+    method = load_method(config, setup, checkpoint)[0].eval()
+    return Saved(config, setup, method, folder, label, group)
 
 
 def sampled(members: Mapping[str, Rows], most: int, seed: int) -> dict[str, Rows]:

@@ -73,10 +73,7 @@ def evaluate_checkpoint(
     Raises:
         InputError: if there is no such model, or it does not fit.
     """
-    method = build_method(config, setup.info, load=False).to(setup.device)
-    speed_up(method, config.speed)
-    saved = load_checkpoint(checkpoint, method)
-    check_classifier(config, method, checkpoint, saved)
+    method, saved = load_method(config, setup, checkpoint)
     log = TextLog(folder.path / "log.txt")
     log.write(f"Evaluating {checkpoint.name}, saved after epoch {saved.epoch}")
     for line in adaptation_lines(config, setup):
@@ -89,6 +86,19 @@ def evaluate_checkpoint(
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
     checkpoints = [(label, saved.epoch)]
     return on_main(lambda: conclude(config, setup, method, folder, log, spent, checkpoints))
+
+
+def load_method(config: RunConfig, setup: Setup, checkpoint: Path) -> tuple[Method, Progress]:
+    """A saved model on its device, and how far its run had come.
+
+    Raises:
+        InputError: if there is no such model, it does not fit, or it has no trained classifier.
+    """
+    method = build_method(config, setup.info, load=False).to(setup.device)
+    speed_up(method, config.speed)
+    saved = load_checkpoint(checkpoint, method)
+    check_classifier(config, method, checkpoint, saved)
+    return method, saved
 
 
 def check_classifier(config: RunConfig, method: Method, checkpoint: Path, saved: Progress) -> None:
