@@ -180,8 +180,17 @@ class RunConfig:
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything that can change a number; it goes into every record."""
-        canonical = json.dumps(jsonable(self.values(local=False)), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+        return digest_of(self.values(local=False))
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """The one JSON text of some values."""
+    return json.dumps(jsonable(values), sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON of values that can change a number."""
+    return hashlib.sha256(canonical(values).encode()).hexdigest()
 
 
 def flag_of(f: Field[Any]) -> Flag:

@@ -16,14 +16,14 @@ from typing import Any
 from abra_wilds.cli import add_flag
 from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of, sections
 from abra_wilds.dist import started
-from abra_wilds.engine.folder import CONFIG, RunFolder, as_trained, read_config
+from abra_wilds.engine.folder import RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
 from abra_wilds.engine.setup import Setup, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.options import default_of, typed
 from abra_wilds.presets import refuse_idle
-from abra_wilds.records import Record
+from abra_wilds.records import CONFIG, Record
 
 # Flags of the main command that a prediction may set anew; what is not given is as in the run.
 FLAGS = (

@@ -12,6 +12,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 
 RESULTS = "results.jsonl"
+CONFIG = "config.json"  # what the records beside it were computed with
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,26 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(json.dumps(asdict(r)) + "\n" for r in [*known, *new]))
 
 
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of as many cells each, in columns, without an end of line behind the last.
+
+    Args:
+        rows: the head among them.
+        left: so many columns begin at the left; the others, numbers, end at the right.
+
+    >>> print(aligned([["split", "n"], ["val", "9,854"]]))
+    split      n
+    val    9,854
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(cells)).rstrip()
+
+    return "\n".join(map(line, rows))
+
+
 def results_table(records: Sequence[Record]) -> str:
     """Split x (average, each cell type) in percent, as text; simulated data is named as such."""
     if not records:
@@ -113,12 +134,5 @@ def results_table(records: Sequence[Record]) -> str:
     for r in records:
         by_cell = [f"{100 * r.acc_by_cell[c]:.1f}" if c in r.acc_by_cell else "-" for c in cells]
         rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *by_cell])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            v.ljust(w) if i < 3 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
     data = "simulated data" if records[0].simulated else records[0].dataset
-    return f"Accuracy in percent on {data}\n" + "\n".join(lines) + "\n"
+    return f"Accuracy in percent on {data}\n" + aligned(rows, left=3) + "\n"

@@ -45,7 +45,7 @@ from abra_wilds.engine.results import evaluate_saved
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.predict import changed, predict_saved
-from abra_wilds.records import RESULTS, Record, read_records
+from abra_wilds.records import RESULTS, Record, aligned, read_records
 from abra_wilds.terminal import Parser, guarded
 
 SPLITS = ("val", "id_test", "test")
@@ -207,9 +207,7 @@ def table(rows: Sequence[tuple[str, Record]]) -> list[list[str]]:
 
 def as_text(cells: Sequence[Sequence[str]]) -> str:
     """The table for a terminal."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return "Accuracy in percent on simulated data\n" + "\n".join(lines) + "\n"
+    return f"Accuracy in percent on simulated data\n{aligned(cells, left=len(cells[0]))}\n"
 
 
 def as_markdown(cells: Sequence[Sequence[str]], rows: Sequence[tuple[str, Record]]) -> str:

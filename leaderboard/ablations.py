@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs import Entry, by_settings, canonical, find_runs, read_entries
+from runs import Entry, all_entries, by_settings, find_runs
 
+from abra_wilds.config import canonical
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import EvalConfig
 
 ORDER = ("res1", "res2", "res3", "res4", "ce", "arc", "js")
 NAMES = {"ce": "CE", "arc": "Arc", "js": "JS"}
-SPLITS = {"test": "OOD test", "id_test": "ID test"}
+SPLITS = ("test", "id_test")
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,12 @@ def ablation(folder: Path, flag: str) -> list[Bar]:
     Raises:
         InputError: if no runs differ in it alone, or several sets of runs do.
     """
-    runs = [run for run in find_runs(folder) if flag in run.values]
-    entries = [e for run in runs for of in (run.path, *run.adapted_folders()) for e in read_entries(run, of)]
+    entries = all_entries(run for run in find_runs(folder) if flag in run.values)
     label = "best" if any(e.record.checkpoint == "best" for e in entries) else "last"
     entries = [e for e in entries if e.record.checkpoint == label and e.record.split in SPLITS]
     groups = by_settings(one_comparison(entries, flag, folder))
     bars = [bar(entries, flag) for group in groups for entries in by_split(group)]
-    return sorted(bars, key=lambda b: (rank(b.setting), b.tta != "none", b.tta, list(SPLITS).index(b.split)))
+    return sorted(bars, key=lambda b: (rank(b.setting), b.tta != "none", b.tta, SPLITS.index(b.split)))
 
 
 def one_comparison(entries: Sequence[Entry], flag: str, folder: Path) -> list[Entry]:

@@ -12,15 +12,15 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from runs import SPLIT_NAMES
 
-SPLIT_NAMES = {"train": "train", "val": "OOD validation", **SPLITS}
 ACCURACY = "accuracy (% of images)"
 STATISTICS = {"kl": "KL(bio-batch || model)\n(nats a channel)", "mmd": "MMD to the model\n(no unit)"}
 
 
 def draw_bars(bars: Sequence[Bar], title: str, xlabel: str) -> Figure:
     """Figs. 5 and 6: accuracies by setting, a panel for each split and a colour for each adaptation."""
-    splits = sorted({b.split for b in bars}, key=list(SPLITS).index)
+    splits = sorted({b.split for b in bars}, key=SPLITS.index)
     ttas, settings = (list(dict.fromkeys(getattr(b, name) for b in bars)) for name in ("tta", "setting"))
     width = max(4.2, 1 + 0.4 * len(settings) * (1 + len(ttas))) * len(splits)
     figure = new_figure(title, min(width, 14), 4.2, simulated=bars[0].simulated)

@@ -78,7 +78,7 @@ def report(
         summary=summary(runs, groups),
         silent=[str(run.path) for run in runs if run.path not in told],
         results=results(groups),
-        paper_tables=paper_tables(runs),
+        paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
         screen=None if root is None else screen_parts(groups, root),
         figures=[] if figures is None else read_figures(figures),

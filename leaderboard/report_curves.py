@@ -18,7 +18,8 @@ from figure_style import STYLE, new_figure, plain
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from report_parts import SPLIT_NAMES, Group
+from report_parts import Group
+from runs import SPLIT_NAMES
 
 from abra_wilds.errors import InputError
 

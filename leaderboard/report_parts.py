@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from runs import Entry, Run
+from runs import SPLIT_NAMES, Entry, Run, all_entries
 from significance import mean_std
 from table_formats import html_table
 from table_rows import DATASETS, NUMBERS, layout
-from tables import all_entries, build_table, grouped, labelled, refuse_unlike
+from tables import build_table, grouped, labelled, refuse_unlike
 
 from abra_wilds.errors import InputError
 
-SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test", "train": "train"}
 # The split a report speaks of first.
 FIRST = ("test", "id_test", "val")
 COUNTED = {
@@ -171,9 +170,9 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def paper_tables(runs: Sequence[Run]) -> list[str]:
-    """Those of the paper's tables that these runs belong to, as HTML, published numbers beside ours."""
-    entries = all_entries(runs)
+def paper_tables(groups: Sequence[Group]) -> list[str]:
+    """Those of the paper's tables that these rows belong to, as HTML, published numbers beside ours."""
+    entries = [e for g in groups for e in g.entries]
     wanted = [layout(number) for number in NUMBERS]
     fitting = [w for w in wanted if any(w.fits(e, ()) and w.shows(e) for e in entries)]
     return [html_table(build_table(w, entries, split_settings=True)) for w in fitting]
@@ -232,7 +231,6 @@ def predicting(entry: Entry) -> str:
 def provenance(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """(what, version) of the source and of the packages; several where the records disagree."""
     records = [e.record for g in groups for e in g.entries]
-
     names = dict.fromkeys(name for r in records for name in r.versions)
     found = {"commit": {r.commit for r in records}}
     found |= {name: {r.versions.get(name, "none") for r in records} for name in names}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from report_parts import SPLIT_NAMES, Group
-from runs import Entry
+from report_parts import Group
+from runs import SPLIT_NAMES, Entry
 
 from abra_wilds.data.layouts import find_folder
 from abra_wilds.data.metadata import read_metadata, read_table

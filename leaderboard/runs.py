@@ -6,7 +6,6 @@ the run's config.json, with the adaptation that the record names, for which the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +15,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config import SECTIONS, flag_name, flag_of, jsonable
+from abra_wilds.config import SECTIONS, canonical, digest_of, flag_name, flag_of, jsonable
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import GROUPED_TTA, TTA, TTA_MIN
-from abra_wilds.records import RESULTS, Record, read_records
+from abra_wilds.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.speed_config import SpeedConfig
 
-CONFIG = "config.json"  # as in abra_wilds/engine, which is not imported because it may import torch
+# As pages and figures call them.
+SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test", "train": "train"}
 ADAPTATION = re.compile(
     rf"(?P<tta>{'|'.join(TTA[1:])})(?P<experiment>_experiment)?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
     r"(_min(?P<least>\d+))?"
@@ -130,13 +130,7 @@ def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(values: Mapping[str, Any]) -> str:
     """The digest of a configuration (`RunConfig.digest`), from the values of its config.json."""
-    counted = {name: value for name, value in values.items() if name not in local_flags()}
-    return hashlib.sha256(canonical(counted).encode()).hexdigest()
-
-
-def canonical(values: Mapping[str, Any]) -> str:
-    """The one JSON text of some values."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return digest_of({name: value for name, value in values.items() if name not in local_flags()})
 
 
 def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
@@ -148,6 +142,27 @@ def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
     folder = run.path if folder is None else folder
     latest = {(r.split, r.checkpoint, r.tta): r for r in read_records(folder / RESULTS)}
     return [Entry(run, folder, r, entry_settings(run, folder, r)) for r in latest.values()]
+
+
+def all_entries(runs: Iterable[Run]) -> list[Entry]:
+    """The records of runs and of their adaptations.
+
+    A folder tta_none repeats what its run has already; it is left out where it says the same.
+
+    Raises:
+        InputError: for a record that is none or of another run.
+    """
+
+    def result(e: Entry) -> tuple[str, str, str, float]:
+        return e.record.split, e.record.checkpoint, canonical(e.settings), e.record.acc
+
+    found: list[Entry] = []
+    for run in runs:
+        own = read_entries(run)
+        known = {result(e) for e in own}
+        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
+        found += [*own, *(e for e in adapted if result(e) not in known)]
+    return found
 
 
 def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from runs import read_run
 from sweep_plan import Adaptation, Planned
 
 from abra_wilds.config import jsonable
-from abra_wilds.engine.folder import CONFIG
 from abra_wilds.errors import InputError
-from abra_wilds.records import RESULTS, read_records
+from abra_wilds.records import CONFIG, RESULTS, read_records
 
 FINISHED, NEW, RESUMES, BROKEN = "finished", "new", "broken off, goes on", "broken off, starts anew"
 

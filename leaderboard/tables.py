@@ -20,16 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from runs import (
-    Entry,
-    Run,
-    by_settings,
-    canonical,
-    find_runs,
-    read_entries,
-    refuse_mixture,
-    refuse_other_data,
-)
+from runs import Entry, Run, all_entries, by_settings, find_runs, refuse_mixture, refuse_other_data
 from significance import holm, paired_t
 from table_formats import FORMATS, markdown
 from table_notes import notes
@@ -83,27 +74,6 @@ def build_tables(
             "other runs, or name their backbone by --backbone"
         )
     return tables
-
-
-def all_entries(runs: Iterable[Run]) -> list[Entry]:
-    """The records of runs and of their adaptations.
-
-    A folder tta_none repeats what its run has already; it is left out where it says the same.
-
-    Raises:
-        InputError: for a record that is none or of another run.
-    """
-
-    def result(e: Entry) -> tuple[str, str, str, float]:
-        return e.record.split, e.record.checkpoint, canonical(e.settings), e.record.acc
-
-    found: list[Entry] = []
-    for run in runs:
-        own = read_entries(run)
-        known = {result(e) for e in own}
-        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
-        found += [*own, *(e for e in adapted if result(e) not in known)]
-    return found
 
 
 def build_table(

@@ -25,6 +25,7 @@ from abra_wilds.data.wilds_data import is_simulated, load_dataset, split_subset
 from abra_wilds.errors import InputError
 from abra_wilds.evaluate import by_cell, evaluate
 from abra_wilds.files import write_text
+from abra_wilds.records import aligned
 from abra_wilds.terminal import Parser, guarded
 
 if TYPE_CHECKING:
@@ -128,14 +129,7 @@ def as_text(scores: Scores, sizes: Mapping[str, int]) -> str:
     for split, found in scores.items():
         cells = [spread(found[key].values()) if key in found else "-" for key in columns]
         rows.append([split, f"{sizes[split]:,}", *cells])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join(
-        "  ".join(
-            v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
-        )
-        + "\n"
-        for row in rows
-    )
+    return aligned(rows) + "\n"
 
 
 def spread(values: Any) -> str:

@@ -29,6 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abra_wilds.errors import InputError
+from abra_wilds.records import aligned
 
 Floats = NDArray[np.floating]
 Names = NDArray[np.object_]
@@ -224,14 +225,7 @@ def metrics_table(entries: Sequence[Mapping[str, object]], versions: Sequence[st
         [str(e["metric"]), *(f"{e[key]:.3f}" for key in ("chance", *versions)), str(e["better"])]
         for e in entries
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            v.ljust(w) if i == 0 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     notes = [f"{e['metric']}: {e['caveat']}" for e in entries]
     if not has_copairs():
         notes.append("replicate retrieval is missing: run `pip install 'abra-wilds[hcs]'`")
-    return "\n".join(lines + notes) + "\n"
+    return "\n".join([aligned(rows), *notes]) + "\n"

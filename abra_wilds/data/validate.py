@@ -24,9 +24,10 @@ import torch
 from abra_wilds.data import parallel
 from abra_wilds.data.images import image_path, missing_files, read_files
 from abra_wilds.data.pack import add_data_arguments, found_name, from_files
-from abra_wilds.data.pack_plate import Plate, plates_of
+from abra_wilds.data.pack_plate import Plate, plates_of, stems_of
 from abra_wilds.data.packed import Pack, check_pack
 from abra_wilds.errors import InputError
+from abra_wilds.records import aligned
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -108,13 +109,7 @@ def split_table(dataset: WILDSDataset) -> str:
         spread = f"{sizes.min()} to {sizes.max()}" if len(own) else "-"
         counts = (len(own), len(np.unique(plates[:, 0])), len(plates))
         rows.append((split, *(f"{count:,}" for count in counts), spread))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if k else cell.ljust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return aligned(rows)
 
 
 def blank_line(found: Findings) -> str:
@@ -172,7 +167,7 @@ def first_shape(dataset: WILDSDataset) -> tuple[int, ...] | None:
 
 def packed_crcs(dataset: WILDSDataset, plate: Plate, pack: Pack | None) -> list[int | None]:
     """The checksum that the pack has of each image of a plate, None where it has none."""
-    stems = [str(dataset._input_array[row]) for row in plate.rows]
+    stems = stems_of(dataset, plate)
     if pack is None:
         return [None] * len(stems)
     places = pack.find(stems)

@@ -18,9 +18,8 @@ from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.options import default_of
 from abra_wilds.provenance import commit, versions
-from abra_wilds.records import RESULTS
+from abra_wilds.records import CONFIG, RESULTS
 
-CONFIG = "config.json"
 TRACKER = "tensorboard"
 OURS = re.compile(
     rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
