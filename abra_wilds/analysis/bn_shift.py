@@ -113,7 +113,8 @@ def common_size(source: Mapping[str, Rows], target: Mapping[str, Rows], images: 
 
 def own_norms(saved: Saved, x: Tensor) -> Statistics:
     """The statistics of some standardised images at every batch norm that predicts."""
-    norms = {name: m for name, m in saved.method.named_modules() if m in set(tracking_norms(saved.method))}
+    tracking = set(tracking_norms(saved.method))
+    norms = {name: m for name, m in saved.method.named_modules() if m in tracking}
     before = {name: m.running_mean for name, m in norms.items()}
     with buffers_put_back(saved.method), statistics_of_input(saved.method):
         saved.method.predict(x)

@@ -6,7 +6,7 @@ Letters: C H W of an image.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from abra_wilds.data.packed import Pack, Window, cut
+from abra_wilds.data.packed import Pack, Window, cut, suffixes_of
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def image_files(dataset: WILDSDataset, row: int) -> list[str]:
     """Where the image of a row of the data set lies: one file, or one for each of its stains."""
     stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
-    return [stem + suffix for suffix in getattr(dataset, "suffixes", ("",))]
+    return [stem + suffix for suffix in suffixes_of(dataset)]
 
 
 def image_path(dataset: WILDSDataset, row: int) -> Path:
@@ -77,6 +77,25 @@ def read_files(dataset: WILDSDataset, row: int) -> Tensor:
             "8 bits a channel; convert it to an 8-bit grey or RGB PNG"
         )
     return x
+
+
+def check_shape(path: Path, shape: Sequence[int], wanted: Sequence[int], first: str | Path) -> None:
+    """Refuse an image that is not of another's (C, H, W).
+
+    Args:
+        path: of the image, for the message.
+        shape: its own.
+        wanted: that of the other.
+        first: which that is, for the message.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if tuple(shape) != tuple(wanted):
+        raise InputError(
+            f"{path} has shape {tuple(shape)} and {first} has {tuple(wanted)} (channels, height, width); all "
+            "images of a data set must be alike, so restore or convert it"
+        )
 
 
 def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:

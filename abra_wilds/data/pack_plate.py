@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abra_wilds.data.images import image_files, image_path, read_files
+from abra_wilds.data.images import check_shape, image_files, image_path, read_files
+from abra_wilds.data.packed import suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.files import sha256, whole, write_text
 
@@ -135,7 +136,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
     newest, digest = sources(dataset, plate)
     path = plan.folder / f"{plate.name}.npy"
     shape = (len(plate.rows), *plan.packed)
-    suffixes = list(getattr(dataset, "suffixes", ("",)))
+    suffixes = list(suffixes_of(dataset))
     table: dict[str, Any] = {"suffixes": suffixes, "shape": shape, "filter": plan.filter}
     try:
         with whole(path) as temporary:
@@ -192,11 +193,7 @@ def pixels(plan: Plan, dataset: WILDSDataset, row: int) -> np.ndarray[Any, np.dt
         InputError: if the image cannot be read or is not of the plan's shape.
     """
     x = read_files(dataset, row)
-    if tuple(x.shape) != plan.shape:
-        raise InputError(
-            f"{image_path(dataset, row)} has shape {tuple(x.shape)} and the first image has {plan.shape} "
-            "(channels, height, width); all images of a data set must be alike, so restore or convert it"
-        )
+    check_shape(image_path(dataset, row), x.shape, plan.shape, "the first image")
     return (shrunk(x, plan) if plan.filter else x).numpy()
 
 

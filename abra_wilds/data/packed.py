@@ -76,11 +76,11 @@ class Pack:
             if index["format"] != FORMAT:
                 raise InputError(f"{path} is of format {index['format']}, and this version reads {FORMAT}")
             pack = cls(folder, index)
+        except InputError:
+            raise
         except FileNotFoundError as fault:
             raise InputError(f"there is no pack in {folder}, or an unfinished one") from fault
         except (OSError, ValueError, KeyError, TypeError) as fault:
-            if isinstance(fault, InputError):
-                raise
             raise InputError(f"{path} is not the index of a pack") from fault
         for file in pack.files:
             there = folder / file["name"]
@@ -166,6 +166,11 @@ def cut(shape: tuple[int, ...], window: Window | None, name: str) -> tuple[slice
     return slice(None), slice(top, top + side), slice(left, left + side)
 
 
+def suffixes_of(dataset: WILDSDataset) -> tuple[str, ...]:
+    """What follows an entry of `_input_array` in the names of its files, one each for stains."""
+    return tuple(getattr(dataset, "suffixes", ("",)))
+
+
 def pack_folder(data_dir: str | Path, size: int = 0) -> Path:
     """Where the pack of a data set lies: of images as they are, or shrunk to `size` pixels a side."""
     return Path(data_dir) / (f"packed_{size}" if size else "packed")
@@ -217,7 +222,7 @@ def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
         InputError: with what it lacks or what is newer.
     """
     stems: NDArray[Any] = dataset._input_array
-    suffixes = tuple(getattr(dataset, "suffixes", ("",)))
+    suffixes = suffixes_of(dataset)
     # Without image files, a data set's channels are a guess.
     if pack.suffixes != suffixes and Path(dataset.data_dir, f"{stems[0]}{suffixes[0]}").is_file():
         raise InputError(f"{pack.folder} has {len(pack.suffixes)} channels and the files {len(suffixes)}")

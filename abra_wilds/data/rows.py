@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from abra_wilds.data.images import image_path, read_image
+from abra_wilds.data.images import check_shape, image_path, read_image
+from abra_wilds.data.packed import cut
 from abra_wilds.data.windows import Item
 from abra_wilds.types import InputError
 
@@ -41,7 +42,8 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
     worker in the course of an epoch.
 
     Attributes:
-        shape: (C, H, W) of the split's first image; every other image must have it.
+        first: the split's first image.
+        shape: its (C, H, W); every other image must have it.
         y: (n,) int64 class ids.
         g: (n,) int64 bio-batch ids.
         metadata: (n, F) int64.
@@ -57,7 +59,8 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
         self.y = torch.as_tensor(subset.y_array).long()
         self.metadata = subset.metadata_array.long()
         self.g = grouper.metadata_to_group(subset.metadata_array)
-        self.shape = tuple(read_image(self.dataset, int(self.indices[0])).shape)
+        first = int(self.indices[0])
+        self.first, self.shape = image_path(self.dataset, first), tuple(read_image(self.dataset, first).shape)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -65,24 +68,15 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
     def __getitem__(self, item: Item) -> tuple[int, Tensor | Fault]:
         position, window = item
         row = int(self.indices[max(position, ~position)])
-        # A file is decoded whole whatever is wanted of it, and only then is it known to be like the others.
-        of_pack = window if getattr(self.dataset, "pack", None) is not None else None
         try:
-            x = read_image(self.dataset, row, of_pack)
+            if getattr(self.dataset, "pack", None) is not None:  # whose images are alike
+                return position, read_image(self.dataset, row, window)
+            # A file is decoded whole whatever is wanted of it, and only then known to be like the others.
+            x, path = read_image(self.dataset, row), image_path(self.dataset, row)
+            check_shape(path, x.shape, self.shape, self.first)
+            return position, x[cut(self.shape, window, str(path))]
         except InputError as fault:
             return position, Fault(str(fault))
-        if of_pack is not None:
-            return position, x
-        if tuple(x.shape) != self.shape:
-            first = image_path(self.dataset, int(self.indices[0]))
-            return position, Fault(
-                f"{image_path(self.dataset, row)} has shape {tuple(x.shape)} and {first} has {self.shape} "
-                "(channels, height, width); all images of a data set must be alike, so restore or convert it"
-            )
-        if window is not None:
-            top, left, side = window
-            x = x[:, top : top + side, left : left + side]
-        return position, x
 
     def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
         """The columns of a Batch, or the first fault among its rows."""

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from abra_wilds.data_config import SPLIT_SCHEMES
 from abra_wilds.errors import InputError
 
 # Split -> its id, which is WILDS' for its own four splits, and its name in logs.
@@ -21,7 +22,7 @@ SPLITS = {
     "test": (2, "Test (OOD)"),
     "id_test": (3, "Test (ID)"),
 }
-SCHEMES = ("wilds", "official", "heldout")
+SCHEMES = SPLIT_SCHEMES["rxrx1_6ch"]
 
 
 def split_array(rows: pd.DataFrame, scheme: str, path: Path) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from abra_wilds.functional.stats import group_of_row
 from abra_wilds.types import Target
 
 # Keeps arccos and sqrt(1 - c^2) differentiable: the latter's slope is infinite at |c| = 1.
@@ -182,9 +183,7 @@ def domain_risks(logits: Tensor, target: Target, groups: Sequence[Tensor]) -> tu
         Risks (G,) and penalties (G,), which can be negative.
     """
     halves = [rows[i::2] for rows in groups for i in (0, 1)]
-    half_of = torch.zeros_like(target.y)  # (N,)
-    for k, half in enumerate(halves):
-        half_of.index_fill_(0, half, k)  # half_of[half] = k would copy k to the device and wait for it
+    half_of = group_of_row(halves, len(target.y))  # (N,)
     scale = logits.new_ones(len(halves)).requires_grad_()
     losses = cross_entropies(scale[half_of, None] * logits, target)  # (N,)
     means = torch.stack([losses[half].mean() for half in halves])
