@@ -13,7 +13,6 @@ of a disk. Memory is what a loader's workers have written for themselves after a
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_common import circumstances, deliver, make_parser
 from tqdm import tqdm
 
 from abra_wilds.compat import import_wilds
@@ -35,8 +35,6 @@ from abra_wilds.data.simulate.write import FOLDERS
 from abra_wilds.data.transforms import crop_side
 from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
 from abra_wilds.data.windows import draw_windows
-from abra_wilds.files import write_text
-from abra_wilds.provenance import commit, versions
 
 FORMATS = ("png", "packed")
 # Data set -> the simulator's layout and the side of its images.
@@ -147,11 +145,8 @@ def bench(root: Path, args: argparse.Namespace) -> dict[str, Any]:
             "workers_private_bytes": private_memory(),
         }
     return {
-        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "folder")},
+        **circumstances(args),
         "data": "simulated",
-        "commit": commit(),
-        "versions": versions(),
-        "cores": os.cpu_count(),
         "images_per_second": measured,
     }
 
@@ -171,12 +166,9 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where the screens go; unset: a temporary folder")
     parser.add_argument("--datasets", nargs="+", choices=SCREENS, default=list(SCREENS))
-    parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--workers", type=int, default=2, help="processes of the loader")
     parser.add_argument(
         "--cores", type=int, default=os.cpu_count() or 1, help="processes that simulate and pack"
@@ -189,10 +181,7 @@ def main() -> int:
     import_wilds()
     with tempfile.TemporaryDirectory() as folder:
         result = bench(args.folder or Path(folder), args)
-    print(table(result))
-    if args.json:
-        write_text(args.json, json.dumps(result, indent=2) + "\n")
-    return 0
+    return deliver(result, table(result), args.json)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ the views that they ask for, made beforehand and in proportion to the image.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_common import circumstances, deliver, make_parser
 from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
@@ -33,11 +32,9 @@ from abra_wilds.data.rows import groups_of
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.step import step
-from abra_wilds.files import write_text
 from abra_wilds.methods.abra_config import ABRAConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net
-from abra_wilds.provenance import commit, versions
 from abra_wilds.types import Batch, DataInfo, StepContext, Target
 
 LITERAL = "ABRA two forwards"
@@ -198,14 +195,10 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
             "time_iqr": quartiles(relative[name])["iqr"],
             "memory": memory[name] / memory[reference_of(name)],
         }
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "memory_of")}
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return {
-        "settings": settings,
-        "commit": commit(),
-        "versions": versions(),
+        **circumstances(args),
         "machine": machine,
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "methods": methods,
         "ratios": ratios,
@@ -227,10 +220,7 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser = make_parser(__doc__)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--image_size", type=int, default=128)
@@ -247,10 +237,7 @@ def main() -> int:
         print(measure_memory(args.memory_of, args, torch.device(args.device)))
         return 0
     result = bench(args)
-    print(table(result))
-    if args.json:
-        write_text(args.json, json.dumps(result, indent=2) + "\n")
-    return 0
+    return deliver(result, table(result), args.json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ the allocator's on a GPU, and not measured on a CPU, where bench_step.py does.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_common import circumstances, deliver, make_parser
 from bench_data import FORMATS, SCREENS, make_screens
 from tqdm import tqdm
 
@@ -38,9 +38,7 @@ from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.speed import make_scaler, speed_up
 from abra_wilds.engine.step import step
-from abra_wilds.files import write_text
 from abra_wilds.methods.base import Method
-from abra_wilds.provenance import commit, versions
 from abra_wilds.types import Batch, StepContext
 
 METHODS = ("ERM", "ABRA")
@@ -223,12 +221,9 @@ def bench(root: Path, args: argparse.Namespace) -> dict[str, Any]:
             row["fed"] = row["both"] / steps["images_per_second"][name]
     on_gpu = args.device != "cpu" and torch.cuda.is_available()
     return {
-        "settings": {k: v for k, v in vars(args).items() if k not in ("json", "folder")},
+        **circumstances(args),
         "data": "simulated",
-        "commit": commit(),
-        "versions": versions(),
         "machine": torch.cuda.get_device_name(int(args.device)) if on_gpu else "CPU",
-        "cores": os.cpu_count(),
         "step": steps,
         "epoch": epochs,
     }
@@ -255,11 +250,8 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where the screen goes; unset: a temporary folder")
-    parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--dataset", choices=SCREENS, default="rxrx1")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--model", default="resnet50")
@@ -279,10 +271,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = bench(args.folder or Path(folder), args)
-    print(table(result))
-    if args.json:
-        write_text(args.json, json.dumps(result, indent=2) + "\n")
-    return 0
+    return deliver(result, table(result), args.json)
 
 
 if __name__ == "__main__":

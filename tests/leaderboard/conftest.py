@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tests.leaderboard import boards  # makes the scripts of leaderboard/ importable
+from tests.leaderboard.table_boards import make_methods
 
 import bundle  # isort: skip
 
@@ -29,6 +30,18 @@ def three(five, tmp_path):
     for seed in (0, 1, 2):
         shutil.copytree(five / f"seed{seed}", tmp_path / "runs" / f"seed{seed}")
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def made(screen, tmp_path_factory):
+    """Three methods with chosen accuracies; never written to."""
+    return make_methods(screen, tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def mine(made, tmp_path):
+    """A copy of them that a test may damage."""
+    return shutil.copytree(made, tmp_path / "runs")
 
 
 @pytest.fixture

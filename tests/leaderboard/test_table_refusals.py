@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-import pytest
-
 from abra_wilds.records import RESULTS
 from tests.leaderboard.boards import change_records, make_run, make_runs
-from tests.leaderboard.table_boards import built, make_methods, row_of, set_acc
+from tests.leaderboard.table_boards import built, row_of, set_acc
 
 import tables  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def made(screen, tmp_path_factory):
-    return make_methods(screen, tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def mine(made, tmp_path):
-    """A copy that a test may damage."""
-    shutil.copytree(made, tmp_path / "runs")
-    return tmp_path / "runs"
 
 
 def refused(capsys, tmp_path, *argv):

@@ -17,22 +17,10 @@ from abra_wilds.errors import InputError
 from abra_wilds.records import RESULTS, read_records
 from tests.leaderboard import boards
 from tests.leaderboard.boards import change_records, make_run, make_runs
-from tests.leaderboard.table_boards import ACCS, built, make_methods, row_of, set_acc
+from tests.leaderboard.table_boards import ACCS, built, row_of, set_acc
 
 import tables  # isort: skip
 from runs import find_runs  # isort: skip
-
-
-@pytest.fixture(scope="module")
-def made(screen, tmp_path_factory):
-    return make_methods(screen, tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture
-def mine(made, tmp_path):
-    """A copy that a test may damage."""
-    shutil.copytree(made, tmp_path / "runs")
-    return tmp_path / "runs"
 
 
 def test_rows_are_the_papers_in_its_order_and_ours_come_behind(made):
