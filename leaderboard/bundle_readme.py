@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archives import SEEDS, SPLITS
 from runs import Entry
+from significance import spread_of
 
 Nine = Mapping[tuple[str, int], Entry]
 SIMULATED = """> **SIMULATED DATA. NOT A SUBMISSION.** The images behind these predictions were made by a
@@ -73,11 +73,6 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return head + "|---" * len(rows[0]) + "|\n" + "".join(body)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation of fractions, in percent."""
-    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
-
-
 def results(nine: Nine) -> str:
     """Accuracy by split and cell line over seeds, and each seed's."""
     cells = sorted({cell for e in nine.values() for cell in e.record.acc_by_cell})
@@ -85,10 +80,10 @@ def results(nine: Nine) -> str:
     for split in SPLITS:
         records = [nine[split, seed].record for seed in SEEDS]
         by_cell = [
-            spread([r.acc_by_cell[cell] for r in records]) if cell in records[0].acc_by_cell else "-"
+            spread_of([r.acc_by_cell[cell] for r in records]) if cell in records[0].acc_by_cell else "-"
             for cell in cells
         ]
-        rows.append([f"`{split}`", f"{records[0].n:,}", spread([r.acc for r in records]), *by_cell])
+        rows.append([f"`{split}`", f"{records[0].n:,}", spread_of([r.acc for r in records]), *by_cell])
     seeds = [["seed", *(f"`{split}`" for split in SPLITS)]]
     seeds += [[str(s), *(f"{100 * nine[split, s].record.acc:.2f}" for split in SPLITS)] for s in SEEDS]
     return (

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from runs import SPLIT_NAMES, Entry, Run, all_entries
-from significance import mean_std
+from significance import mean_std, spread
 from table_formats import html_table
 from table_rows import DATASETS, NUMBERS, layout
 from tables import build_table, grouped, labelled, refuse_unlike
@@ -127,7 +127,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 def score(group: Group, split: str) -> str:
     """A row and its accuracy in words."""
     return (
-        f"{group.label}: {percent(group.spread(split))} % of {n_images(group, split)} images "
+        f"{group.label}: {spread(group.spread(split))} % of {n_images(group, split)} images "
         f"({counted(len(group.of(split)), 'seed')}, {group.checkpoint} epoch)"
     )
 
@@ -146,14 +146,6 @@ def counted(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def percent(stat: tuple[float, float | None] | None) -> str:
-    """Mean and standard deviation with one decimal."""
-    if stat is None:
-        return "-"
-    mean, std = stat
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
-
-
 def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: accuracy by split and row, over all images and by cell line."""
     cells = sorted({cell for g in groups for e in g.entries for cell in e.record.acc_by_cell})
@@ -165,7 +157,7 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
         for group in (g for g in groups if g.of(split)):
             seeds = [e.record.seed for e in group.of(split)]
             told = [group.label, SPLIT_NAMES.get(split, split), group.checkpoint, n_images(group, split)]
-            accs = [percent(group.spread(split, cell)) for cell in [None, *cells]]
+            accs = [spread(group.spread(split, cell)) for cell in [None, *cells]]
             rows.append([*told, ", ".join(map(str, seeds)), str(len(seeds)), *accs])
     return header, rows
 

@@ -9,7 +9,7 @@ the printed figures leaves open. Standard deviations are those of samples, by n 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -38,6 +38,23 @@ class Paired:
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; the latter is None for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def spread(stat: tuple[float, float | None] | None, absent: str = "-") -> str:
+    """Mean and standard deviation as tables print them, with one decimal.
+
+    >>> spread((39.57, 0.2)), spread((39.57, None)), spread(None)
+    ('39.6 ± 0.2', '39.6', '-')
+    """
+    if stat is None:
+        return absent
+    mean, std = stat
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+
+
+def spread_of(fractions: Iterable[float]) -> str:
+    """The same of accuracies, in percent."""
+    return spread(mean_std([100 * value for value in fractions]))
 
 
 def paired_t(a: Sequence[float], b: Sequence[float]) -> Paired:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
+from significance import spread
 from table_notes import footnotes
 from table_rows import Row, Table
 
@@ -63,14 +64,7 @@ def _named(row: Row, marks: Mapping[str, str]) -> list[str]:
 def _accs(row: Row, columns: list[str], tested: str) -> list[str]:
     if row.missing:
         return ["missing"] * len(columns) + ["0"]
-    return [*(_spread(row.mean_std(column)) for column in columns), str(len(row.seeds(tested)))]
-
-
-def _spread(stat: tuple[float, float | None] | None) -> str:
-    if stat is None:
-        return "missing"
-    mean, std = stat
-    return f"{mean:.1f}" if std is None else f"{mean:.1f} ± {std:.1f}"
+    return [*(spread(row.mean_std(column), "missing") for column in columns), str(len(row.seeds(tested)))]
 
 
 def _tested(row: Row) -> list[str]:
@@ -101,7 +95,7 @@ def _printed(row: Row, table: Table) -> list[str]:
         return ["-"] * (len(columns) + 2)
     w = table.layout.welch(printed)
     p = "-" if w is None else f"{w[0]:.0e} ({w[1]:.0e} to {w[2]:.0e})"
-    return [*(_spread(printed.accs.get(column)) for column in columns), str(printed.seeds), p]
+    return [*(spread(printed.accs.get(column), "missing") for column in columns), str(printed.seeds), p]
 
 
 def markdown(table: Table) -> str:

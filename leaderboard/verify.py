@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from archives import LARGEST, README, SEEDS, SPLITS, Member, climbs, member_name, read_archive, wrong_ids
+from significance import spread_of
 from torch import Tensor
 
 from abra_wilds.data.wilds_data import is_simulated, load_dataset, split_subset
@@ -127,14 +128,9 @@ def as_text(scores: Scores, sizes: Mapping[str, int]) -> str:
     columns = ["average", *sorted({key for found in scores.values() for key in found} - {"average"})]
     rows = [["split", "images", *columns]]
     for split, found in scores.items():
-        cells = [spread(found[key].values()) if key in found else "-" for key in columns]
+        cells = [spread_of(found[key].values()) if key in found else "-" for key in columns]
         rows.append([split, f"{sizes[split]:,}", *cells])
     return aligned(rows) + "\n"
-
-
-def spread(values: Any) -> str:
-    """Mean and sample standard deviation of fractions, in percent."""
-    return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 
 def as_json(scores: Scores, sizes: Mapping[str, int], simulated: bool) -> str:
