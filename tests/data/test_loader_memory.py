@@ -72,7 +72,7 @@ def grown():
 def test_workers_do_not_grow_over_an_epoch():
     """Paths as Python strings, 10 MiB of them here, would be copied into each worker as it comes by them.
 
-    In a fresh process: workers forked from one that has run other tests also copy what its garbage collector marks.
+    In a fresh process: forked from one that has run other tests, they also copy what the collector marks.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
         growth, workers = fresh.submit(grown).result()
