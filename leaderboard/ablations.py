@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from runs import Entry, all_entries, by_settings, find_runs
+from runs import Entry, Run, all_entries, by_settings
 
 from abra_wilds.config import canonical
 from abra_wilds.errors import InputError
@@ -44,49 +43,66 @@ class Bar:
     simulated: bool
 
 
-def ablation(folder: Path, flag: str) -> list[Bar]:
-    """The bars of the runs in a folder that differ in a flag, seeds and adaptation alone.
+def ablation(runs: Sequence[Run], flag: str) -> list[Bar]:
+    """The bars of the runs that differ in a flag, seeds and adaptation alone.
 
     Args:
-        folder: of run folders; those of other methods are not looked at.
+        runs: those of other methods are not looked at.
         flag: "abra_at" or "abra_terms".
 
     Raises:
-        InputError: if no runs differ in it alone, or several sets of runs do.
+        InputError: if no runs differ in it alone, several sets of runs do, or two would be the same bar.
     """
-    entries = all_entries(run for run in find_runs(folder) if flag in run.values)
+    entries = all_entries(run for run in runs if flag in run.values)
     label = "best" if any(e.record.checkpoint == "best" for e in entries) else "last"
     entries = [e for e in entries if e.record.checkpoint == label and e.record.split in SPLITS]
-    groups = by_settings(one_comparison(entries, flag, folder))
-    bars = [bar(entries, flag) for group in groups for entries in by_split(group)]
+    groups = [g for group in by_settings(one_comparison(entries, flag)) for g in by_split(group)]
+    refuse_same_bar(groups, flag)
+    bars = [bar(entries, flag) for entries in groups]
     return sorted(bars, key=lambda b: (rank(b.setting), b.tta != "none", b.tta, SPLITS.index(b.split)))
 
 
-def one_comparison(entries: Sequence[Entry], flag: str, folder: Path) -> list[Entry]:
+def one_comparison(entries: Sequence[Entry], flag: str) -> list[Entry]:
     """The entries that a flag alone tells apart, but for seeds and adaptation.
 
     Raises:
         InputError: if there is no such set, or more than one.
     """
-    free = {flag, *EvalConfig.__dataclass_fields__} - {"bn_stats"}
+    free = {flag, *(name for name in EvalConfig.__dataclass_fields__ if name.startswith("tta"))}
     sets: dict[str, list[Entry]] = {}
     for e in entries:
         rest = {name: value for name, value in e.settings.items() if name not in free}
         sets.setdefault(canonical({**rest, "simulated": e.record.simulated}), []).append(e)
-    wide = [group for group in sets.values() if len({canonical({flag: e.settings[flag]}) for e in group}) > 1]
+    wide = [group for group in sets.values() if len({named(e.settings, flag) for e in group}) > 1]
     if not wide:
         raise InputError(
-            f"{folder} has no two runs of ABRA that differ in --{flag} alone; run the settings that are to "
-            "be compared"
+            f"no two runs of ABRA differ in --{flag} alone; run the settings that are to be compared"
         )
     if len(wide) > 1:
         a, b = (group[0] for group in wide[:2])
         differing = [n for n in a.settings if n not in free and a.settings[n] != b.settings.get(n)]
         raise InputError(
-            f"{folder} compares --{flag} more than once: {a.run.path} and {b.run.path} also differ in "
+            f"--{flag} is compared more than once: {a.run.path} and {b.run.path} also differ in "
             f"{', '.join(differing) or 'their data'}; give a folder with one comparison"
         )
     return wide[0]
+
+
+def refuse_same_bar(groups: Sequence[Sequence[Entry]], flag: str) -> None:
+    """Raise if two groups would be drawn as one bar over another.
+
+    Raises:
+        InputError: with a folder of each.
+    """
+    seen: dict[tuple[str, str | None, str], Entry] = {}
+    for first, *_ in groups:
+        key = named(first.settings, flag), first.record.tta, first.record.split
+        known = seen.setdefault(key, first)
+        if known is not first:
+            raise InputError(
+                f"{known.folder} and {first.folder} are both the bar {key[0]} of {key[2]}, whose settings "
+                f"differ in the order of --{flag} or in the adaptation; keep one"
+            )
 
 
 def by_split(entries: Sequence[Entry]) -> list[list[Entry]]:

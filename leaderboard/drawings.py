@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.lines import Line2D
 from runs import SPLIT_NAMES
 
 ACCURACY = "accuracy (% of images)"
-STATISTICS = {"kl": "KL(bio-batch || model)\n(nats a channel)", "mmd": "MMD to the model\n(no unit)"}
+STATISTICS = {"kl_near": "KL (nats a channel)", "mmd_near": "MMD (no unit)"}
 
 
 def draw_bars(bars: Sequence[Bar], title: str, xlabel: str) -> Figure:
@@ -65,13 +66,19 @@ def add_bars(axes: Axes, bars: Mapping[int, Bar], colour: str, place: tuple[int,
 
 
 def series_name(row: Mapping[str, Any], rows: Table) -> str:
-    """What tells a model from others: its method, and its seed or epoch where there are several of that."""
+    """What tells a model from others: its method, and settings, seed or epoch where these are several."""
 
     def several(name: str) -> bool:
         return len({r[name] for r in rows if r["method"] == row["method"]}) > 1
 
     told = {"seed": f"seed {row['seed']}", "checkpoint": f"epoch {row['checkpoint']}"}
-    return ", ".join([row["method"], *(text for name, text in told.items() if several(name))])
+    method = f"{row['method']} [{row['settings']}]" if row["settings"] else row["method"]
+    return ", ".join([method, *(text for name, text in told.items() if several(name))])
+
+
+def settings_told(row: Mapping[str, Any]) -> str:
+    """What tells a model from others of its method, as a sentence behind others."""
+    return f" The run's {row['settings']}." if row["settings"] else ""
 
 
 def draw_batch_sizes(rows: Table) -> Figure:
@@ -90,7 +97,10 @@ def draw_batch_sizes(rows: Table) -> Figure:
         add_violins(axes, mine, sizes, colours[model], (k, len(models)))
     axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     plain(axes, f"images of one {group} whose statistics are taken together", ACCURACY)
-    handles = [Line2D([], [], color=c, marker="o", linestyle="", label=model) for model, c in colours.items()]
+    handles = [
+        Line2D([], [], color=c, marker="o", linestyle="", label=textwrap.fill(model, 40))
+        for model, c in colours.items()
+    ]
     handles += [Line2D([], [], color=GREY, linestyle="--", label="without adaptation")]
     axes.legend(handles=handles, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     draws = max(row["draw"] for row in rows) + 1
@@ -116,9 +126,16 @@ def add_violins(axes: Axes, rows: Table, sizes: Sequence[int], colour: Any, plac
 
 
 def draw_shift(rows: Table, sentence: str) -> Figure:
-    """Fig. 8: KL and MMD by layer, medians over bio-batches and their middle nine tenths, and the advice."""
+    """Fig. 8: KL and MMD by layer, medians over bio-batches and their middle nine tenths, and the advice.
+
+    Drawn is what the advice is about, distances from the nearest training bio-batch; distances from the
+    model's own statistics are large in training already.
+    """
     first = rows[0]
-    title = f"Shift of batch-norm statistics by layer, {first['method']} seed {first['seed']}"
+    title = (
+        f"Batch-norm statistics by layer: distance from the nearest training {first['group']}, "
+        f"{first['method']} seed {first['seed']}"
+    )
     figure = new_figure(title, 10, 5.4, simulated=first["simulated"])
     layers = [name for _, name in sorted({(row["depth"], row["layer"]) for row in rows})]
     panels = figure.subplots(2, 1, sharex=True)
@@ -126,7 +143,8 @@ def draw_shift(rows: Table, sentence: str) -> Figure:
         for k, split in enumerate(dict.fromkeys(row["split"] for row in rows)):
             by_layer = [[r[name] for r in rows if (r["split"], r["layer"]) == (split, at)] for at in layers]
             low, middle, high = np.quantile(np.array(by_layer), (0.05, 0.5, 0.95), axis=1)
-            told = f"{SPLIT_NAMES.get(split, split)} ({len(by_layer[0])} {first['group']}s)"
+            whose = "train, other halves" if split == "train" else SPLIT_NAMES.get(split, split)
+            told = f"{whose} ({len(by_layer[0])} {first['group']}s)"
             axes.plot(middle, color=COLOURS[k], marker="os^D"[k], markersize=4, linewidth=1.3, label=told)
             axes.fill_between(range(len(layers)), low, high, color=COLOURS[k], alpha=0.2, linewidth=0)
         axes.set_yscale("log")
@@ -135,7 +153,8 @@ def draw_shift(rows: Table, sentence: str) -> Figure:
     panels[1].set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
     panels[1].set_xlabel("batch norm, from the images to the classifier")
     bands = f"Lines: medians; bands: 5 % to 95 % of bio-batches; {first['images']} images of each."
-    note(figure, f"{bands} {sentence}")
+    rest = "Distances from the model's own statistics are in the .csv."
+    note(figure, f"{bands} {sentence} {rest}{settings_told(first)}")
     return figure
 
 
@@ -168,7 +187,7 @@ def draw_points(rows: Table) -> Figure:
     note(
         figure,
         f"{len(rows):,} of {first['of']:,} images, at random; circles: training bio-batches, triangles: "
-        "others; grey: other cell lines.",
+        f"others; grey: other cell lines.{settings_told(first)}",
     )
     return figure
 

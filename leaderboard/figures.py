@@ -15,7 +15,6 @@ model's own statistics. 10: embeddings by the statistics of each bio-batch.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,11 +24,13 @@ from typing import TYPE_CHECKING, Any
 from ablations import ablation
 from drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
 from figure_style import Table, save_figure
+from figure_values import COMPUTED, refuse_unlike, values_of
 from matplotlib.figure import Figure
+from runs import Run, find_runs
 
+from abra_wilds.analysis.advice import SOURCE, Shift, advice
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import TTA_GROUPS
-from abra_wilds.files import sha256
 from abra_wilds.terminal import Parser, guarded
 
 if TYPE_CHECKING:
@@ -39,11 +40,7 @@ ABLATIONS = {
     5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
     6: ("abra_terms", "Terms of ABRA's loss", "terms"),
 }
-# What the values of a figure are called in the folder `analysis` of a run.
-COMPUTED = {7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"}
 NUMBERS = (*ABLATIONS, *COMPUTED)
-# What models in one figure must share.
-SHARED = ("dataset", "simulated", "group", "split")
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,11 @@ class Made:
     sentence: str | None = None
 
 
-def figures_of(folder: Path, number: int) -> Iterator[Made]:
+def figures_of(runs: Sequence[Run], number: int) -> Iterator[Made]:
     """The figures of a number, from records and from values computed earlier.
 
     Args:
-        folder: of run folders.
+        runs: of which.
         number: 5 to 10.
 
     Raises:
@@ -75,70 +72,29 @@ def figures_of(folder: Path, number: int) -> Iterator[Made]:
     """
     if number in ABLATIONS:
         flag, title, xlabel = ABLATIONS[number]
-        bars = ablation(folder, flag)
+        bars = ablation(runs, flag)
         yield Made(f"figure_{number}", draw_bars(bars, title, xlabel), [asdict(bar) for bar in bars])
         return
-    found = [read_values(path) for path in sorted(folder.rglob(f"analysis/{COMPUTED[number]}_*.jsonl"))]
-    if not found:
-        raise InputError("it is computed from a saved model; give --checkpoint FILE")
+    found = values_of(runs, number)
     if number == 7:
-        rows = [row for part in found for row in part]
+        rows = [row for values in found for row in values.rows]
         refuse_unlike(rows)
         yield Made("figure_7", draw_batch_sizes(rows), rows)
         return
-    for rows in found:
-        first = rows[0]
-        name = f"figure_{number}_{first['method']}_seed{first['seed']}_{first['checkpoint']}"
+    for values in found:
+        name = f"figure_{number}_{values.name}"
         if number == 8:
-            sentence = advised(rows)
-            yield Made(name, draw_shift(rows, sentence), rows, sentence)
+            sentence = advised(values.rows)
+            yield Made(name, draw_shift(values.rows, sentence), values.rows, sentence)
         else:
-            yield Made(name, draw_points(rows), rows)
-
-
-def read_values(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file in the folder `analysis` of a run.
-
-    Raises:
-        InputError: if it is damaged, or of another model than lies in the run's folder now.
-    """
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        first = rows[0]
-        name = f"{first['dataset']}_seed:{first['seed']}_epoch:{first['checkpoint']}_model.pth"
-        digest = first["checkpoint_sha256"]
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
-    model = path.parent.parent / name
-    if model.is_file() and sha256(model) != digest:
-        raise InputError(
-            f"{path} was computed from an earlier {name}; give --checkpoint {model} to do it anew"
-        )
-    return rows
-
-
-def refuse_unlike(rows: Table) -> None:
-    """Raise unless all models of a figure saw the same kind of data.
-
-    Raises:
-        InputError: with what differs.
-    """
-    for name in SHARED:
-        values = sorted({str(row[name]) for row in rows})
-        if len(values) > 1:
-            raise InputError(
-                f"its models differ in {name} ({', '.join(values)}); give a folder in which they agree, or "
-                "compute them anew by --checkpoint"
-            )
+            yield Made(name, draw_points(values.rows), values.rows)
 
 
 def advised(rows: Table) -> str:
     """The sentence about adaptation, from the values of Figure 8."""
-    from abra_wilds.analysis.bn_shift import Shift, advice
-
     names = [f.name for f in fields(Shift)]
     shifts = [Shift(**{name: row[name] for name in names}) for row in rows]
-    target = next(s.split for s in shifts if s.split != "train")
+    target = next(s.split for s in shifts if s.split != SOURCE)
     return advice(shifts, target).sentence
 
 
@@ -156,8 +112,8 @@ def compute(saved: Saved, number: int, split: str, draws: int) -> None:
     jobs: Mapping[int, Callable[[], Sequence[Any]]] = {
         7: lambda: batch_size_curve(saved, split, draws=draws),
         8: lambda: bn_shift(saved, split),
-        9: lambda: embedded(saved, ("train", split)),
-        10: lambda: embedded(saved, ("train", split), adapted=True),
+        9: lambda: embedded(saved, (SOURCE, split)),
+        10: lambda: embedded(saved, (SOURCE, split), adapted=True),
     }
     write_rows(saved, COMPUTED[number], jobs[number]())
 
@@ -179,23 +135,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """The command; returns its exit code."""
-    numbers = list(dict.fromkeys(args.figure))
+    """The command; returns its exit code.
+
+    Raises:
+        InputError: if there is no run, a model cannot be opened, or the files have no place.
+    """
+    if args.split == SOURCE:
+        raise InputError("--split train would be compared with itself; name another split, such as test")
+    runs, numbers = find_runs(args.runs), list(dict.fromkeys(args.figure))
     failed: dict[int, str] = {}
     for checkpoint in args.checkpoint:
         failed |= computed(checkpoint, [n for n in numbers if n in COMPUTED and n not in failed], args)
-    args.out.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         try:
             if number in failed:
                 raise InputError(failed[number])
-            for made in figures_of(args.runs, number):
-                save_figure(made.figure, made.values, args.out, made.name)
-                print(f"Figure {number}: {args.out / made.name}.png, .svg, .csv", made.sentence or "")
+            found = list(figures_of(runs, number))
         except InputError as fault:
             failed[number] = str(fault)
             print(f"Figure {number} was not made: {fault}", file=sys.stderr)
+            continue
+        for made in found:
+            save(made, number, args.out)
     return 1 if failed else 0
+
+
+def save(made: Made, number: int, folder: Path) -> None:
+    """Write the files of a figure and say so.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
+    save_figure(made.figure, made.values, folder, made.name)
+    print(f"Figure {number}: {folder / made.name}.png, .svg, .csv", made.sentence or "")
 
 
 def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace) -> dict[int, str]:

@@ -62,7 +62,7 @@ def batch_size_curve(
         draws: partitions of each size.
 
     Raises:
-        InputError: for a size below 2 or above the largest bio-batch, or a model without batch norm.
+        InputError: for a size below 2 or above the largest bio-batch, or an unknown split.
     """
     members = saved.members(split)
     most = max(map(len, members.values()))

@@ -1,9 +1,7 @@
-"""leaderboard/figures.py: values from records and rows, whole files, and why a figure is not made."""
+"""leaderboard/figures.py: Figures 5 and 6 from records, whole files, and why a figure is not made."""
 
 from __future__ import annotations
 
-import csv
-import json
 import statistics
 import subprocess
 import sys
@@ -11,19 +9,15 @@ import sys
 import numpy as np
 import pytest
 
-from abra_wilds.files import sha256
 from abra_wilds.records import read_records
 from tests.leaderboard import boards
+from tests.leaderboard.figure_boards import bare, made, rows_of, write_values
 
 import drawings  # isort: skip
 import figures  # isort: skip
 from ablations import ablation  # isort: skip
 from figure_style import new_figure, note, save_figure  # isort: skip
-
-ABOUT = {
-    **{"method": "ERM", "dataset": "rxrx1", "simulated": True, "backbone": "resnet18", "seed": 0},
-    **{"checkpoint": "best", "config_sha256": "a", "checkpoint_sha256": "b", "group": "plate"},
-}
+from runs import find_runs  # isort: skip
 
 
 @pytest.fixture(scope="module")
@@ -39,59 +33,8 @@ def sweep(screen, tmp_path_factory):
     return folder
 
 
-def write_rows(folder, name, rows, method="ERM", **about):
-    """Rows as abra_wilds.analysis leaves them in a run's folder."""
-    path = folder / method / "analysis" / f"{name}_seed:0_epoch:best.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({**ABOUT, "method": method, **about, **row}) + "\n" for row in rows))
-    return path
-
-
-def sizes(accs=(0.2, 0.3), split="test"):
-    """Rows of Figure 7."""
-    rest = {"split": split, "fewest": 4, "largest": 4, "n": 64}
-    drawn = [{"size": size, "draw": k, "acc": acc, **rest} for size in (4, 8) for k, acc in enumerate(accs)]
-    return [{"size": None, "draw": 0, "acc": 0.25, **rest}, *drawn]
-
-
-def shifts(far=9.0):
-    """Rows of Figure 8."""
-    return [
-        {
-            **{"split": split, "bio_batch": f"{split}{k}", "images": 16, "layer": f"res{d}.bn", "depth": d},
-            **{"kl": value * (k + 1), "mmd": value * (k + 1) / 9},
-            **{"kl_near": value * (k + 1), "mmd_near": value * (k + 1)},
-        }
-        for split, value in (("train", 0.1), ("test", 0.1 * far))
-        for k in range(4)
-        for d in (1, 2)
-    ]
-
-
-def points(n=24):
-    """Rows of Figure 9."""
-    rest = {"projection": "PCA", "statistics": "running", "plate": "1", "well": "B02", "site": "1", "of": 99}
-    return [
-        {
-            **{"x": k % 5, "y": k % 7, "split": ("train", "test")[k % 2], **rest},
-            **{"cell_type": line, "experiment": f"{line}-0{1 + k % 2}"},
-        }
-        for k in range(n)
-        for line in (("HEPG2", "HUVEC", "RPE")[k % 3],)
-    ]
-
-
-def rows_of(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def made(folder, number):
-    return list(figures.figures_of(folder, number))
-
-
 def test_bars_are_mean_and_sample_deviation_over_seeds_of_runs_that_differ_in_the_flag_alone(sweep):
-    bars = {(b.setting, b.tta, b.split): b for b in ablation(sweep, "abra_at")}
+    bars = {(b.setting, b.tta, b.split): b for b in ablation(find_runs(sweep), "abra_at")}
     series = {("res4", "none"), ("res4", "plate_bn"), ("res3+res4", "none")}
     assert set(bars) == {(*name, split) for name in series for split in ("test", "id_test")}
     for setting, tta, folders in (
@@ -109,7 +52,7 @@ def test_bars_are_mean_and_sample_deviation_over_seeds_of_runs_that_differ_in_th
 
 
 def test_one_seed_has_no_deviation(sweep):
-    bars = {(b.setting, b.tta, b.split): b for b in ablation(sweep, "abra_terms")}
+    bars = {(b.setting, b.tta, b.split): b for b in ablation(find_runs(sweep), "abra_terms")}
     assert {name[0] for name in bars} == {"CE", "CE+Arc+JS"}
     assert bars["CE", "none", "test"].std is None and bars["CE+Arc+JS", "none", "test"].std is not None
 
@@ -146,90 +89,74 @@ def test_the_same_values_give_the_same_bytes(tmp_path):
         assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
-def test_figure_7_has_a_violin_for_each_size_and_model_and_a_line_without_adaptation(tmp_path):
-    write_rows(tmp_path, "batch_size", sizes())
-    write_rows(tmp_path, "batch_size", sizes((0.5, 0.6)), method="ABRA")
-    (seven,) = made(tmp_path, 7)
-    (axes,) = seven.figure.axes
-    violins = [c for c in axes.collections if type(c).__name__ == "FillBetweenPolyCollection"]
-    dots = np.concatenate([c.get_offsets() for c in axes.collections if c not in violins])
-    assert len(violins) == 4
-    assert sorted(dots[:, 1]) == pytest.approx([20, 20, 30, 30, 50, 50, 60, 60])
-    assert [line.get_ydata()[0] for line in axes.lines] == pytest.approx([25, 25])
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"ERM", "ABRA", "without adaptation"}
-
-
-def test_figure_8_draws_medians_and_says_whether_adaptation_is_advisable(tmp_path, capsys):
-    write_rows(tmp_path, "bn_shift", shifts())
-    out = tmp_path / "out"
-    assert figures.main([str(tmp_path), "--out", str(out), "--figure", "8"]) == 0
-    assert "TTA is advisable for this data, because 4 of 4 bio-batches of test" in capsys.readouterr().out
-    (eight,) = made(tmp_path, 8)
-    kl, mmd = eight.figure.axes
-    assert [line.get_ydata() for line in kl.lines] == [pytest.approx([0.25] * 2), pytest.approx([2.25] * 2)]
-    assert [line.get_ydata() for line in mmd.lines] == [pytest.approx([v / 9] * 2) for v in (0.25, 2.25)]
-    assert eight.sentence.split()[0] in eight.figure.get_supxlabel()
-    assert len(rows_of(out / "figure_8_ERM_seed0_best.csv")) == 16
-
-
-def test_figure_9_has_a_panel_for_each_line_and_every_point_in_its_own(tmp_path):
-    write_rows(tmp_path, "points_running", points())
-    (nine,) = made(tmp_path, 9)
-    shown = [a for a in nine.figure.axes if a.get_visible()]
-    assert [a.get_title() for a in shown] == ["HEPG2", "HUVEC", "RPE"] and len(nine.figure.axes) == 4
-    for a in shown:
-        grey, *own = a.collections
-        assert len(grey.get_offsets()) == 24 and sum(len(c.get_offsets()) for c in own) == 8
-        assert a.get_xlabel() == "PCA 1 (no unit)"
-    assert "PCA of embeddings" in nine.figure.get_suptitle()
-
-
 def test_many_experiments_have_colours_of_their_own():
     assert len({tuple(c) for c in drawings.spread_colours(24)}) == 24
     assert drawings.spread_colours(3) == list(drawings.COLOURS[:3])
 
 
-def refused(capsys, folder, number, *more):
-    out = folder / "out"
-    code = figures.main([str(folder), "--out", str(out), "--figure", str(number), *map(str, more)])
-    shown = capsys.readouterr().err
-    assert code in (1, 2) and shown.count("\n") == 1 and not list(out.glob("*"))
-    return shown
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """The sentence with which a figure is refused; nothing is written."""
+
+    def check(number, *more, code=1):
+        out = tmp_path / "out"
+        assert (
+            figures.main([str(tmp_path), "--out", str(out), "--figure", str(number), *map(str, more)]) == code
+        )
+        shown = capsys.readouterr().err
+        assert shown.count("\n") == 1 and not out.exists()
+        return shown
+
+    return check
 
 
-def test_folders_without_a_comparison_or_with_two_are_refused(screen, tmp_path, capsys):
-    assert "holds no run, which is a folder with a config.json" in refused(capsys, tmp_path, 5)
+def test_folders_without_a_comparison_or_with_two_are_refused(screen, tmp_path, refused):
     boards.make_run(screen, tmp_path / "a", 0)
-    assert "has no two runs of ABRA that differ in --abra_at alone" in refused(capsys, tmp_path, 5)
+    assert "no two runs of ABRA differ in --abra_at alone; run the settings" in refused(5)
     boards.make_run(screen, tmp_path / "b", 0, abra_at=["res3"])
     for name, at in (("c", "res3"), ("d", "res4")):
         boards.make_run(screen, tmp_path / name, 0, abra_at=[at], abra_lam=0.5)
-    sentence = refused(capsys, tmp_path, 5)
-    assert "compares --abra_at more than once" in sentence and "also differ in abra_lam;" in sentence
+    sentence = refused(5)
+    assert "--abra_at is compared more than once" in sentence and "also differ in abra_lam;" in sentence
 
 
-def test_models_that_saw_other_data_do_not_share_a_figure(tmp_path, capsys):
-    write_rows(tmp_path, "batch_size", sizes())
-    write_rows(tmp_path, "batch_size", sizes(split="id_test"), method="ABRA")
-    assert "its models differ in split (id_test, test)" in refused(capsys, tmp_path, 7)
+def test_runs_whose_best_epoch_was_picked_otherwise_are_another_comparison(screen, tmp_path, refused):
+    for name, at in (("a", "res3"), ("b", "res4")):
+        boards.make_run(screen, tmp_path / name, 0, abra_at=[at])
+        boards.make_run(screen, tmp_path / f"{name}2", 0, abra_at=[at], val_metric="recall-macro_all")
+    assert "also differ in val_metric;" in refused(5)
 
 
-def test_damaged_values_and_those_of_an_earlier_model_are_refused(tmp_path, capsys):
-    path = write_rows(tmp_path, "bn_shift", shifts())
-    model = tmp_path / "ERM" / "rxrx1_seed:0_epoch:best_model.pth"
-    model.write_bytes(b"trained again")
-    assert f"was computed from an earlier {model.name}" in refused(capsys, tmp_path, 8)
-    write_rows(tmp_path, "bn_shift", shifts(), checkpoint_sha256=sha256(model))
-    assert made(tmp_path, 8)
-    path.write_text(path.read_text() + "{")
-    assert f"{path} is damaged; remove it" in refused(capsys, tmp_path, 8)
+def test_one_bar_is_never_drawn_over_another(screen, tmp_path, refused):
+    boards.make_run(screen, tmp_path / "a", 0)
+    boards.make_run(screen, tmp_path / "b", 0, abra_at=["res3", "res4"])
+    assert len(made(tmp_path, 5)[0].values) == 4
+    boards.make_run(screen, tmp_path / "c", 0, abra_at=["res4", "res3"])
+    sentence = refused(5)
+    assert f"{tmp_path / 'b'} and {tmp_path / 'c'} are both the bar res3+res4 of test" in sentence
 
 
-def test_a_checkpoint_elsewhere_or_none_at_all_is_refused(tmp_path, capsys):
-    sentence = refused(capsys, tmp_path, 7, "--checkpoint", tmp_path.parent / "x_seed:0_epoch:best_model.pth")
-    assert "does not lie in" in sentence
-    assert "CHECKPOINT must be an existing" in refused(
-        capsys, tmp_path, 7, "--checkpoint", tmp_path / "no.pth"
+def test_without_a_run_there_is_one_sentence_and_no_folder(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for folder, said in (("empty", "holds no run"), ("absent", "is no folder")):
+        assert figures.main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
+        shown = capsys.readouterr().err
+        assert said in shown and shown.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(sweep, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert figures.main([str(sweep), "--out", str(tmp_path / "out"), "--figure", "5", "6"]) == 2
+    shown = capsys.readouterr()
+    assert "cannot be made (File exists); give another folder" in shown.err and shown.err.count("\n") == 1
+    assert (tmp_path / "out").read_text() == "mine" and shown.out == ""
+
+
+@pytest.mark.parametrize("number", [7, 8, 9, 10])
+def test_train_is_not_compared_with_itself(tmp_path, refused, number):
+    write_values(tmp_path, number, [{}])
+    assert "--split train would be compared with itself; name another" in refused(
+        number, "--split", "train", code=2
     )
 
 
@@ -240,33 +167,7 @@ def test_a_long_note_is_broken_into_lines_that_fit():
 
 
 def test_figures_of_records_need_no_torch(sweep, tmp_path):
-    bare = "import runpy, sys; sys.modules.update(torch=None, wilds=None); "
-    path = boards.SCRIPTS / "figures.py"
-    start = (
-        f"sys.path.insert(0, {str(boards.SCRIPTS)!r}); del sys.argv[0]; sys.argv.insert(0, 'figures.py'); "
-    )
-    code = f"{bare}{start}runpy.run_path({str(path)!r}, run_name='__main__')"
-    command = [sys.executable, "-c", code, str(sweep), "--out", str(tmp_path), "--figure", "5"]
+    command = [sys.executable, "-c", bare(sweep, "--out", tmp_path, "--figure", 5)]
     done = subprocess.run(command, cwd=boards.runs.REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "figure_5.png").is_file()
-
-
-@pytest.mark.slow
-def test_the_command_computes_figures_from_a_saved_model(root, tmp_path, monkeypatch):
-    from abra_wilds import fit, run_config
-    from abra_wilds.analysis import embeddings
-
-    boards.runs.use_tiny_backbone(monkeypatch)
-    monkeypatch.setattr(embeddings, "umap_class", lambda: None)
-    run = tmp_path / "runs" / "ERM"
-    fit(run_config("ERM", **boards.runs.settings(root, run, "ERM", n_epochs=1)))
-    flags = ("--figure", "7", "8", "9", "10", "--draws", "2", "--tta_group", "experiment")
-    words = [str(tmp_path / "runs"), "--out", str(tmp_path / "f"), *flags]
-    assert figures.main([*words, "--checkpoint", str(run / "rxrx1_seed:0_epoch:best_model.pth")]) == 1
-    names = ["figure_7", "figure_9_ERM_seed0_best", "figure_10_ERM_seed0_best"]
-    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")}
-    assert {p.name for p in (tmp_path / "f").iterdir()} == expected, "8: halves of 8 images are too few"
-    rows = rows_of(tmp_path / "f" / "figure_7.csv")
-    drawn = [(size, draw) for size in ("4", "8", "16") for draw in ("0", "1")]
-    assert [(r["size"], r["draw"]) for r in rows] == [("", "0"), *drawn, ("32", "0")]
