@@ -10,6 +10,7 @@ wrote is taken in. Needs no torch.
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from report_curves import curve_pictures
-from report_figures import read_figures
+from report_figures import Embedded, read_figures
 from report_parts import (
     Group,
     commands,
@@ -64,6 +65,7 @@ def report(
     """
     groups = read_groups(runs, split_settings)
     told = {e.run.path for g in groups for e in g.entries}
+    shown, strange = ([], []) if figures is None else figures_of(figures, runs)
     methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -81,7 +83,8 @@ def report(
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
         screen=None if root is None else screen_parts(groups, root),
-        figures=[] if figures is None else read_figures(figures),
+        figures=shown,
+        strange=strange,
         consumption=consumption(groups),
         commands=commands(runs, groups),
         provenance=provenance(groups),
@@ -114,6 +117,32 @@ def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
             if g.of(split)
         ],
     }
+
+
+def figures_of(folder: Path, runs: Sequence[Run]) -> tuple[list[Embedded], list[str]]:
+    """The figures of a folder that show these runs alone, and the names of the others.
+
+    Raises:
+        InputError: for a figure that cannot be read.
+    """
+    digests = {run.config["digest"] for run in runs}
+    found = [(figure, models_of(folder / f"{figure.name}.csv")) for figure in read_figures(folder)]
+    ours = [figure for figure, models in found if models <= digests]
+    return ours, [figure.name for figure, models in found if not models <= digests]
+
+
+def models_of(values: Path) -> set[str]:
+    """Digests of the configurations whose models a figure shows; none for Figures 5 and 6, which name none.
+
+    Raises:
+        InputError: if the values cannot be read.
+    """
+    try:
+        with values.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        raise InputError(f"{values} cannot be read; make the figures anew") from None
+    return {row["config_sha256"] for row in rows if "config_sha256" in row}
 
 
 def figures_folder(asked: Path | None, runs: Path) -> Path | None:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from tests.leaderboard import boards
 
 from figure_style import new_figure, note, save_figure  # isort: skip
+from runs import read_run  # isort: skip
 
 EPOCHS = "epoch,batch,objective,L_clean,R_JS,K_rel_mean,lr\n"
 
@@ -64,5 +65,6 @@ def make_logs(screen, folder):
     figure.subplots().plot([1, 2])
     note(figure, "TTA is advisable.")
     (folder / "figures").mkdir()
-    save_figure(figure, [{"kl": 1.5}], folder / "figures", "figure_8_ABRA_seed0_best")
+    of = {"config_sha256": read_run(folder / "logs" / "abra0").config["digest"]}
+    save_figure(figure, [{"kl": 1.5, **of}], folder / "figures", "figure_8_ABRA_seed0_best")
     return folder / "logs"

@@ -21,6 +21,7 @@ from tests.leaderboard import boards
 from tests.leaderboard.report_boards import Page, make_logs
 
 import report  # isort: skip
+from figure_style import new_figure, save_figure  # isort: skip
 from report_screen import MOST_PLATES, plates, read_screen  # isort: skip
 from runs import find_runs  # isort: skip
 
@@ -147,6 +148,24 @@ def test_figures_are_taken_in_with_their_words_and_values(page, text):
         "data:image/svg+xml"
     )
     assert "TTA is advisable." in text and 'download="figure_8_ABRA_seed0_best.csv"' in text
+
+
+def test_figures_of_models_that_are_not_among_the_runs_are_left_out_and_named(logs, text):
+    said = "Left out, because they show models that are not among these runs"
+    assert said not in text
+    alone = report.report(find_runs(logs / "erm"), figures=logs.parent / "figures")
+    assert f"{said}: figure_8_ABRA_seed0_best." in alone and "TTA is advisable." not in alone
+    assert not [a for tag, a in Page(alone).tags if tag == "img"] and "There are no figures of" in alone
+
+
+def test_a_figure_that_shows_other_models_too_is_left_out_and_bars_stay(logs, tmp_path):
+    figure = new_figure("Both", 3, 2, simulated=True)
+    digests = [run.config["digest"] for run in find_runs(logs)]
+    for name, models in (("figure_7", [*digests, "another"]), ("figure_10_x", digests)):
+        save_figure(figure, [{"config_sha256": digest} for digest in models], tmp_path, name)
+    save_figure(figure, [{"setting": "res4"}], tmp_path, "figure_5")
+    shown, strange = report.figures_of(tmp_path, find_runs(logs))
+    assert ([f.name for f in shown], strange) == (["figure_5", "figure_10_x"], ["figure_7"])
 
 
 def test_commands_costs_and_versions_are_the_runs_own(page, text):

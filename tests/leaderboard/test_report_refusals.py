@@ -13,6 +13,7 @@ from tests import runs as tiny
 from tests.leaderboard import boards
 
 import report  # isort: skip
+from figure_style import new_figure, save_figure  # isort: skip
 from report_parts import read_groups  # isort: skip
 from report_screen import read_screen  # isort: skip
 from runs import find_runs  # isort: skip
@@ -39,6 +40,12 @@ def test_bad_input_is_one_sentence_each(refused, screen, three, tmp_path):
     tiny.assert_says(refused(three, "--root_dir", tmp_path / "empty"), "does not exist", "--root_dir")
     (three / "seed1" / "train_algo.csv").write_text("a,b\n1,2\n")
     tiny.assert_says(refused(three), "seed1/train_algo.csv", "column epoch", "restore")
+
+
+def test_a_figure_without_its_values_is_refused(refused, three, tmp_path):
+    save_figure(new_figure("x", 3, 2, simulated=True), [{"x": 1}], tmp_path, "figure_9_x")
+    (tmp_path / "figure_9_x.csv").unlink()
+    tiny.assert_says(refused(three, "--figures", tmp_path), "figure_9_x.csv cannot be read", "anew")
 
 
 def test_a_line_that_is_no_record_is_refused(refused, three):
