@@ -136,6 +136,11 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "speed": SpeedConfig,
 }
+# What a saved model may be used with; what is not given is as in its run.
+PREDICTION_FLAGS = (
+    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
+    *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
+)
 
 
 OWN_LOOP = "abra_wilds"

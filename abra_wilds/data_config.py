@@ -16,6 +16,7 @@ TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
 TRANSFORMS = ("rxrx1", "paper", "iid", "none")
 DATA_FORMATS = ("png", "packed")
+MARKER = "SIMULATED.json"  # stands beside simulated images
 
 
 @dataclass(frozen=True)

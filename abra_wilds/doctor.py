@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from abra_wilds.data_config import MARKER
 from abra_wilds.errors import InputError
 
 REQUIRED = (
@@ -150,7 +151,7 @@ def check_data() -> Iterator[Finding]:
             fetch = f"abra-wilds fetch {name} {root}, or a simulated one: abra-wilds simulate {root}{layout}"
             yield Finding(name, f"not in {root / folders[0]}; {fetch}")
             continue
-        simulated = " (simulated)" if (where / "SIMULATED.json").is_file() else ""
+        simulated = " (simulated)" if (where / MARKER).is_file() else ""
         packed = ", packed" if (where / "packed" / "index.json").is_file() else ""
         yield Finding(name, f"found in {where}{simulated}{packed}")
 

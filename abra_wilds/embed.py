@@ -26,6 +26,7 @@ from tqdm import tqdm
 from abra_wilds.analysis.mixing_metrics import measurable, metrics_table, mixing_metrics
 from abra_wilds.analysis.postprocess import POSTPROCESS, check_controls, postprocessed
 from abra_wilds.analysis.profiles import (
+    TREATED_WELL,
     control_types,
     controls_of,
     metadata_of,
@@ -109,7 +110,7 @@ def embeddings(
     Args:
         checkpoint: a model file of a run, with the run's config.json beside it.
         splits: which, train among them; None for all but train.
-        flags: those of `predict.FLAGS` that differ from the run's.
+        flags: those of `config.PREDICTION_FLAGS` that differ from the run's.
 
     Raises:
         InputError: if anything does not fit.
@@ -135,7 +136,7 @@ def embed_saved(
     Args:
         checkpoint: a model file of a run, with the run's config.json beside it.
         splits: which, train among them; None for all but train.
-        flags: those of `predict.FLAGS` that differ from the run's.
+        flags: those of `config.PREDICTION_FLAGS` that differ from the run's.
         levels: which of LEVELS.
         postprocess: a key of POSTPROCESS; fitted to sites of all splits, before sites are averaged.
         metrics: also print and write metrics of wells, before and after post-processing.
@@ -152,7 +153,7 @@ def embed_saved(
     batch = table["Metadata_Batch"].to_numpy(dtype=object)
     check_controls(postprocess, batch, is_control)
     if metrics:
-        measurable(wells_of(table)[1])
+        measurable(wells_of(table, TREATED_WELL)[1])
     names = [f"{level}.parquet" for level in levels] + ([METRICS_FILE] if metrics else [])
     folder = out or saved.folder.path / folder_name(saved, postprocess)
     on_main(lambda: make_folder(folder, names))
@@ -259,9 +260,10 @@ def write_levels(folder: Path, levels: Sequence[str], found: Embeddings, about: 
 def write_metrics(
     path: Path, found: Mapping[str, NDArray[np.float32]], table: pd.DataFrame, about: Mapping[str, Any]
 ) -> None:
-    """Measure wells, print a table of the numbers, and write them as JSON."""
-    well, wells = wells_of(table)
+    """Measure wells, each with its sites of all splits, print a table of the numbers, and write them as JSON."""
+    well, wells = wells_of(table, TREATED_WELL)
     entries = mixing_metrics({version: well_means(f, well) for version, f in found.items()}, wells)
     write_text(path, json.dumps({**about, "level": "well", "metrics": entries}, indent=2) + "\n")
     data = "simulated data" if about["simulated"] else about["dataset"]
-    sys.stdout.write(f"Experiments and siRNAs on {data}\n{metrics_table(entries, list(found))}")
+    title = f"Experiments and siRNAs on {data}, {len(wells):,} wells, each with its sites of all splits"
+    sys.stdout.write(f"{title}\n{metrics_table(entries, list(found))}")

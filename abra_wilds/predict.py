@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.cli import add_flag
-from abra_wilds.config import SECTIONS, RunConfig, flag_name, flag_of, sections
+from abra_wilds.config import PREDICTION_FLAGS, SECTIONS, RunConfig, flag_name, flag_of, sections
 from abra_wilds.dist import started
 from abra_wilds.engine.folder import RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
@@ -25,11 +25,6 @@ from abra_wilds.options import default_of, typed
 from abra_wilds.presets import refuse_idle
 from abra_wilds.records import CONFIG, Record
 
-# Flags of the main command that a prediction may set anew; what is not given is as in the run.
-FLAGS = (
-    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
-    *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
-)
 CHECKPOINT = re.compile(r"(?P<dataset>.+)_seed:(?P<seed>\d+)_epoch:(?P<label>[^:]+)_model\.pth")
 
 
@@ -47,13 +42,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the main command that a saved model may be used with."""
     for section in SECTIONS.values():
         for f in fields(section):
-            if f.name in FLAGS:
+            if f.name in PREDICTION_FLAGS:
                 add_flag(parser, f.name, flag_of(f), "as in the run")
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `add_flags` that were given."""
-    given = {name: value for name, value in vars(args).items() if name in FLAGS}
+    given = {name: value for name, value in vars(args).items() if name in PREDICTION_FLAGS}
     if "loader_kwargs" in given:
         given["loader_kwargs"] = dict(given["loader_kwargs"])
     return given
@@ -79,7 +74,7 @@ def predict_saved(
         checkpoint: a model file of a run, with the run's config.json beside it.
         splits: which; None for all but train.
         out: the folder; None for `tta_NAME` beside the checkpoint.
-        flags: those of FLAGS that differ from the run's.
+        flags: those of PREDICTION_FLAGS that differ from the run's.
 
     Raises:
         InputError: if anything does not fit, or would be overwritten.

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from abra_wilds.errors import InputError
@@ -13,6 +14,20 @@ from abra_wilds.files import write_text
 
 RESULTS = "results.jsonl"
 CONFIG = "config.json"  # what the records beside it were computed with
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"str": str, "str | None": (str, NoneType), "bool": bool},
+    **{"int": int, "float": (int, float)},
+    **{"Mapping[str, str]": dict, "Mapping[str, float]": dict, "Mapping[str, Any]": dict},
+}
+
+
+def model_name(dataset: str, seed: int, epoch: str | int) -> str:
+    """Name of the checkpoint of the "best", "last" or numbered epoch, as WILDS' scripts form it.
+
+    >>> model_name("rxrx1", 0, "best")
+    'rxrx1_seed:0_epoch:best_model.pth'
+    """
+    return f"{dataset}_seed:{seed}_epoch:{epoch}_model.pth"
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,8 @@ class Record:
         versions: of what computed it.
         wall_s: seconds spent training, evaluations included.
         consumed: what it cost and what entered it (see engine/consumed.py); empty in older records.
+        data_sha256: digest of the data set's labels and metadata (`wilds_data.data_digest`); empty in older
+            records.
     """
 
     method: str
@@ -70,6 +87,16 @@ class Record:
     wall_s: float
     consumed: Mapping[str, Any] = field(default_factory=dict)
     acc_screen: Mapping[str, float] = field(default_factory=dict)
+    data_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError or ValueError for what no reader could use."""
+        for f in fields(self):
+            if not isinstance(getattr(self, f.name), KINDS[str(f.type)]):
+                raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
+        for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
+            if not 0 <= acc <= 1:
+                raise ValueError(f"an accuracy must lie in [0, 1]; got {acc!r}")
 
     def same_result(self, other: Record) -> bool:
         """Whether the other says the same of the same predictions, whatever the clock said."""
@@ -89,7 +116,7 @@ def read_records(path: Path) -> list[Record]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             records.append(Record(**json.loads(line)))
         except (ValueError, TypeError):

@@ -22,7 +22,9 @@ RESUMING = "--resume goes on after the last complete epoch"
 
 
 def guarded(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
-    """Run a command; a refusal becomes one sentence on stderr and exit code 2, a lost run exit code 1.
+    """Run a command; what it raises becomes one sentence on stderr.
+
+    The exit code is 2 for a refusal, and 1 for a lost run or a file that the system refuses.
 
     Args:
         body: returns an exit code.
@@ -35,6 +37,11 @@ def guarded(body: Callable[[], int], onward: str = "the same command goes on or 
         return 2
     except Diverged as fault:
         print(f"error: {fault}", file=sys.stderr)
+        return 1
+    except OSError as fault:
+        # A full disk, a folder in a file's place, a missing right: errno without its number says it.
+        where = f" ({fault.filename})" if fault.filename else ""
+        print(f"error: {fault.strerror or fault}{where}; mend that and repeat the command", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted; {onward}", file=sys.stderr)

@@ -26,7 +26,8 @@ README = "README.md"
 ENDINGS = (".tar.gz", ".zip")
 # No predictions file of RxRx1-WILDS is larger than a quarter of a million bytes.
 LARGEST = 1 << 24
-CLASS_ID = re.compile(rb"-?[0-9]{1,9}")
+# As WILDS reads them, by Python's literals, which have no leading zero.
+CLASS_ID = re.compile(rb"-?(0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ def wrong_ids(content: bytes, n: int, n_classes: int) -> str | None:
         if not 0 <= int(line) < n_classes:
             return f"found class {text} in line {number:,}, expected 0 to {n_classes - 1:,}"
     return None
+
+
+def same_predictions(files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
+    """Names of files of the same split with the same content: a file and the one of an earlier seed.
+
+    Runs that differ in the seed do not agree on thousands of images, so one of the two is a copy.
+
+    Args:
+        files: name -> content, by `member_name`.
+    """
+    for split in SPLITS:
+        first: dict[bytes, str] = {}
+        for name in (member_name(split, seed) for seed in SEEDS):
+            if name in files and (known := first.setdefault(files[name], name)) != name:
+                yield name, known
 
 
 def check_out(out: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from archives import README, SEEDS, SPLITS, check_out, member_name, write_archive, wrong_ids
+from archives import README, SEEDS, SPLITS, check_out, member_name, same_predictions, write_archive, wrong_ids
 from bundle_readme import readme
 from runs import Entry, Run, find_runs, read_entries, refuse_mixture, refuse_other_data
 
@@ -179,6 +179,8 @@ def bundle(folder: Path, out: Path, args: argparse.Namespace) -> str:
     check_out(out)
     nine = chosen(folder, args.tta)
     files = {member_name(*key): checked_content(entry) for key, entry in nine.items()}
+    for name, known in same_predictions(files):
+        raise InputError(f"{name} and {known} are the same predictions, so one is a copy; predict again")
     reasons = non_standard(list(nine.values()))
     check_flag(reasons, args.non_standard)
     page = readme(nine, reasons, {name: getattr(args, name) for name in ("contact", "paper_url", "code_url")})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from archives import SEEDS, SPLITS
+from reproduce import made_by, predicting, training
 from runs import Entry
 from significance import spread_of
 
@@ -97,27 +97,17 @@ def commands(nine: Nine) -> str:
     lines = []
     for seed in SEEDS:
         entry = nine[SPLITS[0], seed]
-        lines.append(f"python {shlex.join(entry.run.config['command'])}")
+        lines.append(training(entry.run))
         if entry.folder != entry.run.path:
-            model = entry.run.path / f"rxrx1_seed:{seed}_epoch:best_model.pth"
-            changed = {n: v for n, v in entry.settings.items() if entry.run.settings.get(n) != v}
-            flags = [
-                word
-                for name, value in {"tta": entry.settings["tta"], **changed}.items()
-                for word in (f"--{name}", str(value).lower())
-            ]
-            lines.append(shlex.join(["abra-wilds", "predict", str(model), *flags]))
+            lines.append(predicting(entry))
     return "```\n" + "\n".join(lines) + "\n```\n"
 
 
 def code(nine: Nine) -> str:
     """Commits and versions; several where they are not the same for all predictions."""
-    records = [e.record for e in nine.values()]
-    commits = ", ".join(dict.fromkeys(r.commit for r in records))
-    names = dict.fromkeys(name for r in records for name in r.versions)
-    versions = {n: ", ".join(dict.fromkeys(r.versions.get(n, "none") for r in records)) for n in names}
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return f"Commit {commits}. Versions: {told}.\n"
+    found = made_by(e.record for e in nine.values())
+    source = found.pop("commit")
+    return f"Commit {source}. Versions: {', '.join(f'{name} {v}' for name, v in found.items())}.\n"
 
 
 def settings(entry: Entry) -> str:

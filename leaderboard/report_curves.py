@@ -112,9 +112,11 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path)
         part = frame["batch"] / frame["batch"].max() if "batch" in frame else 1
-        return frame.assign(x=frame["epoch"] + part)
+        return frame.apply(pd.to_numeric).assign(x=frame["epoch"] + part)
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} is no table with a column epoch; restore the file or remove it") from None
+        raise InputError(
+            f"{path} is no table of numbers with a column epoch; restore the file or remove it"
+        ) from None
 
 
 def over_seeds(frame: pd.DataFrame, column: str, times: float = 1) -> pd.DataFrame:

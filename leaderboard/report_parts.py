@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from reproduce import made_by, predicting, training
 from runs import SPLIT_NAMES, Entry, Run, all_entries
 from significance import mean_std, spread
 from table_formats import html_table
@@ -200,30 +200,12 @@ def commands(runs: Sequence[Run], groups: Sequence[Group]) -> list[tuple[str, st
     """(run, command) of every run as it was typed, and of every adaptation afterwards."""
     labels = {e.folder: g.label for g in groups for e in g.entries}
     told = [
-        (
-            f"{labels.get(run.path, run.values['algorithm'])}, seed {run.seed}",
-            f"python {shlex.join(run.config['command'])}",
-        )
-        for run in runs
+        (f"{labels.get(run.path, run.values['algorithm'])}, seed {run.seed}", training(run)) for run in runs
     ]
     adapted = {e.folder: e for g in groups for e in g.entries if e.folder != e.run.path}
     return told + [(f"{labels[e.folder]}, seed {e.record.seed}", predicting(e)) for e in adapted.values()]
 
 
-def predicting(entry: Entry) -> str:
-    """The `abra-wilds predict` that makes an adaptation's records."""
-    r = entry.record
-    model = entry.run.path / f"{r.dataset}_seed:{r.seed}_epoch:{r.checkpoint}_model.pth"
-    changed = {n: v for n, v in entry.settings.items() if entry.run.settings.get(n) != v}
-    flags = {"tta": entry.settings["tta"], **changed}
-    told = [word for name, value in flags.items() for word in (f"--{name}", str(value).lower())]
-    return shlex.join(["abra-wilds", "predict", str(model), *told])
-
-
 def provenance(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """(what, version) of the source and of the packages; several where the records disagree."""
-    records = [e.record for g in groups for e in g.entries]
-    names = dict.fromkeys(name for r in records for name in r.versions)
-    found = {"commit": {r.commit for r in records}}
-    found |= {name: {r.versions.get(name, "none") for r in records} for name in names}
-    return [(name, ", ".join(sorted(values))) for name, values in found.items()]
+    return list(made_by(e.record for g in groups for e in g.entries).items())

@@ -107,6 +107,7 @@ def read_run(folder: Path) -> Run:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         named = isinstance(config["values"]["algorithm"], str) and isinstance(config["values"]["seed"], int)
+        named = named and isinstance(config["command"], list) and isinstance(config["origin"], dict)
         same = digest(config["values"]) == config["digest"]
     except (OSError, ValueError, TypeError, KeyError):
         named, same = False, False
@@ -243,7 +244,7 @@ def refuse_twice(group: Sequence[Entry]) -> None:
 
 
 def refuse_other_data(group: Sequence[Entry]) -> None:
-    """Raise if a split has not the same number of images everywhere.
+    """Raise if a split has other images somewhere, by their number or, where it is known, the data's digest.
 
     Raises:
         InputError: with two folders.
@@ -255,6 +256,11 @@ def refuse_other_data(group: Sequence[Entry]) -> None:
             raise InputError(
                 f"{r.split} has {known.record.n:,} images in {known.folder} and {r.n:,} in {entry.folder}, "
                 "so they are of different data; keep runs of one data set"
+            )
+        if r.data_sha256 and known.record.data_sha256 not in ("", r.data_sha256):
+            raise InputError(
+                f"{known.folder} and {entry.folder} are of data that differ in labels or metadata, by the "
+                "digests in their records; keep runs of one data set"
             )
 
 

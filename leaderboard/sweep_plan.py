@@ -12,6 +12,7 @@ from abra_wilds.cli import parse
 from abra_wilds.config import RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.predict import changed
+from abra_wilds.records import model_name
 
 # Without these a run would not leave what tells a finished one.
 KEPT = ("save_best", "save_last", "save_pred", "evaluate_all_splits")
@@ -81,7 +82,7 @@ class Planned:
     def model(self) -> Path:
         """The checkpoint of that epoch."""
         t, data = self.config.train, self.config.data
-        return self.folder / f"{data.dataset}_seed:{t.seed}_epoch:{self.checkpoint}_model.pth"
+        return self.folder / model_name(data.dataset, t.seed, self.checkpoint)
 
 
 def plan(

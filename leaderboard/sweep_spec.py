@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from abra_wilds.config import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
-from abra_wilds.predict import FLAGS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "rows")
@@ -68,7 +68,12 @@ def read_spec(path: Path) -> Spec:
     content = read_yaml(path)
     if "same_as" in content:
         only_keys(content, ("name", "same_as"), f"{path} with same_as")
-        return replace(read_spec(path.parent / str(content["same_as"])), name=str(content.get("name", "")))
+        other = path.parent / str(content["same_as"])
+        if "same_as" in read_yaml(other):
+            raise InputError(
+                f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
+            )
+        return replace(read_spec(other), name=str(content.get("name", path.stem)))
     only_keys(content, SPEC_KEYS, str(path))
     seeds, rows, k = content.get("seeds"), content.get("rows"), content.get("gpus_per_run", 1)
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
@@ -121,7 +126,9 @@ def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
     if not isinstance(tta, list):
         raise InputError(f"tta of {where} must be a list such as [{{tta: plate_bn}}]; got {tta!r}")
     for flags in tta:
-        only_keys(as_mapping(flags, f"tta of {where}"), sorted(set(FLAGS) - set(OURS)), f"tta of {where}")
+        only_keys(
+            as_mapping(flags, f"tta of {where}"), sorted(set(PREDICTION_FLAGS) - set(OURS)), f"tta of {where}"
+        )
     return Row(label, (*words, *as_words(settings, where)), tuple(tta))
 
 

@@ -52,8 +52,8 @@ def _ours(table: Table) -> Iterator[str]:
     )
     tests = sum(row.comparison.p_holm is not None for row in table.rows)
     yield (
-        f"p: two-sided paired t-test of {wanted.tested} by seed, as in the paper: rows without test-time "
-        f"adaptation (TTA) against ERM, rows with it against AdaBN, which is ERM with {wanted.tta}. "
+        f"p: two-sided paired t-test of {wanted.tested} by seed, as under the paper's Table 2: rows without "
+        f"test-time adaptation (TTA) against ERM, others against AdaBN, which is ERM with {wanted.tta}. "
         f"p (Holm): adjusted for the {tests} tests of this table. Difference: mean of the paired differences "
         "in points; d_z: that by their standard deviation. Where all seeds differ by the same amount, t is "
         "undefined and there is no p."
@@ -75,6 +75,8 @@ def _gaps(table: Table) -> Iterator[str]:
         if uneven:
             told = f"{row.label}: seeds {_listed(seeds)} in {wanted.tested}, and others or none in"
             yield f"{told} {', '.join(uneven)}."
+        if len(row.commits) > 1:
+            yield f"{row.label}: computed by several commits of the source, {', '.join(row.commits)}."
         if paired and paired != seeds:
             yield f"{row.label}: compared by seeds {_listed(paired)}, which {row.comparison.against} has too."
 

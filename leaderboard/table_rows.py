@@ -216,6 +216,7 @@ class Row:
         budget: None where the row is missing.
         published: the paper's row, None where it has none.
         comparison: with the row that the paper compares with.
+        commits: of the source that the records were computed by.
     """
 
     label: str
@@ -226,6 +227,7 @@ class Row:
     budget: Budget | None
     published: PublishedRow | None
     comparison: Comparison = Comparison()
+    commits: tuple[str, ...] = ()
 
     @property
     def missing(self) -> bool:

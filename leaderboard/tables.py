@@ -20,7 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-from runs import Entry, Run, all_entries, by_settings, find_runs, refuse_mixture, refuse_other_data
+from choice import add_runs, check_adaptation, chosen_runs
+from runs import Entry, Run, all_entries, by_settings, refuse_mixture, refuse_other_data
 from significance import holm, paired_t
 from table_formats import FORMATS, markdown
 from table_notes import notes
@@ -168,7 +169,8 @@ def our_row(wanted: Layout, group: Sequence[Entry], label: str) -> Row:
         if by_seed:
             accs[column] = by_seed
     first = group[0].record
-    return Row(label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None)
+    row = Row(label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None)
+    return replace(row, commits=tuple(dict.fromkeys(e.record.commit for e in group)))
 
 
 def budget(group: Sequence[Entry]) -> Budget:
@@ -237,7 +239,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders")
+    add_runs(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where table_N.md and so on go")
     parser.add_argument(
         "--table", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="which; unset: all"
@@ -254,7 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         args = parser.parse_args(argv)
-        runs = find_runs(args.runs)
+        check_adaptation(args.tta)
+        runs = chosen_runs(args)
         told = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
         tables = build_tables(runs, dict.fromkeys(args.table), **told)
         if args.out is not None:

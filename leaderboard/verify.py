@@ -18,7 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from archives import LARGEST, README, SEEDS, SPLITS, Member, climbs, member_name, read_archive, wrong_ids
+from archives import (
+    LARGEST,
+    README,
+    SEEDS,
+    SPLITS,
+    Member,
+    climbs,
+    member_name,
+    read_archive,
+    same_predictions,
+    wrong_ids,
+)
 from significance import spread_of
 from torch import Tensor
 
@@ -120,6 +131,8 @@ def check(members: Sequence[Member], dataset: Any) -> tuple[Scores, list[str]]:
             results = evaluate(subset, y_pred)
             for key, value in {"average": results["acc_avg"], **by_cell(results)}.items():
                 scores.setdefault(split, {}).setdefault(key, {})[seed] = value
+    for name, known in same_predictions(files):
+        wrong.append(f"{name}: found the predictions of {known} again, expected those of another run")
     return ({} if wrong else scores), wrong
 
 

@@ -178,7 +178,7 @@ def test_a_module_is_short_documented_and_raises_instead_of_asserting(path):
 
 
 def test_a_function_is_at_most_forty_lines_unless_it_is_the_loop():
-    """Docstrings not counted; fit() may be long and flat (style.md, rule 13)."""
+    """Docstrings not counted; fit() may be long and flat (CONTRIBUTING.md)."""
     long = []
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_records_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "results.jsonl"
     assert read_records(path) == []
     append_records(path, [FIRST, replace(FIRST, split="val")])
-    append_records(path, [replace(FIRST, seed=1, acc=float("nan"))])
+    append_records(path, [replace(FIRST, seed=1)])
     assert [json.loads(line)["split"] for line in path.read_text().splitlines()] == ["test", "val", "test"]
     assert read_records(path)[:2] == [FIRST, replace(FIRST, split="val")]
 
@@ -55,12 +55,24 @@ def test_a_record_is_appended_once_whatever_the_clock_says(tmp_path):
     assert len(read_records(path)) == 2
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "3", '{"method": "ABRA"}', '{"more": 1}', ""])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"{", b"[]", b"3", b'{"method": "ABRA"}', b'{"more": 1}', b"", b"\xff"),
+        *(
+            json.dumps(asdict(FIRST) | wrong).encode()
+            for wrong in (
+                *({"acc": None}, {"acc": float("nan")}, {"acc": 31.25}, {"acc_by_cell": {"HUVEC": None}}),
+                *({"consumed": None}, {"method": None}, {"n": "12345"}, {"tta": 1}),
+            )
+        ),
+    ],
+)
 def test_a_line_that_is_no_record_is_named(tmp_path, line):
     path = tmp_path / "results.jsonl"
     append_records(path, [FIRST])
-    with path.open("a") as file:
-        file.write(line + "\n")
+    with path.open("ab") as file:
+        file.write(line + b"\n")
     with pytest.raises(InputError, match=r"line 2 of .*results.jsonl is no record with method, dataset"):
         read_records(path)
 

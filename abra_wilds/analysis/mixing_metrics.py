@@ -2,7 +2,13 @@
 
 Cell lines differ by biology and share no experiment, so every metric is computed for each line and averaged
 over lines by their wells. Rows are treatment wells where controls are known, since `postprocess` fits the
-controls; of classes, those that two experiments or more show.
+controls; of classes, those that two experiments or more show. A well is one row, whatever splits its sites
+are in: counted once for each split it would be its own replicate.
+
+Beside each value stands that of chance. A silhouette takes the nearest of the other groups, so that with
+many small groups it lies far below 0 where names mean nothing; its chance is that of shuffled names in the
+same embedding. Classes are shuffled inside experiments and experiments inside classes, so that what the other
+does stays as it is.
 
 The scib names (Luecken et al. 2022) are left to their package: `pip install 'abra-wilds[scib]'` and
 `scib_metrics.benchmark.Benchmarker` on the well file, with Metadata_Batch and Metadata_sirna_id. Issue
@@ -17,12 +23,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import pairwise_distances, silhouette_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -37,6 +44,7 @@ Names = NDArray[np.object_]
 MOST = 2000
 NEIGHBOURS = 15
 FOLDS = 3
+SHUFFLES = 5
 
 
 @dataclass(frozen=True)
@@ -55,13 +63,38 @@ class Metric:
 
 
 def silhouette_batch(f: Floats, batch: Names, label: NDArray[np.int64]) -> tuple[float, float]:
-    """Euclidean silhouette of experiments (Rousseeuw 1987); about 0 where they are mixed."""
-    return float(silhouette_score(f, batch)), 0.0
+    """Euclidean silhouette of experiments (Rousseeuw 1987), and of experiments shuffled inside classes."""
+    return silhouette(f, batch, label)
 
 
 def silhouette_label(f: Floats, batch: Names, label: NDArray[np.int64]) -> tuple[float, float]:
-    """Euclidean silhouette of classes; 0 or below where nothing tells them apart."""
-    return float(silhouette_score(f, label)), 0.0
+    """Euclidean silhouette of classes, and of classes shuffled inside experiments."""
+    return silhouette(f, label, batch)
+
+
+def silhouette(f: Floats, names: NDArray[Any], within: NDArray[Any]) -> tuple[float, float]:
+    """The silhouette of groups, and the mean of that of shuffled ones, which a fixed seed repeats.
+
+    Args:
+        f: (n, D).
+        names: (n,) of the groups.
+        within: (n,); only rows that are equal here change names.
+    """
+    distance, rng = pairwise_distances(f), np.random.default_rng(0)  # (n, n)
+
+    def score(found: NDArray[Any]) -> float:
+        return float(silhouette_score(distance, found, metric="precomputed"))
+
+    return score(names), float(np.mean([score(shuffled(names, within, rng)) for _ in range(SHUFFLES)]))
+
+
+def shuffled(names: NDArray[Any], within: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Names (n,) in random order among the rows that are equal in `within` (n,)."""
+    order = rng.permutation(len(names))
+    found = np.empty_like(names)
+    # Both sides are in order of `within`, so that each group meets its own names, in random order.
+    found[np.argsort(within, kind="stable")] = names[order][np.argsort(within[order], kind="stable")]
+    return found
 
 
 def knn_purity(f: Floats, batch: Names, label: NDArray[np.int64]) -> tuple[float, float]:
@@ -186,31 +219,34 @@ def mixing_metrics(
         most: wells of a line.
 
     Returns:
-        One entry a metric: metric, better, caveat, chance, and for each version its mean over lines; and
-        by_cell_line, which has the same of each line. Without the package copairs the last metric is missing.
+        One entry a metric: metric, better, caveat, for each version its mean over lines, and chance, which
+        has that of each version; and by_cell_line, which has the same of each line. Without the package
+        copairs the last metric is missing.
     """
     lines = measurable(table)
     batch = table["Metadata_Batch"].to_numpy(dtype=object)
     label = table["Metadata_sirna_id"].to_numpy()
     chosen = {line: rows[whole_classes(label[rows], most, seed)] for line, rows in lines.items()}
     weights = [len(rows) for rows in lines.values()]
-    entries = []
+    entries: list[dict[str, object]] = []
     for name, metric in METRICS.items():
         if metric.measure is retrieval_map and not has_copairs():
             continue
-        by_line: dict[str, dict[str, float]] = {}
-        for line, rows in chosen.items():
-            found = {v: metric.measure(f[rows], batch[rows], label[rows]) for v, f in features.items()}
-            values = {version: value for version, (value, _) in found.items()}
-            by_line[line] = {"wells": len(rows), "chance": next(iter(found.values()))[1], **values}
-        means = {key: _mean(by_line, key, weights) for key in ("chance", *features)}
+        found = {
+            line: {v: metric.measure(f[rows], batch[rows], label[rows]) for v, f in features.items()}
+            for line, rows in chosen.items()
+        }
+        means = {v: np.average([of[v] for of in found.values()], axis=0, weights=weights) for v in features}
+        by_line = {line: {"wells": len(chosen[line]), **told(of)} for line, of in found.items()}
         about = {"metric": name, "better": metric.better, "caveat": metric.caveat}
-        entries.append({**about, **means, "by_cell_line": by_line})
+        entries.append({**about, **told(means), "by_cell_line": by_line})
     return entries
 
 
-def _mean(by_line: Mapping[str, Mapping[str, float]], key: str, weights: Sequence[int]) -> float:
-    return float(np.average([line[key] for line in by_line.values()], weights=weights))
+def told(found: Mapping[str, Sequence[float] | Floats]) -> dict[str, object]:
+    """Values and chances of versions as they are written, from version -> (value, chance)."""
+    values = {version: float(value) for version, (value, _) in found.items()}
+    return {**values, "chance": {version: float(chance) for version, (_, chance) in found.items()}}
 
 
 def has_copairs() -> bool:
@@ -218,13 +254,12 @@ def has_copairs() -> bool:
     return importlib.util.find_spec("copairs") is not None
 
 
-def metrics_table(entries: Sequence[Mapping[str, object]], versions: Sequence[str]) -> str:
-    """Metrics x (chance, versions) as text, with a caveat a line."""
-    rows = [["", "chance", *versions, "wanted"]]
-    rows += [
-        [str(e["metric"]), *(f"{e[key]:.3f}" for key in ("chance", *versions)), str(e["better"])]
-        for e in entries
-    ]
+def metrics_table(entries: Sequence[Mapping[str, Any]], versions: Sequence[str]) -> str:
+    """Metrics x versions, each with its chance behind it, as text, with a caveat a line."""
+    rows = [["", *(header for version in versions for header in (version, "chance")), "wanted"]]
+    for e in entries:
+        numbers = (f"{x:.3f}" for version in versions for x in (e[version], e["chance"][version]))
+        rows.append([e["metric"], *numbers, e["better"]])
     notes = [f"{e['metric']}: {e['caveat']}" for e in entries]
     if not has_copairs():
         notes.append("replicate retrieval is missing: run `pip install 'abra-wilds[hcs]'`")

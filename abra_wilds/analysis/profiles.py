@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 # JUMP's words for the wells' types.
 CONTROL_TYPES = {"treatment": "trt", "positive_control": "poscon", "negative_control": "negcon"}
 # What makes one well of a file; sites of a well that are in different splits are not averaged.
-WELL = ["Metadata_split", "Metadata_Plate", "Metadata_Well"]
+WELL = ("Metadata_split", "Metadata_Plate", "Metadata_Well")
+# The well that was treated, whatever splits its sites are in.
+TREATED_WELL = WELL[1:]
 
 _WELL_NAME = re.compile(r"([A-Za-z]{1,2})(\d{1,2})")
 
@@ -116,13 +118,14 @@ def controls_of(table: pd.DataFrame) -> NDArray[np.bool_] | None:
     return None if kinds is None else (kinds != "trt").to_numpy(dtype=bool)
 
 
-def wells_of(table: pd.DataFrame) -> tuple[NDArray[np.int64], pd.DataFrame]:
+def wells_of(table: pd.DataFrame, by: Sequence[str] = WELL) -> tuple[NDArray[np.int64], pd.DataFrame]:
     """The number of each row's well, (n,), and the metadata of wells, (W rows), in order of first appearance.
 
     Args:
         table: (n rows) from `metadata_of`.
+        by: what makes one well, WELL or TREATED_WELL.
     """
-    well = table.groupby(WELL, sort=False).ngroup().to_numpy()
+    well = table.groupby(list(by), sort=False).ngroup().to_numpy()
     wells = table.iloc[np.unique(well, return_index=True)[1]].drop(columns="Metadata_Site")
     at = wells.columns.get_loc("Metadata_Well") + 1
     wells.insert(at, "Metadata_Site_Count", np.bincount(well))

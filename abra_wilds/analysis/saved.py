@@ -122,7 +122,7 @@ def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: 
 
     Args:
         checkpoint: DATASET_seed:S_epoch:E_model.pth of a run, with the run's config.json beside it.
-        flags: of `abra_wilds.predict.FLAGS` those that differ from the run's.
+        flags: of `config.PREDICTION_FLAGS` those that differ from the run's.
         group: what a bio-batch is to the analysis, "plate" or "experiment".
 
     Raises:

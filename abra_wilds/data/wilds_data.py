@@ -5,6 +5,7 @@ Letters: n rows of a data set, F metadata fields.
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from abra_wilds.compat import import_wilds
 from abra_wilds.data.images import read_image
 from abra_wilds.data.metadata import check_discarded, read_metadata
 from abra_wilds.data.packed import chosen_pack
-from abra_wilds.data_config import SPLIT_SCHEMES
+from abra_wilds.data_config import MARKER, SPLIT_SCHEMES
 from abra_wilds.types import DataInfo, InputError
 
 if TYPE_CHECKING:
@@ -83,7 +84,15 @@ def _dataset_class(name: str) -> type[WILDSDataset]:
 
 def is_simulated(dataset: WILDSDataset) -> bool:
     """Whether the images were made by our simulator, which leaves SIMULATED.json beside them."""
-    return (Path(dataset.data_dir) / "SIMULATED.json").is_file()
+    return (Path(dataset.data_dir) / MARKER).is_file()
+
+
+def data_digest(dataset: WILDSDataset) -> str:
+    """Hexadecimal sha256 of labels and metadata of all images, and of what the simulator left beside them."""
+    found = hashlib.sha256(dataset.metadata_array.numpy().tobytes())
+    marker = Path(dataset.data_dir) / MARKER
+    found.update(marker.read_bytes() if marker.is_file() else b"")
+    return found.hexdigest()
 
 
 def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0, seed: int = 0) -> WILDSSubset:

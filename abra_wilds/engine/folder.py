@@ -18,7 +18,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
 from abra_wilds.options import default_of
 from abra_wilds.provenance import commit, versions
-from abra_wilds.records import CONFIG, RESULTS
+from abra_wilds.records import CONFIG, RESULTS, model_name
 
 TRACKER = "tensorboard"
 OURS = re.compile(
@@ -48,7 +48,7 @@ class RunFolder:
 
     def model(self, epoch: str | int) -> Path:
         """Checkpoint of the "best", "last" or numbered epoch."""
-        return self.path / f"{self.dataset}_seed:{self.seed}_epoch:{epoch}_model.pth"
+        return self.path / model_name(self.dataset, self.seed, epoch)
 
 
 def folder_of(config: RunConfig) -> RunFolder:

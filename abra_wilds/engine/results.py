@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.passes import PassSampler
-from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.data.wilds_data import data_digest, is_simulated
 from abra_wilds.dist import is_main, on_main, started
 from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from abra_wilds.engine.consumed import consumed
@@ -229,7 +229,7 @@ def conclude(
 ) -> list[Record]:
     """Have WILDS score the written predictions, append the records, and print the table."""
     records = []
-    source, installed = commit(), versions()
+    made = {"commit": commit(), "versions": versions(), "data_sha256": data_digest(setup.dataset)}
     budget = consumed(config, setup, method, done)
     for (label, epoch), split in product(checkpoints, setup.eval_loaders):
         path = folder.predictions(split, label)
@@ -259,10 +259,9 @@ def conclude(
                 predictions=path.name,
                 predictions_sha256=sha256(path),
                 config_sha256=config.digest(),
-                commit=source,
-                versions=installed,
                 wall_s=round(done.seconds, 3),
                 consumed=budget,
+                **made,
             )
         )
     append_records(folder.path / RESULTS, records)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
-from abra_wilds.records import RESULTS
+from abra_wilds.records import CONFIG, RESULTS
 from tests.leaderboard.boards import change_records, make_run, make_runs, rewrite
 
 
@@ -53,6 +54,18 @@ def no_test_record(three):
     )
 
 
+def copied_predictions(three):
+    file = three / "seed0" / "rxrx1_split:test_seed:0_epoch:best_pred.csv"
+    rewrite(three / "seed1", "test", file.read_text().splitlines())
+
+
+def no_command(three):
+    path = three / "seed1" / CONFIG
+    content = json.loads(path.read_text())
+    del content["command"]
+    path.write_text(json.dumps(content))
+
+
 def empty(three):
     shutil.rmtree(three)
     three.mkdir()
@@ -76,6 +89,13 @@ BAD = {
     ),
     "a negative label": (with_label(-1), "found class -1 in line 1,536, expected 0 to 1,138"),
     "a label with a point": (with_label(3.0), "found '3.0' in line 1,536, expected an integer"),
+    "a label with zeros in front": (with_label("007"), "found '007' in line 1,536, expected an integer"),
+    "predictions of another seed": (copied_predictions, "are the same predictions, so one is a copy"),
+    "no command": (no_command, "is no configuration of a run; restore it"),
+    "data of other labels": (
+        lambda t: [change_records(t / f"seed{s}", "val", data_sha256=str(s)) for s in (0, 1)],
+        "differ in labels or metadata, by the digests",
+    ),
     "an empty line": (with_label(""), "found '' in line 1,536, expected an integer"),
     "two files of one split": (
         second_file,

@@ -47,6 +47,17 @@ def test_one_pair_has_a_difference_and_no_test():
     assert (found.n, found.difference, found.d_z, found.p) == (1, 2.0, None, None)
 
 
+@pytest.mark.parametrize(
+    ("right", "n", "more"), [((700, 731, 702), 1536, 26), ((9000, 9111, 9223), 34432, 101)]
+)
+def test_the_rounding_of_accuracies_as_wilds_computes_them_is_no_spread(right, n, more):
+    a, b = ([100 * float(np.float32(r + extra) / np.float32(n)) for r in right] for extra in (more, 0))
+    assert len({x - y for x, y in zip(a, b, strict=True)}) > 1
+    assert paired_t(a, b).p is None
+    a[0] += 100 / n
+    assert paired_t(a, b).p is not None
+
+
 @pytest.mark.parametrize("gap", [0.0, 0.1])
 def test_without_spread_there_is_no_test_also_where_rounding_leaves_a_trace(gap):
     b = [0.1, 0.2, 0.7]

@@ -157,6 +157,13 @@ def test_rows_and_seeds_that_are_not_there_are_refused(file, flag, value, known)
     runs.assert_says(str(fault.value), f"--{flag} got {value!r}", known)
 
 
+def test_the_rows_of_a_file_that_has_them_of_another_are_refused(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text("same_as: spec.yaml")
+    with pytest.raises(InputError, match=r"same_as of .*spec.yaml names spec.yaml, which has same_as itself"):
+        read_spec(path)
+
+
 @pytest.mark.parametrize(("text", "says"), [("a: [", "is no YAML"), ("- a", "must be names and values")])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, says):
     path = tmp_path / "spec.yaml"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from argparse import Namespace
 
 from abra_wilds.records import RESULTS
 from tests.leaderboard.boards import change_records, make_run, make_runs
 from tests.leaderboard.table_boards import built, row_of, set_acc
 
 import tables  # isort: skip
+from choice import chosen_runs  # isort: skip
 
 
 def refused(capsys, tmp_path, *argv):
@@ -81,6 +83,29 @@ def test_an_unreadable_record_line_is_refused(mine, tmp_path, capsys):
     with (mine / "ABRA" / "9" / RESULTS).open("a") as file:
         file.write("{}\n")
     assert "line 4 of" in refused(capsys, tmp_path, mine)
+
+
+def test_an_adaptation_that_is_none_is_refused(made, tmp_path, capsys):
+    assert "--tta got 'plate_bn_experimnt'" in refused(
+        capsys, tmp_path, made, "--table", 3, "--tta", "plate_bn_experimnt"
+    )
+
+
+def test_of_a_folder_of_several_sweeps_a_spec_takes_the_runs_of_its_own(mine, screen, tmp_path, capsys):
+    for row, flags in {"ERM": {}, "CE": {"abra_terms": ["ce"]}, "ABRA": {}}.items():
+        for seed in (0, 1):
+            method = "ERM" if row == "ERM" else "ABRA"
+            make_run(screen, tmp_path / "shared" / row / f"seed{seed}", seed, algorithm=method, **flags)
+    spec = tmp_path / "spec.yaml"
+    rows = "".join(f"\n- {{label: {row}, algorithm: {row}}}" for row in ("ERM", "ABRA", "IRM"))
+    spec.write_text(f"seeds: [0, 1]\nrows:{rows}\n")
+    assert "abra_terms" in refused(capsys, tmp_path, tmp_path / "shared", "--table", 3)
+    assert tables.main([str(tmp_path / "shared"), "--spec", str(spec), "--table", "3"]) == 0
+    capsys.readouterr()
+    chosen = chosen_runs(Namespace(runs=tmp_path / "shared", spec=spec))
+    assert [run.path.parent.name for run in chosen] == ["ERM", "ERM", "ABRA", "ABRA"]
+    said = refused(capsys, tmp_path, mine, "--spec", spec)
+    assert "holds no run of" in said and "give the --out of its sweep" in said
 
 
 def test_an_empty_folder_a_table_that_the_paper_has_not_and_a_folder_that_is_a_file_are_refused(

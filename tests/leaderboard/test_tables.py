@@ -260,3 +260,11 @@ def test_three_seeds_of_the_official_size_take_seconds_without_torch_and_pandas(
     ]
     assert float(abra["Total_mean"]) == pytest.approx(np.mean(accs))
     assert float(abra["Total_std"]) == pytest.approx(np.std(accs, ddof=1))
+
+
+def test_a_row_of_several_commits_is_noted(mine):
+    assert not [note for note in built(mine, 3).notes if "commits" in note]
+    change_records(mine / "ABRA" / "9", "test", commit="fed3210")
+    table = built(mine, 3)
+    label = row_of(table, "ABRA").label
+    assert f"{label}: computed by several commits of the source, 0123abc, fed3210." in table.notes

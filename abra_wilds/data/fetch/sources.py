@@ -23,6 +23,7 @@ from pathlib import Path
 
 from abra_wilds.data.fetch.unpack import archives, inside
 from abra_wilds.data.fetch.web import DownloadError, Patience, read_text
+from abra_wilds.data_config import MARKER
 from abra_wilds.errors import InputError
 
 SUMS = "SHA256SUMS"
@@ -73,7 +74,7 @@ def is_there(plan: Source, root: Path) -> bool:
         InputError: if something else is where it would be.
     """
     for folder in (root / name for name in plan.folders):
-        if (folder / "SIMULATED.json").exists():
+        if (folder / MARKER).exists():
             raise InputError(f"{folder} is a simulated screen; move it away or give another ROOT")
         if all((folder / entry).exists() for entry in plan.holds):
             return True

@@ -13,7 +13,8 @@ from pathlib import Path
 from abra_wilds.data.simulate.config import LAYOUTS, PRESETS, SimulationConfig, preset, refuse
 from abra_wilds.data.simulate.design import metadata_table, wells_table
 from abra_wilds.data.simulate.picture import Well, site_picture
-from abra_wilds.data.simulate.write import GENERATOR_VERSION, MARKER, simulate
+from abra_wilds.data.simulate.write import GENERATOR_VERSION, simulate
+from abra_wilds.data_config import MARKER
 
 __all__ = [
     "GENERATOR_VERSION",

@@ -22,11 +22,11 @@ from tqdm import tqdm
 from abra_wilds.data.simulate.config import SimulationConfig, refuse
 from abra_wilds.data.simulate.design import metadata_table, wells_table
 from abra_wilds.data.simulate.picture import Well, site_picture
+from abra_wilds.data_config import MARKER
 
 # Raise it with every change that alters a byte of the pictures or of the tables.
 GENERATOR_VERSION = "1.0"
 FOLDERS = {"wilds": "rxrx1_v1.0", "rxrx1": "rxrx1"}
-MARKER = "SIMULATED.json"
 _RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a complete data set
 _WELLS_PER_TASK = 16
 _BYTES_PER_VALUE = 0.75  # of a PNG, per pixel and stain; measured 0.45 to 0.7
