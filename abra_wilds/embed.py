@@ -260,10 +260,10 @@ def write_levels(folder: Path, levels: Sequence[str], found: Embeddings, about: 
 def write_metrics(
     path: Path, found: Mapping[str, NDArray[np.float32]], table: pd.DataFrame, about: Mapping[str, Any]
 ) -> None:
-    """Measure wells, each with its sites of all splits, print a table of the numbers, and write them as JSON."""
+    """Measure wells, print a table of the numbers, and write them as JSON."""
     well, wells = wells_of(table, TREATED_WELL)
     entries = mixing_metrics({version: well_means(f, well) for version, f in found.items()}, wells)
     write_text(path, json.dumps({**about, "level": "well", "metrics": entries}, indent=2) + "\n")
     data = "simulated data" if about["simulated"] else about["dataset"]
-    title = f"Experiments and siRNAs on {data}, {len(wells):,} wells, each with its sites of all splits"
+    title = f"Experiments and siRNAs on {data}; a well is one row, with its sites of all splits"
     sys.stdout.write(f"{title}\n{metrics_table(entries, list(found))}")

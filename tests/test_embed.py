@@ -9,22 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import silhouette_score
 
 from abra_wilds import fit, run_config
 from abra_wilds.analysis import profiles
 from abra_wilds.analysis.postprocess import postprocessed
-from abra_wilds.analysis.profiles import control_types, feature_names, well_name
+from abra_wilds.analysis.profiles import feature_names
 from abra_wilds.analysis.saved import open_saved
 from abra_wilds.console import main
 from abra_wilds.data.images import read_image
 from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import load_dataset
 from abra_wilds.embed import embed_saved, embeddings
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.predict import predict_saved
 from tests import runs
-from tests.data import six
 from tests.helpers import make_batch, make_method
 
 MODEL = "rxrx1_seed:0_epoch:best_model.pth"
@@ -168,7 +167,29 @@ def test_post_processing_is_fitted_to_sites_and_metrics_compare_before_and_after
     assert len(content["metrics"]) >= 4
     for entry in content["metrics"]:
         assert set(entry["by_cell_line"]) == {"HEPG2", "HUVEC"}
-        assert f"{entry['none']:.3f}" in shown and f"{entry['tvn']:.3f}" in shown
+        (line,) = [line for line in shown.splitlines() if line.startswith(entry["metric"] + "  ")]
+        numbers = [x for v in ("none", "tvn") for x in (entry[v], entry["chance"][v])]
+        assert line.split()[-5:] == [*(f"{x:.3f}" for x in numbers), entry["better"]]
+
+
+def test_metrics_count_a_well_once_whatever_splits_its_sites_are_in(run_folder, capsys):
+    flags = ("--metrics", "--split", "train", "id_test", "--level", "site")
+    assert command(run_folder, *flags) == 0
+    folder = run_folder / "embed_best_none"
+    site = pd.read_parquet(folder / "site.parquet").query("Metadata_control_type == 'trt'")
+    content = json.loads((folder / "metrics.json").read_text())
+    for line, rows in site.groupby("Metadata_Cell_Line"):
+        treated = rows.groupby(["Metadata_Plate", "Metadata_Well"])
+        assert set(treated["Metadata_split"].nunique()) == {2}
+        for entry in content["metrics"]:
+            assert entry["by_cell_line"][line]["wells"] == treated.ngroups
+        f = rows.filter(like="Cells_").groupby([rows["Metadata_Plate"], rows["Metadata_Well"]]).mean()
+        d = np.linalg.norm(f.to_numpy()[:, None] - f.to_numpy(), axis=2)
+        names = treated["Metadata_Batch"].first()
+        (silhouette,) = [e for e in content["metrics"] if e["metric"] == "silhouette by experiment"]
+        expected = silhouette_score(d, names, metric="precomputed")
+        assert silhouette["by_cell_line"][line]["none"] == pytest.approx(expected, abs=1e-5)
+    assert "a well is one row, with its sites of all splits" in capsys.readouterr().out
 
 
 def test_a_file_says_where_it_comes_from(run_folder):
@@ -226,30 +247,6 @@ def test_copairs_retrieves_replicates_from_the_file(run_folder):
     )
     assert len(found) == len(well) == 32
     assert found["average_precision"].between(0, 1).all() and (found["n_pos_pairs"] >= 1).all()
-
-
-def test_well_types_come_from_the_table_or_from_the_classes_of_rxrx1(sim_root, root, tmp_path):
-    assert set(control_types(load_dataset("rxrx1", root), root)) == {"trt", "negcon"}
-    runs.small_root(sim_root, tmp_path, lambda rows: rows.drop(columns="well_type"))
-    dataset = load_dataset("rxrx1", tmp_path)
-    assert control_types(dataset, tmp_path) is None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(profiles, "N_CLASSES", 9)
-        patch.setattr(profiles, "FIRST_CONTROL", 6)
-        found = control_types(dataset, tmp_path)
-    expected = {**dict.fromkeys(range(6), "trt"), 6: "poscon", 7: "poscon", 8: "negcon"}
-    assert found.tolist() == [expected[y] for y in dataset.y_array.tolist()]
-
-
-def test_well_types_of_six_channels_come_from_its_tables(tmp_path):
-    dataset = load_dataset("rxrx1_6ch", six.write_small_six(tmp_path))
-    found = control_types(dataset, tmp_path)
-    assert set(found) == {"trt", "negcon", "poscon"}
-    np.testing.assert_array_equal(found != "trt", dataset.controls)
-
-
-def test_well_names_have_two_digits():
-    assert [well_name(n) for n in ("B02", "b2", "P24", "AF48", "17")] == ["B02", "B02", "P24", "AF48", "17"]
 
 
 def refused(capsys, folder, *words):

@@ -51,8 +51,42 @@ def slow_silhouette(f, names):
 def test_silhouettes_are_those_of_experiments_and_of_classes():
     table = wells()
     f, (batch, label) = embedded(table, 1, 1).astype(np.float64), parts(table)
-    assert mm.silhouette_batch(f, batch, label) == (pytest.approx(slow_silhouette(f, batch)), 0)
-    assert mm.silhouette_label(f, batch, label) == (pytest.approx(slow_silhouette(f, label)), 0)
+    assert mm.silhouette_batch(f, batch, label)[0] == pytest.approx(slow_silhouette(f, batch))
+    assert mm.silhouette_label(f, batch, label)[0] == pytest.approx(slow_silhouette(f, label))
+
+
+def slow_shuffle(names, within, rng):
+    """Names drawn one by one from those of the same group."""
+    pools = {w: list(names[within == w]) for w in set(within)}
+    return np.array([pools[w].pop(rng.integers(len(pools[w]))) for w in within])
+
+
+@pytest.mark.parametrize("of", ["label", "batch"])
+def test_chance_of_a_silhouette_is_that_of_names_shuffled_inside_the_other_groups(of):
+    table = wells(n_batches=3, n_labels=8, repeats=1)
+    f, (batch, label) = embedded(table, 1, 1), parts(table)
+    names, within = (label, batch) if of == "label" else (batch, label)
+    rng = RNG(1)
+    expected = [slow_silhouette(f, slow_shuffle(names, within, rng)) for _ in range(40)]
+    measure = mm.silhouette_label if of == "label" else mm.silhouette_batch
+    chance = measure(f, batch, label)[1]
+    assert abs(chance - np.mean(expected)) < 3 * np.std(expected) / 5**0.5
+    assert measure(f, batch, label)[1] == chance, "by a fixed seed"
+
+
+def test_classes_without_an_effect_have_the_silhouette_of_chance_which_lies_far_below_0():
+    table = wells(n_batches=4, n_labels=60, repeats=1)
+    batch, label = parts(table)
+    value, chance = mm.silhouette_label(embedded(table, 3, 0), batch, label)
+    assert chance < -0.2 and abs(value - chance) < 0.02
+
+
+def test_shuffled_names_stay_inside_their_groups():
+    names, within = RNG(0).integers(5, size=60), RNG(1).integers(4, size=60)
+    found = mm.shuffled(names, within, RNG(2))
+    assert (found != names).any()
+    for w in range(4):
+        assert sorted(found[within == w]) == sorted(names[within == w])
 
 
 def test_purity_counts_neighbours_of_the_same_experiment_and_never_the_well_itself():
@@ -126,6 +160,7 @@ def test_every_metric_tells_mixed_embeddings_from_those_apart():
     for e in entries:
         sign = 1 if e["better"] == "higher" else -1
         assert sign * (e["mixed"] - e["apart"]) > 0.1, e
+        assert (e["chance"]["mixed"] != e["chance"]["apart"]) == ("silhouette" in e["metric"])
 
 
 def test_lines_are_measured_apart_on_shared_treatments_and_averaged_by_wells():
@@ -165,6 +200,8 @@ def test_the_table_says_what_is_missing_without_copairs(monkeypatch):
     entries = mm.mixing_metrics({"none": embedded(table, 1, 1)}, table)
     assert len(entries) == 4
     said = mm.metrics_table(entries, ["none"])
-    assert said.splitlines()[0].split() == ["chance", "none", "wanted"]
+    assert said.splitlines()[0].split() == ["none", "chance", "wanted"]
+    shown = said.splitlines()[1].split()
+    assert shown[-3:-1] == [f"{entries[0]['none']:.3f}", f"{entries[0]['chance']['none']:.3f}"]
     assert "replicate retrieval is missing: run `pip install 'abra-wilds[hcs]'`" in said
     assert all(e["caveat"] in said for e in entries)
