@@ -14,7 +14,8 @@ class SpeedConfig:
     amp: str = option(
         "none",
         "half precision of the backbone by autocast; everything else, K and statistics included, stays in "
-        "float32; fp16 scales the loss and needs a CUDA device, bf16 needs neither",
+        "float32; fp16 scales the loss and needs a CUDA device, bf16 needs neither; with none, convolutions "
+        "on GPUs since Ampere multiply in TF32, which is torch's default",
         choices=("none", "bf16", "fp16"),
     )
     channels_last: bool = option(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 
 from abra_wilds.errors import InputError
@@ -17,7 +17,7 @@ from abra_wilds.speed_config import SpeedConfig
 DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BACKEND = "inductor"
 # Graphs of the same stages: for training and evaluation, for one batch size and for any, with and without
-# running statistics. Torch's limit, behind which it runs uncompiled, is 8.
+# running statistics. Torch's own limit, behind which it runs uncompiled, is 8.
 GRAPHS = 32
 # Arguments of torch's optimisers that choose an implementation.
 CHOICES = ("fused", "foreach", "differentiable")
@@ -46,7 +46,9 @@ def check_compiler(device: torch.device) -> None:
         InputError: with what went wrong.
     """
     try:
-        compiled(lambda x: x + 1)(torch.zeros(2, device=device))
+        torch.compile(lambda x: x + 1, backend=BACKEND)(torch.zeros(2, device=device))
+    except TypeError:  # a call that this torch does not know, which no tool would mend
+        raise
     except Exception as fault:  # the compilers behind torch have no common error
         inner = getattr(fault, "inner_exception", fault)
         reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
@@ -56,20 +58,19 @@ def check_compiler(device: torch.device) -> None:
         ) from None
 
 
-def compiled(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A function compiled as the backbone's stages are."""
-    return torch.compile(f, **compile_kwargs())
-
-
-def compile_kwargs() -> dict[str, Any]:
-    """How stages are compiled."""
-    return {"backend": BACKEND, "recompile_limit": GRAPHS}
+def allow_graphs() -> None:
+    """Let torch compile one function, in all of this process, at least `GRAPHS` times."""
+    config: Any = torch._dynamo.config
+    # Its name is that of torch 2.7 and later, and as an argument of torch.compile it is younger still.
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, max(GRAPHS, getattr(config, name)))
 
 
 def speed_up(method: Method, speed: SpeedConfig) -> None:
     """Let a method's backbones, teachers included, run as configured, in training and whatever predicts.
 
-    Everything outside them stays in float32. Keys and values of the state dict do not change.
+    Everything outside them stays in float32. Keys and values of the state dict do not change. On CUDA cuDNN
+    times its algorithms once for each shape of a convolution and keeps the fastest, for the whole process.
 
     Args:
         method: on its device, before an optimiser holds its parameters.
@@ -83,13 +84,17 @@ def speed_up(method: Method, speed: SpeedConfig) -> None:
             f"--amp fp16 scales the loss of theta alone, and {method.name} as configured differentiates the "
             "backbone for itself, where gradients would vanish in fp16; use --amp bf16, or none"
         )
+    if any(p.device.type == "cuda" for p in method.parameters()):
+        torch.backends.cudnn.benchmark = True  # it pays, because batches come in two or three sizes
+    if speed.compile:
+        allow_graphs()
     for net in [m for m in method.modules() if isinstance(m, StagedNet)]:
         net.amp = DTYPES[speed.amp]
         net.channels_last = speed.channels_last
         if speed.channels_last:
             net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if speed.compile:
-            net.compile(**compile_kwargs())
+            net.compile(backend=BACKEND)
 
 
 def make_scaler(speed: SpeedConfig, device: torch.device) -> GradScaler:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -227,9 +228,43 @@ def test_without_a_compiler_the_command_refuses_before_training(root, tiny, tmp_
 
 def test_a_gpu_needs_other_tools(monkeypatch):
     monkeypatch.setattr(speed, "BACKEND", "no such backend")
-    with pytest.raises(InputError, match=r"install Triton and a C compiler, or leave it out"):
+    with pytest.raises(InputError, match=r"no such backend.*; install Triton and a C compiler, or leave it out"):
         check_speed(SpeedConfig(compile=True), torch.device("cuda", 0))
     check_speed(SpeedConfig(), CPU)
+
+
+def test_compiling_asks_for_nothing_that_an_older_torch_does_not_know(monkeypatch):
+    ours = torch.compile
+
+    def older(model=None, *, fullgraph=False, dynamic=None, backend="inductor"):
+        return ours(model, fullgraph=fullgraph, dynamic=dynamic, backend=backend)
+
+    monkeypatch.setattr(torch, "compile", older)
+    check_speed(SpeedConfig(compile=True), CPU)
+    method = make_method("ERM", dtype=torch.float32)
+    speed_up(method, SpeedConfig(compile=True))
+    method(make_batch(dtype=torch.float32))
+    assert graphs() == 2  # the addition, and the backbone
+
+
+def test_a_call_that_torch_does_not_know_is_not_put_down_to_compilers(monkeypatch):
+    def unknown(model, **kwargs):
+        raise TypeError("compile() got an unexpected keyword argument")
+
+    monkeypatch.setattr(torch, "compile", unknown)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        check_speed(SpeedConfig(compile=True), CPU)
+
+
+@pytest.mark.parametrize("name", ["recompile_limit", "cache_size_limit"])
+@pytest.mark.parametrize(("before", "after"), [(8, speed.GRAPHS), (99, 99)])
+def test_torch_is_allowed_enough_graphs_whatever_it_calls_their_limit(monkeypatch, name, before, after):
+    config = SimpleNamespace(**{name: before})
+    monkeypatch.setattr(torch._dynamo, "config", config)
+    speed_up(make_method("ERM"), SpeedConfig())
+    assert getattr(config, name) == before
+    speed_up(make_method("ERM"), SpeedConfig(compile=True))
+    assert vars(config) == {name: after}
 
 
 def test_a_compiled_run_ends_as_an_uncompiled_one(root, tiny, tmp_path):

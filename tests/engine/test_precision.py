@@ -218,6 +218,15 @@ def test_optimisers_are_fused_on_a_gpu_unless_told_otherwise():
     assert fused([on_gpu], {"foreach": True}) == fused([on_gpu], {"fused": False}) == {}
 
 
+@pytest.mark.parametrize(("device", "timed"), [("cuda:0", True), ("cpu", False)])
+def test_cudnn_times_its_algorithms_where_there_is_a_gpu(monkeypatch, device, timed):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    parameter = SimpleNamespace(device=torch.device(device))
+    method = SimpleNamespace(parameters=lambda: [parameter], modules=lambda: [])
+    speed_up(method, SpeedConfig())
+    assert torch.backends.cudnn.benchmark == timed
+
+
 # Whole runs
 
 FAST = {"amp": "bf16", "channels_last": True}
