@@ -13,6 +13,7 @@ from runs import Run
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import sha256
+from abra_wilds.records import model_name
 
 # What the values of a figure are called there.
 COMPUTED = {7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"}
@@ -67,7 +68,7 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         first = rows[0]
-        name = f"{first['dataset']}_seed:{first['seed']}_epoch:{first['checkpoint']}_model.pth"
+        name = model_name(first["dataset"], first["seed"], first["checkpoint"])
         digests = first["checkpoint_sha256"], first["config_sha256"]
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
