@@ -22,7 +22,7 @@ $(VENV)/.setup-dev: $(VENV)/.setup
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --no-cache-dir --no-binary torch-scatter torch-scatter
 	touch $@
 
-demo: $(VENV)/.setup  ## simulate a screen, train ABRA and ERM on it, print their table
+demo: $(VENV)/.setup  ## simulate a screen, train ERM and ABRA on it; tables, figures, bundle and report
 	$(BIN)/python examples/quickstart.py $(DEMO)
 
 test: $(VENV)/.setup-dev  ## every test, the slow ones too

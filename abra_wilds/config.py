@@ -34,7 +34,7 @@ class ModelConfig:
 
     model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
     pretrained: bool = option(True, "start from published weights: torchvision's ImageNet ones, or timm's")
-    new_stem: bool = option(False, "replace the first convolution by a fresh one (U34, U35)")
+    new_stem: bool = option(False, "replace the first convolution by a fresh one")
     pretrained_model_path: str | None = option(None, "checkpoint whose weights to start from", kind=str)
     load_featurizer_only: bool = option(False, "take the backbone alone from --pretrained_model_path")
 
@@ -97,7 +97,10 @@ class TrainConfig:
 
     seed: int = option(0, "seed of weights, batches, augmentation and noise")
     device: tuple[str, ...] = option(
-        ("0",), "index of the CUDA device, or cpu; torchrun gives each process its own", local=True
+        ("0",),
+        "index of the CUDA device, or cpu, which also serves where there is no CUDA; torchrun gives each "
+        "process its own",
+        local=True,
     )
     log_dir: str = option("./logs", "folder for everything the run writes", local=True)
     log_every: int = option(50, "steps between two rows of train_algo.csv", local=True)

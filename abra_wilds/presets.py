@@ -22,7 +22,7 @@ from abra_wilds.types import BatchPlan
 
 # ABRA paper, section 4.1: Adam, batch 128, 100 epochs, linear warm-up 1e-4 -> 1e-2 over 10 epochs, weight
 # decay 1e-5, flips, quarter turns, crop 256 -> 512, a replaced first convolution. Cosine after warm-up is
-# ours (U30), and so are the 8 bio-batches for methods that need several: the paper does not say.
+# ours, and so are the 8 bio-batches for methods that need several: the paper does not say.
 PAPER = {
     "batch_size": 128,
     "n_epochs": 100,

@@ -1,6 +1,6 @@
 """A method from outside the package: V-REx (Krueger et al., ICML 2021), with its flag, by the same command.
 
-python examples/add_a_method.py --algorithm VREx --vrex_beta 10 --root_dir demo --pretrained false
+python examples/add_a_method.py --algorithm VREx --root_dir demo --pretrained false --n_groups_per_batch 4
 """
 
 import sys

@@ -30,7 +30,7 @@ def shift_sets(cfg, groups, N):
 def run(model, x, cfg, groups, shifts=None, constants=None):
     """Pooled features; with shifts {name: (d_mu, d_sigma)} in (N, C), also shifted after those stages.
 
-    constants {name: [(mu, sigma), ...]} replaces the statistics (U20). Returns features and statistics met.
+    constants {name: [(mu, sigma), ...]} replaces the statistics. Returns features and statistics met.
     """
     met = {}
     for name, stage in model.stages.items():
@@ -78,7 +78,7 @@ def scaled(noise, K):
 
 
 def start_K(cfg, sigma):
-    """The first K of an insertion point, both equal (U7), within the bound (U10)."""
+    """The first K of an insertion point, both equal, within the bound."""
     first = cfg.k_init * sigma if cfg.k_init_relative else np.full_like(sigma, cfg.k_init)
     first = np.minimum(first, cfg.k_bound * sigma)
     return np.stack([first, first])
@@ -100,7 +100,7 @@ def unflattened(flat, K):
 
 
 def ascend(model, x, target, cfg, groups, noise, K, ema, alpha):
-    """Phase 1 (Eqs. 10 and 12): K one or more steps up the gradient of L_adv, inside the bound (U10)."""
+    """Phase 1 (Eqs. 10 and 12): K one or more steps up the gradient of L_adv, inside the bound."""
     K = {name: K[name].copy() for name in K}
     first = None
     for _ in range(cfg.ascent_steps):

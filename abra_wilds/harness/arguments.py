@@ -211,7 +211,7 @@ def check_run(run: RunConfig, given: Mapping[str, Any]) -> None:
 
 
 def loader_defaults(algorithm: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """WILDS' loader in place of the plate loader: one bio-batch a batch, all equally often (U42)."""
+    """WILDS' loader in place of the plate loader: one bio-batch a batch, all equally often."""
     plan = get_method(algorithm).plan
     if plan.train_loader != "plate" or given.get("train_loader", "group") != "group":
         return {}

@@ -1,7 +1,4 @@
-"""What the ABRA paper leaves open, as named fields with their defaults.
-
-The ids U1..U40 number the open choices; each help text says what the field decides.
-"""
+"""What the ABRA paper leaves open, as named fields; of `k_bound` the default departs from its text."""
 
 from __future__ import annotations
 
@@ -18,51 +15,43 @@ TERMS = ("ce", "arc", "js")
 class ABRAConfig(MethodConfig):
     """Eqs. 7-14 and Algorithm 1."""
 
-    at: tuple[str, ...] = method_option(
-        ("res4",), "insertion points of the perturbation (U24)", choices=STAGES[1:]
-    )
+    at: tuple[str, ...] = method_option(("res4",), "insertion points of the perturbation", choices=STAGES[1:])
     terms: tuple[str, ...] = method_option(
         TERMS, "terms of the loss; with one of ce and arc alone it weighs 1", choices=TERMS
     )
-    lam: float = method_option(0.8, "lambda: weight of L_CE against L_arc, in [0, 1] (Eq. 10; U1)")
-    scale: float = method_option(30.0, "ArcFace scale s (Eq. 11; U2)")
-    margin: float = method_option(0.5, "ArcFace margin m in radians (Eq. 11; U2)")
-    halve_arc: bool = method_option(False, "halve L_arc, as the RxRx1 competition code does (U3)")
+    lam: float = method_option(0.8, "lambda: weight of L_CE against L_arc, in [0, 1] (Eq. 10)")
+    scale: float = method_option(30.0, "ArcFace scale s (Eq. 11)")
+    margin: float = method_option(0.5, "ArcFace margin m in radians (Eq. 11)")
+    halve_arc: bool = method_option(False, "halve L_arc, as the RxRx1 competition code does")
     share_arc_weight: bool = method_option(
-        False, "ArcFace uses the classifier's weight matrix instead of its own (U4)"
+        False, "ArcFace uses the classifier's weight matrix instead of its own"
     )
-    neck: str = method_option("none", "between pooling and heads (U6)", choices=("none", "layernorm"))
-    k_init: float = method_option(0.1, "first value of both K (U7)")
-    k_init_relative: bool = method_option(True, "k_init is in units of the first batch's sigma (U7)")
+    neck: str = method_option("none", "between pooling and heads", choices=("none", "layernorm"))
+    k_init: float = method_option(0.1, "first value of both K")
+    k_init_relative: bool = method_option(True, "k_init is in units of the first batch's sigma")
     alpha: float | None = method_option(
-        None, "ascent step of K; unset: theta's current learning rate (U8)", kind=float
+        None, "ascent step of K; unset: theta's current learning rate", kind=float
     )
-    alpha_scale: float = method_option(1.0, "factor on the ascent step (U8)")
-    ascent_steps: int = method_option(1, "ascent steps per batch (U9)")
-    k_bound: float = method_option(0.5, "bound on |K| / sigma; inf is the paper's text (U10)")
-    reuse_noise: bool = method_option(
-        False, "phase 2 repeats phase 1's noise instead of drawing afresh (U11)"
-    )
+    alpha_scale: float = method_option(1.0, "factor on the ascent step")
+    ascent_steps: int = method_option(1, "ascent steps per batch")
+    k_bound: float = method_option(0.5, "bound on |K| / sigma; inf is the paper's text")
+    reuse_noise: bool = method_option(False, "phase 2 repeats phase 1's noise instead of drawing afresh")
     noise_shape: str = method_option(
-        "batch", "one draw per bio-batch, or per image (U12)", choices=("batch", "image")
+        "batch", "one draw per bio-batch, or per image", choices=("batch", "image")
     )
-    prob: float = method_option(1.0, "probability that a batch is perturbed (U13)")
-    two_forward: bool = method_option(
-        False, "run the backbone again for phase 1, as Algorithm 1 is written (U14)"
-    )
-    reduce: str = method_option(
-        "mean", "over clean and shifted features in Eq. 13 (U16)", choices=("mean", "sum")
-    )
-    js_weight: float = method_option(1.0, "weight of R_JS (Eq. 13; U17)")
-    js_detach_clean: bool = method_option(False, "R_JS moves only the shifted side (U18)")
-    detach_stats: bool = method_option(False, "no gradient through mu and sigma in phase 2 (U20)")
-    eps: float = method_option(1e-6, "guard inside the root of sigma (Eq. 1; U21)")
-    clamp_sigma: bool = method_option(False, "keep sigma + Delta_sigma at 0 or above (U22)")
-    before_relu: bool = method_option(False, "shift before the ReLU that ends the stage, not after it (U23)")
-    soft_arc: str = method_option("dense", "ArcFace on CutMix labels (U27)", choices=("dense", "two_term"))
+    prob: float = method_option(1.0, "probability that a batch is perturbed")
+    two_forward: bool = method_option(False, "run the backbone again for phase 1, as Algorithm 1 is written")
+    reduce: str = method_option("mean", "over clean and shifted features in Eq. 13", choices=("mean", "sum"))
+    js_weight: float = method_option(1.0, "weight of R_JS (Eq. 13)")
+    js_detach_clean: bool = method_option(False, "R_JS moves only the shifted side")
+    detach_stats: bool = method_option(False, "no gradient through mu and sigma in phase 2")
+    eps: float = method_option(1e-6, "guard inside the root of sigma (Eq. 1)")
+    clamp_sigma: bool = method_option(False, "keep sigma + Delta_sigma at 0 or above")
+    before_relu: bool = method_option(False, "shift before the ReLU that ends the stage, not after it")
+    soft_arc: str = method_option("dense", "ArcFace on CutMix labels", choices=("dense", "two_term"))
     stats_over: str = method_option(
         "group",
-        "statistics and noise per bio-batch, or over the mixed batch (U39, U40)",
+        "statistics and noise per bio-batch, or over the mixed batch",
         choices=("group", "batch"),
     )
     pooled_path: bool = method_option(

@@ -12,7 +12,7 @@ for some steps of Adam while the classifier h stands still, and h then learns
 
 from p_0 on the images and p_1, p_2 on pictures by two draws from the posterior that climbed. The sign of the
 KL term is the code's, which adds it to what is maximised and so pushes the posterior from the prior. An
-evidence bound would subtract it, which a negative beta does; the paper's text was not at hand to decide.
+evidence bound would subtract it, which a negative beta does; the paper's text has not been compared.
 
 Differences from that code:
 

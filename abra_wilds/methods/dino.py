@@ -235,7 +235,7 @@ def tokens_of(net: StagedNet) -> tuple[tuple[int, int], int]:
     stem = net.stages["stem"]
     if not isinstance(stem, PatchStem) or not net.class_token:
         raise InputError(
-            "DINOv2 needs a ViT with a class token, and --model is none; choose --model vit_small, or a "
+            "--model is no ViT with a class token, which DINOv2 needs; choose --model vit_small, or a "
             "VisionTransformer of timm's by --model timm:NAME"
         )
     return stem.patch, stem.prefix_tokens

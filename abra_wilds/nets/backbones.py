@@ -56,7 +56,7 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
 def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
     """A torchvision DenseNet; "res1".."res3" are a dense block with its transition each.
 
-    "res4" is the last dense block with `norm5` and the ReLU behind it (U26): a train-mode batch norm undoes a
+    "res4" is the last dense block with `norm5` and the ReLU behind it: a train-mode batch norm undoes a
     shift of channel statistics before it. Behind the other stages that is so for mean and deviation alike,
     since whatever reads them begins with a batch norm.
 
@@ -64,7 +64,7 @@ def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> S
         name: a torchvision builder, such as "densenet161".
         in_channels: C_in.
         pretrained: load torchvision's ImageNet weights.
-        new_stem: replace the first convolution by Conv2d(C_in, 96, 7, 2, 3, bias=False) (U35), 96 being
+        new_stem: replace the first convolution by Conv2d(C_in, 96, 7, 2, 3, bias=False), 96 being
             DenseNet-161's width; always done for C_in != 3.
 
     Raises:
@@ -110,7 +110,7 @@ def unavailable(weights: str, fault: Exception, cache: str) -> InputError:
 
 
 def fresh_convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """The first convolution of ResNets and DenseNets for another number of input channels (U34, U35)."""
+    """The first convolution of ResNets and DenseNets for another number of input channels."""
     conv = nn.Conv2d(in_channels, out_channels, 7, 2, 3, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
@@ -166,7 +166,7 @@ def timm_package() -> ModuleType:
             raise
         raise InputError(
             "vit_small and timm:NAME need the package timm, which is not installed; "
-            "run `pip install 'abra-wilds[timm]'`, or choose another --model"
+            "run `pip install -e '.[timm]'`, or choose another --model"
         ) from None
 
 

@@ -203,5 +203,5 @@ def test_the_table_says_what_is_missing_without_copairs(monkeypatch):
     assert said.splitlines()[0].split() == ["none", "chance", "wanted"]
     shown = said.splitlines()[1].split()
     assert shown[-3:-1] == [f"{entries[0]['none']:.3f}", f"{entries[0]['chance']['none']:.3f}"]
-    assert "replicate retrieval is missing: run `pip install 'abra-wilds[hcs]'`" in said
+    assert "replicate retrieval is missing: run `pip install -e '.[hcs]'`" in said
     assert all(e["caveat"] in said for e in entries)

@@ -77,9 +77,7 @@ def test_paper_crops_256_and_resizes_to_512_where_images_are_larger():
     resized = F.interpolate(cropped.double(), size=(512, 512), mode="bilinear", align_corners=False)
     expected = torch.stack([slow_standardise(image) for image in resized])
     assert got.shape == (4, 3, 512, 512) and torch.allclose(got.double(), expected, atol=1e-4)
-    assert T.augment(images(n=2, side=256), "paper", generator()).shape == (2, 3, 256, 256), (
-        "U36: no upsampling"
-    )
+    assert T.augment(images(n=2, side=256), "paper", generator()).shape == (2, 3, 256, 256), "no upsampling"
 
 
 def test_windows_that_were_cropped_before_are_not_cropped_again():

@@ -103,7 +103,7 @@ def test_densenets_res4_is_torchvisions_features_behind_the_final_relu(densenet)
 
 
 def test_T9_a_shift_of_channel_means_acts_behind_the_final_relu_and_is_undone_before_norm5(densenet):
-    """Before every batch norm of DenseNet a shift of the deviation is undone as well (S2, U26)."""
+    """Before every batch norm of DenseNet a shift of the deviation is undone as well."""
     net = copy.deepcopy(densenet).double().train()
     block, norm5, relu = net.stages.res4
     x = image(side=96).double()

@@ -2,15 +2,14 @@
 
 RxRx1-WILDS is the mirror by one of WILDS' authors, huggingface.co/datasets/pangwei/wilds-rxrx1. Its card says
 that it holds archive files to be unpacked into WILDS' folder, and their sha256 in SHA256SUMS. The names of
-the archives, and whether their members lie in a folder of their own, could not be looked up when this was
-written, so both are found at run time: an archive, archives in parts, or plain files; and metadata.csv at the
-top or up to two folders below.
+the archives, and whether their members lie in a folder of their own, are found at run time: an archive,
+archives in parts, or plain files; and metadata.csv at the top or up to two folders below.
 
 RxRx1 with six channels is what its publisher, Recursion, links on rxrx.ai/rxrx1. No sha256 is published; size
 and, where the server sends it, md5 are compared, and the sha256 of what came is kept.
 
 The wilds package gives the archive of the first 7.4 GB, Recursion's rxrx-datasets README gives the second 47.
-Both servers were out of reach when this was written: the code has met only servers of its tests.
+This code has met neither server, only those of its tests.
 """
 
 from __future__ import annotations
