@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations import ablation
+from choice import add_runs, chosen_runs
 from drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
 from figure_style import Table, save_figure
 from figure_values import COMPUTED, refuse_unlike, values_of
 from matplotlib.figure import Figure
-from runs import Run, find_runs
+from runs import Run
 
 from abra_wilds.analysis.advice import SOURCE, Shift, advice
 from abra_wilds.errors import InputError
@@ -120,7 +121,7 @@ def compute(saved: Saved, number: int, split: str, draws: int) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders")
+    add_runs(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the files go")
     parser.add_argument("--figure", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="unset: all")
     parser.add_argument(
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.split == SOURCE:
         raise InputError("--split train would be compared with itself; name another split, such as test")
-    runs, numbers = find_runs(args.runs), list(dict.fromkeys(args.figure))
+    runs, numbers = chosen_runs(args), list(dict.fromkeys(args.figure))
     failed: dict[int, str] = {}
     for checkpoint in args.checkpoint:
         failed |= computed(checkpoint, [n for n in numbers if n in COMPUTED and n not in failed], args)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from choice import add_runs, chosen_runs
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from report_curves import curve_pictures
 from report_figures import Embedded, read_figures
@@ -40,7 +41,7 @@ from report_screen import (
     read_screen,
     split_name,
 )
-from runs import Run, find_runs
+from runs import Run
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import write_text
@@ -162,7 +163,7 @@ def figures_folder(asked: Path | None, runs: Path) -> Path | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders, or one of them")
+    add_runs(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", required=True, help="the page, such as report.html"
     )
@@ -179,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         args = parser.parse_args(argv)
         figures = figures_folder(args.figures, args.runs)
-        page = report(find_runs(args.runs), args.root_dir, figures, args.split_settings)
+        page = report(chosen_runs(args), args.root_dir, figures, args.split_settings)
         try:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(args.out, page)

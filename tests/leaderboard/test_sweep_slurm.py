@@ -87,7 +87,7 @@ def test_without_slurm_or_submitit_the_sentence_says_what_to_do(stage, capsys, t
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
         told = refused_sweep(capsys, stage, "--slurm", "time=5")
-    runs.assert_says(told, "submitit", "not installed", "pip install 'abra-wilds[slurm]'")
+    runs.assert_says(told, "submitit", "not installed", "pip install -e '.[slurm]'")
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     runs.assert_says(refused_sweep(capsys, stage, "--slurm", "time=5"), "no srun", "node of the cluster")
