@@ -21,8 +21,16 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--json", type=result_file, help="file for the result")
     return parser
+
+
+def result_file(text: str) -> Path:
+    """Where a result goes; its folder is asked for before minutes are spent, not after."""
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} for {path.name}; make it first")
+    return path
 
 
 def circumstances(args: argparse.Namespace) -> dict[str, Any]:

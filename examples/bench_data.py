@@ -7,7 +7,7 @@ packs them. "read" is one core reading single images: of six channels the random
 paper's augmentation crops, of three whole images. "loader" is the training loader with its worker processes,
 batches included. Files and pack read the same windows of the same images, one after the other in every round;
 ratios are medians over the rounds. The page cache is warm, so this is the cost of decoding and copying, not
-of a disk. Memory is what a loader's workers have written for themselves after an epoch.
+of a disk.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from abra_wilds.data.simulate.write import FOLDERS
 from abra_wilds.data.transforms import crop_side
 from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
 from abra_wilds.data.windows import draw_windows
+from abra_wilds.terminal import guarded
 
 FORMATS = ("png", "packed")
 # Data set -> the simulator's layout and the side of its images.
@@ -102,19 +103,6 @@ def rates(jobs: dict[str, Callable[[], int]], rounds: int) -> Iterator[dict[str,
         yield found
 
 
-def private_memory() -> int:
-    """Bytes that this process' children have written for themselves alone, as Linux counts them."""
-    total = 0
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    for child in children:
-        try:
-            lines = Path(f"/proc/{child}/smaps_rollup").read_text().splitlines()
-        except OSError:  # ended meanwhile
-            continue
-        total += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty:"))
-    return total
-
-
 def compare(jobs: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
     """Medians of the rates, and of the pack's ratio to the files."""
     for job in jobs.values():
@@ -142,7 +130,6 @@ def bench(root: Path, args: argparse.Namespace) -> dict[str, Any]:
             "window": crop_side("paper", *loaders["png"].rows.shape[1:]),
             "read": read,
             "loader": whole,
-            "workers_private_bytes": private_memory(),
         }
     return {
         **circumstances(args),
@@ -185,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -1,71 +1,73 @@
 """Images per second of a training step alone, of its loader alone and of both together, for ERM and ABRA.
 
-    python examples/bench_train.py --amp bf16 --channels_last --batch_size 128 --json bench_train.json
+    python examples/bench_train.py --amp bf16 --channels_last --json bench_train.json
 
-Simulates a screen at full image size, packs it, and trains as `run_expt.py` does: the same loader, copies,
-augmentation, CutMix, step and meters. Both methods get the same batches of one plate each. "step" repeats one
-batch that waits on the device as bytes; "loader" only draws batches; "both" is an epoch. The share of waiting
-is the time an epoch spends before the next batch is there, as the host sees it, and "fed" the rate of both
-over that of the step. Rounds of the two methods alternate and ratios are medians over them. Peak memory is
+Trains as `run_expt.py` does, with the same loader, copies, augmentation, CutMix, step and meters, on packs of
+random bytes in RxRx1-WILDS' 3 x 256 x 256 and RxRx1's 6 x 512 x 512, which lie in the page cache. Both
+methods get the same batches of one plate each. "step" repeats one batch that waits on the device as bytes;
+"loader" only draws batches; "both" draws and steps, with one batch for each worker before its clock starts. A
+round times all three of both methods, every other one backwards, workers rest behind each, and ratios are
+those of medians over rounds: "fed" is the rate of both over that of the step. "waiting" is the share of the
+time of both before the next batch is there, as the host sees it, which runs ahead of a GPU. Peak memory is
 the allocator's on a GPU, and not measured on a CPU, where bench_step.py does.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from bench_common import circumstances, deliver, make_parser
-from bench_data import FORMATS, SCREENS, make_screens
+from bench_random import SHAPES, check_random, make_loader, write_random
+from torch.autograd import DeviceType
 from tqdm import tqdm
 
 from abra_wilds import run_config
 from abra_wilds.config import RunConfig
+from abra_wilds.data.loaders import Loader
+from abra_wilds.data.parallel import usable_cores
 from abra_wilds.data.prefetch import prefetched
 from abra_wilds.engine.inputs import method_batch, training_batches
 from abra_wilds.engine.logs import Meter
 from abra_wilds.engine.schedule import make_optimizer
-from abra_wilds.engine.setup import Setup, build_method, prepare
-from abra_wilds.engine.speed import make_scaler, speed_up
+from abra_wilds.engine.setup import build_method, pick_device
+from abra_wilds.engine.speed import check_speed, make_scaler, speed_up
 from abra_wilds.engine.step import step
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, StepContext
+from abra_wilds.terminal import guarded
+from abra_wilds.types import Batch, DataInfo, StepContext
 
 METHODS = ("ERM", "ABRA")
-SHOWN = 12  # operators of the profile
+SHOWN = 12  # operators or kernels of the profile
+MOST_CORES = 16  # of a machine that may show more than it lends
 
 
 @dataclass
 class Trainee:
-    """A method in training, with everything an epoch of it needs."""
+    """A method in training, with everything a step of it needs."""
 
     config: RunConfig
-    setup: Setup
+    device: torch.device
     method: Method
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     meter: Meter
 
-    def batches(self) -> Iterator[tuple[Batch, Batch]]:
-        """An epoch's batches on the host and on the device."""
-        found = training_batches(self.setup.train_loader, self.config.data, None)
-        return prefetched(found, self.setup.device)
-
     def step(self, batch: Batch) -> None:
         """From bytes on the device to moved weights; nothing waits for the device."""
-        d = self.config.data
         draws, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
-        batch = method_batch(batch, d, None, draws, rng)
+        batch = method_batch(batch, self.config.data, None, draws, rng)
         out = step(self.method, batch, self.optimizer, scaler=self.scaler)
         self.meter.update(out, batch)
 
@@ -74,15 +76,22 @@ class Trainee:
         self.meter.read()
         self.meter.reset()
 
+    def own_bytes(self) -> int:
+        """What it holds on the device between steps."""
+        state = [t for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+        held = [*self.method.parameters(), *self.method.buffers(), *state]
+        return sum(t.numel() * t.element_size() for t in held if t.device == self.device)
 
-def make_trainee(name: str, data_format: str, root: Path, args: argparse.Namespace) -> Trainee:
-    """A method on plates of the screen, as the paper trains."""
-    config = run_config(
+
+def make_config(name: str, dataset: str, root: Path, args: argparse.Namespace) -> RunConfig:
+    """What the paper trains a method with, on plates."""
+    return run_config(
         name,
         preset="paper",
-        dataset=args.dataset,
+        dataset=dataset,
         root_dir=str(root),
-        data_format=data_format,
+        data_format="packed",
+        split_scheme="official",
         train_loader="plate",
         groupby_fields=("experiment", "plate"),
         mix="cutmix",
@@ -97,29 +106,34 @@ def make_trainee(name: str, data_format: str, root: Path, args: argparse.Namespa
         channels_last=args.channels_last,
         compile=args.compile,
     )
-    setup = prepare(config)
-    method = build_method(config, setup.info).to(setup.device).train()
+
+
+def make_trainee(config: RunConfig, info: DataInfo, device: torch.device) -> Trainee:
+    """A method on its device, as `fit` makes one."""
+    method = build_method(config, info).to(device).train()
     speed_up(method, config.speed)
     method.context = StepContext(lr=config.optim.lr, log=False)
-    scaler = make_scaler(config.speed, setup.device)
+    scaler = make_scaler(config.speed, device)
     optimizer = make_optimizer(config.optim, method, scaler.is_enabled())
-    meter = Meter(setup.info.n_groups, setup.device, by_group=True)
-    return Trainee(config, setup, method, optimizer, scaler, meter)
+    return Trainee(config, device, method, optimizer, scaler, Meter(info.n_groups, device, by_group=True))
 
 
-def step_rate(trainee: Trainee, batch: Batch, steps: int) -> float:
+def step_rate(trainee: Trainee, batch: Batch, steps: int) -> dict[str, float]:
     """Images per second of steps on one batch."""
     began = time.perf_counter()
     for _ in range(steps):
         trainee.step(batch)
     trainee.finish()
-    return steps * len(batch) / (time.perf_counter() - began)
+    return {"step": steps * len(batch) / (time.perf_counter() - began)}
 
 
-def epoch_rate(trainee: Trainee) -> tuple[float, float]:
-    """Images per second of an epoch, and the share of its time that was spent waiting for batches."""
+def fed_rate(trainee: Trainee, loader: Loader, ahead: int) -> dict[str, float]:
+    """Images per second of steps on what the loader brings, and the share of time that waits for batches."""
+    batches = prefetched(training_batches(loader, trainee.config.data, None), trainee.device)
+    for _, batch in islice(batches, ahead):
+        trainee.step(batch)
+    trainee.finish()
     n, waited, began = 0, 0.0, time.perf_counter()
-    batches = trainee.batches()
     while True:
         asked = time.perf_counter()
         found = next(batches, None)
@@ -130,149 +144,157 @@ def epoch_rate(trainee: Trainee) -> tuple[float, float]:
         n += len(found[1])
     trainee.finish()
     seconds = time.perf_counter() - began
-    return n / seconds, waited / seconds
+    return {"both": n / seconds, "waiting": waited / seconds}
 
 
-def loader_rate(trainee: Trainee) -> float:
-    """Images per second of drawing an epoch's batches."""
+def loader_rate(trainee: Trainee, loader: Loader, ahead: int) -> dict[str, float]:
+    """Images per second of drawing batches."""
+    batches = training_batches(loader, trainee.config.data, None)
+    for _ in islice(batches, ahead):
+        pass
     began = time.perf_counter()
-    batches = training_batches(trainee.setup.train_loader, trainee.config.data, None)
     n = sum(len(batch) for batch in batches)
-    return n / (time.perf_counter() - began)
-
-
-def profile(trainee: Trainee, batch: Batch) -> list[dict[str, Any]]:
-    """The operators that take the most time of a step of its own, with their share of all."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    on_gpu = trainee.setup.device.type == "cuda"
-    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-    with torch.profiler.profile(activities=activities) as found:
-        trainee.step(batch)
-        trainee.finish()
-    taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    events = sorted(found.key_averages(), key=lambda e: -getattr(e, taken))
-    total = sum(getattr(e, taken) for e in events)
-    return [{"operator": e.key, "share": round(getattr(e, taken) / total, 4)} for e in events[:SHOWN]]
-
-
-def medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The median of every column."""
-    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
-
-
-def measure_steps(root: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Step rates of the methods in alternating rounds, their peak memory and profiles."""
-    trainees = {name: make_trainee(name, FORMATS[-1], root, args) for name in METHODS}
-    batches, memory = {}, {}
-    for name, trainee in trainees.items():
-        batches[name] = next(trainee.batches())[1]
-        memory[name] = peak(trainee, lambda t=trainee, b=batches[name]: step_rate(t, b, 3))
-    rounds = []
-    for i in tqdm(range(args.rounds), desc="steps", disable=None):
-        order = METHODS[:: 1 if i % 2 == 0 else -1]
-        rounds.append({n: step_rate(trainees[n], batches[n], args.steps) for n in order})
-    found: dict[str, Any] = {
-        "images_per_second": medians(rounds),
-        "time_of_abra": statistics.median(r["ERM"] / r["ABRA"] for r in rounds),
-        "peak_bytes": memory,
-        "profile": {name: profile(trainees[name], batches[name]) for name in METHODS},
-    }
-    if memory["ERM"]:
-        found["memory_of_abra"] = memory["ABRA"] / memory["ERM"]
-    return found
+    return {"loader": n / (time.perf_counter() - began)}
 
 
 def peak(trainee: Trainee, work: Callable[[], Any]) -> int | None:
     """The most bytes that a trainee's device held beyond others' during some work; None on a CPU."""
-    device = trainee.setup.device
+    device = trainee.device
     if device.type != "cuda":
-        work()
         return None
-    own = sum(t.numel() * t.element_size() for t in [*trainee.method.parameters(), *trainee.method.buffers()])
-    others = torch.cuda.memory_allocated(device) - own
+    others = torch.cuda.memory_allocated(device) - trainee.own_bytes()
     torch.cuda.reset_peak_memory_stats(device)
     work()
     return torch.cuda.max_memory_allocated(device) - others
 
 
-def measure_epochs(root: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Rates of the loader alone and of whole epochs, from files and from the pack."""
-    found: dict[str, Any] = {}
-    for data_format in args.formats:
-        for name in METHODS:
-            trainee = make_trainee(name, data_format, root, args)
-            epoch_rate(trainee)  # starts the workers
-            alone = statistics.median(loader_rate(trainee) for _ in range(args.epochs))
-            rates, waits = zip(*(epoch_rate(trainee) for _ in range(args.epochs)), strict=True)
-            found.setdefault(data_format, {})[name] = {
-                "loader": alone,
-                "both": statistics.median(rates),
-                "waiting": statistics.median(waits),
-            }
-    return found
+def profile(trainee: Trainee, batch: Batch) -> list[dict[str, Any]]:
+    """What takes the most time of a step: kernels on a GPU, operators on a CPU."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = trainee.device.type == "cuda"
+    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
+    with torch.profiler.profile(activities=activities) as found:
+        trainee.step(batch)
+        trainee.finish()
+    return busiest(found.key_averages(), on_gpu)
 
 
-def bench(root: Path, args: argparse.Namespace) -> dict[str, Any]:
+def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
+    """The events that take the most time, with their share of all.
+
+    On a GPU an operator's row holds the time of its kernels, which have rows of their own, and so has every
+    range that was named; only kernels and copies count there.
+    """
+    taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    if on_gpu:
+        events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    kept = sorted(events, key=lambda e: -getattr(e, taken))
+    total = sum(getattr(e, taken) for e in kept)
+    return [{"operator": e.key, "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
+
+
+def ratios(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Medians over the rounds of each method, and their ratios."""
+    rates = {n: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for n, rows in rounds.items()}
+    for row in rates.values():
+        row["fed"] = row["both"] / row["step"]
+    return {"methods": rates, "time_of_abra": rates["ERM"]["step"] / rates["ABRA"]["step"]}
+
+
+def measure(dataset: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Rates of both methods on a data set in rounds, their peak memory and profiles."""
+    configs = {name: make_config(name, dataset, root, args) for name in METHODS}
+    device = pick_device(args.device)
+    check_speed(configs["ERM"].speed, device)
+    loader, info, ahead = make_loader(configs["ERM"], device, args.steps)
+    trainees = {name: make_trainee(config, info, device) for name, config in configs.items()}
+    batch = next(iter(prefetched(training_batches(loader, configs["ERM"].data, None), device)))[1]
+    for trainee in trainees.values():  # kernels are chosen and workers started
+        step_rate(trainee, batch, 3)
+        fed_rate(trainee, loader, ahead)
+    memory = {name: peak(t, partial(step_rate, t, batch, 3)) for name, t in trainees.items()}
+    jobs = [
+        (name, job)
+        for name, t in trainees.items()
+        for job in (
+            partial(step_rate, t, batch, args.steps),
+            partial(fed_rate, t, loader, ahead),
+            partial(loader_rate, t, loader, ahead),
+        )
+    ]
+    rounds: dict[str, list[dict[str, float]]] = {name: [{} for _ in range(args.rounds)] for name in METHODS}
+    for i in tqdm(range(args.rounds), desc=dataset, disable=None):
+        loader.set_epoch(i)
+        for name, job in jobs[:: 1 if i % 2 == 0 else -1]:
+            rounds[name][i] |= job()
+    found = {"shape": list(loader.rows.shape), "images": len(loader.rows), **ratios(rounds)}
+    if memory["ERM"]:
+        found |= {"peak_bytes": memory, "memory_of_abra": memory["ABRA"] / memory["ERM"]}
+    found["profile"] = {name: profile(trainee, batch) for name, trainee in trainees.items()}
+    return found | {"rounds": rounds}
+
+
+def bench(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, with what it was measured on."""
-    make_screens(root, args, [args.dataset])
-    steps, epochs = measure_steps(root, args), measure_epochs(root, args)
-    for by_method in epochs.values():
-        for name, row in by_method.items():
-            row["fed"] = row["both"] / steps["images_per_second"][name]
-    on_gpu = args.device != "cpu" and torch.cuda.is_available()
-    return {
-        **circumstances(args),
-        "data": "simulated",
-        "machine": torch.cuda.get_device_name(int(args.device)) if on_gpu else "CPU",
-        "step": steps,
-        "epoch": epochs,
-    }
+    folder = args.folder or Path(tempfile.gettempdir())
+    plates = {name: check_random(name, folder, args) for name in args.datasets}
+    found = {}
+    for name in args.datasets:
+        with tempfile.TemporaryDirectory(dir=folder) as root:
+            write_random(Path(root), name, plates=plates[name], wells=args.wells, cores=args.cores)
+            found[name] = measure(name, Path(root), args)
+    device = pick_device(args.device)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return {**circumstances(args), "images": "random bytes", "machine": machine, "datasets": found}
 
 
 def table(result: dict[str, Any]) -> str:
     """The rates as text."""
-    step_rates = result["step"]["images_per_second"]
-    lines = [f"{'images a second':16}{'':8}{'loader':>9}{'step':>9}{'both':>9}{'fed':>7}{'waiting':>9}"]
-    for data_format, by_method in result["epoch"].items():
-        for name, r in by_method.items():
-            lines.append(
-                f"{name:16}{data_format:8}{r['loader']:9.0f}{step_rates[name]:9.0f}{r['both']:9.0f}"
-                f"{r['fed']:7.2f}{r['waiting']:9.2f}"
-            )
-    memory = result["step"].get("memory_of_abra")
-    lines.append(
-        f"a step of ABRA takes {result['step']['time_of_abra']:.3f} of ERM's time"
-        + (f" and {memory:.3f} of its memory" if memory else "")
-        + f" ({result['machine']})"
-    )
+    lines = []
+    for dataset, found in result["datasets"].items():
+        what = f"{dataset} {'x'.join(map(str, found['shape']))}, images a second"
+        lines.append(f"{what:44}{'loader':>8}{'step':>8}{'both':>8}{'fed':>7}{'waiting':>9}")
+        for name, r in found["methods"].items():
+            rates = "".join(f"{r[kind]:8.0f}" for kind in ("loader", "step", "both"))
+            lines.append(f"{name:44}{rates}{r['fed']:7.3f}{r['waiting']:9.3f}")
+        memory = f" and {found['memory_of_abra']:.3f} of its memory" if "memory_of_abra" in found else ""
+        lines.append(
+            f"a step of ABRA takes {found['time_of_abra']:.3f} of ERM's time{memory} ({result['machine']})"
+        )
+        most = ", ".join(f"{e['operator'][:60]} {e['share']:.0%}" for e in found["profile"]["ABRA"][:3])
+        lines.append(f"most of it: {most}")
     return "\n".join(lines)
 
 
-def main() -> int:
-    """The command."""
+def make_arguments() -> argparse.ArgumentParser:
+    """The command's flags."""
     parser = make_parser(__doc__)
-    parser.add_argument("--folder", type=Path, help="where the screen goes; unset: a temporary folder")
-    parser.add_argument("--dataset", choices=SCREENS, default="rxrx1")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--folder", type=Path, help="on whose disk images lie meanwhile; unset: /tmp")
+    parser.add_argument("--datasets", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--gigabytes", type=float, default=10.0, help="of images of a data set, at most")
+    parser.add_argument("--wells", type=int, default=256, help="of a plate, one image each")
     parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--target_resolution", nargs="+", type=int, default=[])
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes of the loader")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="that simulate and pack")
-    parser.add_argument("--replicates", type=int, default=4, help="wells of each treatment on its plate")
+    cores = min(usable_cores(), MOST_CORES)
+    parser.add_argument("--workers", type=int, default=cores, help="processes of the loader")
+    parser.add_argument("--cores", type=int, default=cores, help="processes that write the images")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="steps of a round")
-    parser.add_argument("--epochs", type=int, default=3, help="epochs whose rates are averaged")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps of a round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="0", help="index of a CUDA device, or cpu")
     parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--compile", action="store_true")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = bench(args.folder or Path(folder), args)
+    return parser
+
+
+def main() -> int:
+    """The command."""
+    args = make_arguments().parse_args()
+    result = bench(args)
     return deliver(result, table(result), args.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main, "no figure was written"))

@@ -62,19 +62,30 @@ def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(
 
 
 @pytest.mark.slow
-def test_the_benchmarks_of_data_and_of_training_fed_by_it_share_a_screen(tmp_path):
-    common = ("--folder", tmp_path / "s", "--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
-    shown = example("bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *common)
+def test_the_benchmark_of_data_reads_files_and_pack(tmp_path):
+    small = ("--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
+    shown = example("bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *small)
     found = json.loads((tmp_path / "d.json").read_text())["images_per_second"]["rxrx1"]
     assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown
     assert found["read"]["packed"] > found["read"]["png"] > 0
 
-    tiny = ("--model", "timm:test_resnet", "--target_resolution", 32, "--steps", 1, "--epochs", 1)
-    shown = example(
-        "bench_train.py", "--json", tmp_path / "t.json", "--device", "cpu", "--amp", "bf16", *tiny, *common
-    )
+
+@pytest.mark.slow
+def test_the_benchmark_of_training_feeds_both_methods_from_packs_of_random_bytes(tmp_path):
+    tiny = ("--model", "timm:test_resnet", "--target_resolution", 32, "--batch_size", 4, "--wells", 8)
+    short = ("--gigabytes", 0.04, "--workers", 1, "--cores", 1, "--rounds", 2, "--steps", 2)
+    flags = ("--json", tmp_path / "t.json", "--folder", tmp_path, "--device", "cpu", "--amp", "bf16")
+    shown = example("bench_train.py", *flags, *tiny, *short)
     result = json.loads((tmp_path / "t.json").read_text())
-    assert result["data"] == "simulated" and "time (CPU)" in shown
-    for row in (row for by_method in result["epoch"].values() for row in by_method.values()):
-        assert row["loader"] > 0 and row["both"] > 0 and 0 <= row["waiting"] <= 1
-    assert all(entries[0]["share"] >= entries[-1]["share"] for entries in result["step"]["profile"].values())
+    assert result["images"] == "random bytes" and "time (CPU)" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
+    assert {n: found["shape"] for n, found in result["datasets"].items()} == {
+        "rxrx1": [3, 256, 256],
+        "rxrx1_6ch": [6, 512, 512],
+    }
+    for found in result["datasets"].values():
+        for name, row in found["methods"].items():
+            steps = [r["step"] for r in found["rounds"][name]]
+            assert len(steps) == 2 and min(steps) <= row["step"] <= max(steps)
+            assert row["loader"] > 0 and row["fed"] == row["both"] / row["step"] and 0 <= row["waiting"] <= 1
+        assert all(entries[0]["share"] >= entries[-1]["share"] for entries in found["profile"].values())
