@@ -32,8 +32,8 @@ REQUIRED = (
 OPTIONAL = {
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard",
-    "lightly": "needed by SimCLR, BYOL and DINOv2: pip install 'abra-wilds[ssl]'",
-    "timm": "needed by --model vit_small and timm:NAME: pip install 'abra-wilds[timm]'",
+    "lightly": "needed by SimCLR, BYOL and DINOv2: pip install -e '.[ssl]'",
+    "timm": "needed by --model vit_small and timm:NAME: pip install -e '.[timm]'",
 }
 # What mends WILDS' own command, by the package that stands in its way.
 PLAIN_MENDS = {
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
 
 def check_python() -> Iterator[Finding]:
     """The interpreter."""
-    old = sys.version_info < (3, 10)
-    yield Finding("python", platform.python_version(), "use Python 3.10 or newer" if old else None)
+    old = sys.version_info < (3, 11)
+    yield Finding("python", platform.python_version(), "use Python 3.11 or newer" if old else None)
 
 
 def check_packages() -> Iterator[Finding]:

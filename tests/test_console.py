@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,6 +42,13 @@ def test_doctor_says_what_to_mend_and_fails(capsys, monkeypatch, name, found, me
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
     assert mend in shown and "1 to mend" in shown
+
+
+@pytest.mark.parametrize(("minor", "mend"), [(10, "use Python 3.11 or newer"), (11, None)])
+def test_doctor_asks_for_the_python_that_setup_asks_for(monkeypatch, minor, mend):
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=(3, minor, 0)))
+    assert [finding.mend for finding in doctor.check_python()] == [mend]
+    assert "python_requires = >=3.11\n" in (runs.REPOSITORY / "setup.cfg").read_text()
 
 
 @pytest.mark.parametrize("package", ["torch", "yaml"])
