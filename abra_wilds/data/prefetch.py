@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple
         for host in batches:
             yield host, host.to(device)
         return
-    copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    copies = side_stream(device)
     ahead: deque[tuple[Batch, Batch, torch.cuda.Event]] = deque()
     for host in batches:
         with torch.cuda.stream(copies):
@@ -36,6 +37,16 @@ def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple
             yield handed_over(*ahead.popleft())
     if ahead:
         yield handed_over(*ahead.popleft())
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which all batches of this process are copied to a device.
+
+    Only one, because torch gives memory that was freed on a stream to that stream alone: with a new one for
+    each epoch the copies of every epoch would be reserved anew.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def handed_over(host: Batch, there: Batch, copied: torch.cuda.Event) -> tuple[Batch, Batch]:

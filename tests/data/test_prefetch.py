@@ -60,7 +60,14 @@ def test_every_tensor_of_a_batch_is_found():
     assert {id(t) for t in tensors_of(full)} == {id(t) for t in held} and len(held) == 10
 
 
-def test_on_cuda_a_copy_is_asked_for_one_batch_ahead_and_waited_for_before_use(monkeypatch):
+@pytest.fixture
+def no_stream_yet():
+    prefetch.side_stream.cache_clear()
+    yield
+    prefetch.side_stream.cache_clear()
+
+
+def test_on_cuda_a_copy_is_asked_for_one_batch_ahead_and_waited_for_before_use(monkeypatch, no_stream_yet):
     """The order of the calls, with streams that only write down what is asked of them."""
     calls = []
 
@@ -90,7 +97,7 @@ def test_on_cuda_a_copy_is_asked_for_one_batch_ahead_and_waited_for_before_use(m
     )
     monkeypatch.setattr(prefetch, "torch", SimpleNamespace(cuda=cuda))
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda t, s: calls.append(s.name), raising=False)
-    for host, there in prefetched([Host(k) for k in range(3)], SimpleNamespace(type="cuda")):
+    for host, there in prefetched([Host(k) for k in range(3)], torch.device("cuda", 0)):
         assert (there.x == host.k).all()
         calls.append(f"work {host.k}")
     kept = ["main"] * len(list(tensors_of(batch())))
@@ -99,6 +106,16 @@ def test_on_cuda_a_copy_is_asked_for_one_batch_ahead_and_waited_for_before_use(m
         "on side", "copy 2", "back", "main waits for copy 1", *kept, "work 1",
         "main waits for copy 2", *kept, "work 2",
     ]  # fmt: skip
+
+
+def test_all_epochs_are_copied_on_one_stream_of_each_device(monkeypatch, no_stream_yet):
+    made = []
+    cuda = SimpleNamespace(Stream=lambda device: made.append(device))
+    monkeypatch.setattr(prefetch, "torch", SimpleNamespace(cuda=cuda))
+    devices = [torch.device("cuda", k) for k in (0, 1)]
+    for _ in range(3):
+        assert [list(prefetched([], device)) for device in devices] == [[], []]
+    assert made == devices
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
