@@ -55,8 +55,7 @@ def augment(
     if name == "none":
         return standardise(resize(x, size))
     N, _, H, W = x.shape
-    if H != W:
-        raise InputError(f"transform {name!r} needs square images, not {H}x{W}; crop them")
+    check_square(name, H, W)
     if generator is None:
         raise TypeError(f"transform {name!r} is random and needs a generator")
     if name == "rxrx1":
@@ -73,6 +72,16 @@ def augment(
     if cropped or side is not None:
         x = resize(x, (CROP_TO, CROP_TO))
     return standardise(resize(x, size))
+
+
+def check_square(name: str, H: int, W: int) -> None:
+    """Raise where a transform would turn images that are not square.
+
+    Raises:
+        InputError: with their size.
+    """
+    if name != "none" and H != W:
+        raise InputError(f"transform {name!r} needs square images, not {H}x{W}; crop them")
 
 
 def crop_side(name: str, H: int, W: int) -> int | None:
@@ -213,11 +222,13 @@ def zoom(x: Tensor, top: Tensor, left: Tensor, side: Tensor) -> Tensor:
         left: (N,) int64 on the host.
         side: (N,) int64 on the host.
     """
-    steps = torch.arange(x.shape[-1]) * side[:, None] // x.shape[-1]  # (N, H)
-    rows = (top[:, None] + steps).to(x.device, non_blocking=True)
-    columns = (left[:, None] + steps).to(x.device, non_blocking=True)
-    x = x.gather(2, rows[:, None, :, None].expand(x.shape))
-    return x.gather(3, columns[:, None, None, :].expand(x.shape))
+    # Three numbers an image travel and no table, whose copy from pageable memory the host would wait for.
+    top, left, side = torch.stack([top, left, side]).to(x.device, non_blocking=True)[
+        :, :, None
+    ]  # (N, 1) each
+    steps = torch.arange(x.shape[-1], device=x.device) * side // x.shape[-1]  # (N, H)
+    x = x.gather(2, (top + steps)[:, None, :, None].expand(x.shape))
+    return x.gather(3, (left + steps)[:, None, None, :].expand(x.shape))
 
 
 def pixel_noise(x: Tensor, generator: torch.Generator) -> Tensor:

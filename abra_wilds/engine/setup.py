@@ -17,8 +17,10 @@ import torch
 from abra_wilds.config import RunConfig
 from abra_wilds.data.images import check_images
 from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
+from abra_wilds.data.parallel import usable_cores
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.sharding import evaluation_share
+from abra_wilds.data.transforms import check_square
 from abra_wilds.data.wilds_data import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data_config import DataConfig
 from abra_wilds.dist import local_rank, local_world, world
@@ -86,6 +88,8 @@ def prepare(config: RunConfig) -> Setup:
     train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
     info = data_info(dataset, subsets["train"], grouper)
     setup = Setup(dataset, grouper, subsets, train_loader, eval_loaders, info, device)
+    _, H, W = train_loader.rows.shape
+    check_square(d.transform, H, W)
     check_batches(config, setup)
     check_warmup(config, setup)
     return setup
@@ -214,7 +218,8 @@ def check_warmup(config: RunConfig, setup: Setup) -> None:
 def pick_device(name: str) -> torch.device:
     """The CUDA device of an index, or the CPU where there is none, as WILDS has it.
 
-    Of several processes each has the device of its number on its machine.
+    It becomes the current device, which torch's pinning thread and its test for bf16 take. Of several
+    processes each has the device of its number on its machine; one that is shown a single device has that.
 
     Raises:
         InputError: for an index beyond the last device.
@@ -223,25 +228,42 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cpu")
     n, k = torch.cuda.device_count(), int(name)
     if world() > 1:
-        k = local_rank()
+        k = 0 if n == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else local_rank()
         if k >= n:
             raise InputError(
                 f"{local_world()} processes on a machine of {n} CUDA devices would have to share them; start "
                 "one for each device, or give --device cpu"
             )
-        torch.cuda.set_device(k)
     if k >= n:
         raise InputError(f"--device {name} does not exist; there are {n} CUDA devices, from 0")
+    torch.cuda.set_device(k)
     return torch.device("cuda", k)
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
-    """Worker processes, no more than this process' cores, and pinned memory where a GPU will copy from it."""
-    workers = min(int(d.loader_kwargs.get("num_workers", 4)), max((os.cpu_count() or 1) // local_world(), 1))
+    """Worker processes, and pinned memory where a GPU will copy from it.
+
+    There are no more workers than cores that this process may run on, nor than an equal share of the
+    machine's among its processes.
+    """
+    share = max((os.cpu_count() or 1) // local_world(), 1)
     return {
-        "num_workers": workers,
+        "num_workers": min(workers_asked(d), usable_cores(), share),
         "pin_memory": bool(d.loader_kwargs.get("pin_memory", True)) and device.type == "cuda",
     }
+
+
+def workers_asked(d: DataConfig) -> int:
+    """What --loader_kwargs num_workers says."""
+    return int(d.loader_kwargs.get("num_workers", 4))
+
+
+def reading_lines(d: DataConfig, device: torch.device) -> list[str]:
+    """For the log: how many processes read images, where there are fewer than were asked for."""
+    workers = reading_kwargs(d, device)["num_workers"]
+    if workers == workers_asked(d):
+        return []
+    return [f"{workers} worker processes read images instead of {workers_asked(d)}, for want of cores"]
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:

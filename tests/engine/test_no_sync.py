@@ -171,6 +171,20 @@ def test_no_transform_waits_for_the_device(name, side):
     assert waits.found == []
 
 
+def test_iid_sends_a_few_numbers_an_image_and_no_table_of_pixels(monkeypatch):
+    """A copy from pageable memory waits although it is told not to, unless it is small."""
+    counts, to = [], torch.Tensor.to
+
+    def counted(t, *args, **kwargs):
+        counts.append(0 if t.is_meta else t.numel())
+        return to(t, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", counted)
+    N, C = 4, 2
+    augment(torch.zeros(N, C, 64, 64, dtype=torch.uint8, device=META), "iid", torch.Generator())
+    assert max(counts) == 2 * N * C, "gain and offset of each channel"
+
+
 # IRMX-PAIR solves a linear programme on the host in each step of its classifier, and says so.
 HEADED = ["SimCLR", "IRMX"]
 

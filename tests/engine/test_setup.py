@@ -1,0 +1,94 @@
+"""What is decided before training: the device, the workers, and images that a transform cannot turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from abra_wilds import run_config
+from abra_wilds.data import rows
+from abra_wilds.engine import setup
+from abra_wilds.engine.setup import pick_device, reading_kwargs, reading_lines
+from abra_wilds.types import InputError
+from tests import runs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A function that gives this process devices and a rank; returns the list of devices it made current."""
+
+    def made(devices, local_rank=0, world=1, visible=None):
+        chosen = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        monkeypatch.setattr(setup, "local_rank", lambda: local_rank)
+        monkeypatch.setattr(setup, "world", lambda: world)
+        monkeypatch.setattr(setup, "local_world", lambda: world)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return chosen
+
+    return made
+
+
+def test_one_process_makes_the_device_it_is_given_the_current_one(machine):
+    chosen = machine(devices=4)
+    assert pick_device("3") == torch.device("cuda", 3) and chosen == [3]
+    with pytest.raises(InputError, match="--device 4 does not exist; there are 4 CUDA devices, from 0"):
+        pick_device("4")
+    assert pick_device("cpu") == CPU and chosen == [3]
+
+
+def test_of_several_processes_each_has_the_device_of_its_number(machine):
+    chosen = machine(devices=2, local_rank=1, world=2, visible="4,5")
+    assert pick_device("0") == torch.device("cuda", 1) and chosen == [1]
+
+
+def test_a_process_that_is_shown_one_device_takes_it_whatever_its_number(machine):
+    chosen = machine(devices=1, local_rank=1, world=2, visible="1")
+    assert pick_device("0") == torch.device("cuda", 0) and chosen == [0]
+
+
+def test_several_processes_do_not_share_the_only_device_of_a_machine(machine):
+    chosen = machine(devices=1, local_rank=1, world=2)
+    with pytest.raises(InputError, match="2 processes on a machine of 1 CUDA devices would have to share"):
+        pick_device("0")
+    assert chosen == []
+
+
+@pytest.mark.parametrize(
+    ("usable", "cores", "processes", "asked", "taken"),
+    [
+        (4, 64, 1, 8, 4),  # bound to a few cores of a large machine
+        (64, 64, 8, 16, 8),  # eight processes, each of which may run anywhere
+        (8, 64, 8, 8, 8),  # eight processes, each bound to its own
+        (1, 1, 2, 4, 1),
+        (8, 8, 1, 4, 4),
+        (8, 8, 1, 0, 0),
+    ],
+)
+def test_workers_are_no_more_than_cores_and_the_log_says_so(
+    monkeypatch, usable, cores, processes, asked, taken
+):
+    monkeypatch.setattr(setup, "usable_cores", lambda: usable)
+    monkeypatch.setattr(setup.os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(setup, "local_world", lambda: processes)
+    d = run_config("ERM", loader_kwargs={"num_workers": asked}).data
+    assert reading_kwargs(d, CPU) == {"num_workers": taken, "pin_memory": False}
+    lines = reading_lines(d, CPU)
+    assert len(lines) == (taken < asked)
+    assert all(f"{taken} worker processes read images instead of {asked}" in line for line in lines)
+
+
+@pytest.mark.parametrize("transform", ["rxrx1", "paper", "iid"])
+def test_images_that_are_not_square_are_refused_before_anything_is_written(
+    root, refused, tmp_path, monkeypatch, transform
+):
+    read = rows.read_image
+    monkeypatch.setattr(rows, "read_image", lambda *args: read(*args)[:, :24])
+    argv = runs.command(root, tmp_path / "run", "ERM", transform=transform)
+    assert refused(argv) == f"transform {transform!r} needs square images, not 24x32; crop them"
