@@ -63,11 +63,11 @@ def predict(
         images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
         try:
             logits = (adapter if adapted else running_statistics)(method, images)  # (N, O) each
-        except torch.cuda.OutOfMemoryError:
+        except torch.OutOfMemoryError:
             raise InputError(
                 f"a forward pass of up to {max(map(len, passes))} images does not fit the device's memory; "
-                "lower --batch_size, or with --tta give a --tta_batch_size, whose parts then have statistics "
-                "of their own"
+                "train with a lower --batch_size, predict a saved model with --amp bf16 or on --device cpu, "
+                "or with --tta give a --tta_batch_size, whose parts then have statistics of their own"
             ) from None
         for batch, found in zip(passes, logits, strict=True):
             batch = replace(batch, x=batch.x[:0]).to(device)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
+from abra_wilds.dist import gathered, rank
 from abra_wilds.errors import InputError
 from abra_wilds.files import whole
 from abra_wilds.methods.base import Method
@@ -56,6 +57,9 @@ def save_checkpoint(
 
     With an optimiser it can be resumed from, with a scaler that scales too if its loss is scaled; in the head
     phase the classifiers in training belong to it.
+
+    Raises:
+        OSError: naming the file, if the system refuses to write all of it; what was there before stays.
     """
     state: dict[str, Any] = {"algorithm": method.state_dict(), **asdict(progress)}
     if optimizer is not None:
@@ -64,8 +68,15 @@ def save_checkpoint(
         state["heads"] = heads.state_dict()
     if scaler is not None and scaler.is_enabled():
         state["scaler"] = scaler.state_dict()
-    with whole(path) as temporary:
-        torch.save(state, temporary)
+    try:
+        with whole(path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)
+    except (OSError, RuntimeError) as fault:
+        # Where a write is refused torch fails in words of its own, behind which the system's stand.
+        refusal = fault if isinstance(fault, OSError) else fault.__context__
+        if not isinstance(refusal, OSError):
+            raise
+        raise OSError(refusal.errno, refusal.strerror, str(path)) from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -93,6 +104,22 @@ def read_progress(path: Path) -> Progress:
         InputError: if there is none, or the file is no checkpoint.
     """
     return progress_of(read_checkpoint(path))
+
+
+def common_progress(path: Path) -> Progress:
+    """How far the run of a checkpoint had come, which all processes must find alike; without one, the start.
+
+    Raises:
+        InputError: on all of them, if they do not; or if the file is no checkpoint.
+    """
+    found = gathered(read_progress(path) if path.exists() else Progress())
+    if len(set(map(repr, found))) > 1:
+        epochs = ", ".join(str(progress.epoch) for progress in found)
+        raise InputError(
+            f"--resume needs one {path.parent} for all processes, and they find {path.name} after epochs "
+            f"{epochs} (-1: none); give a --log_dir that their machines share"
+        )
+    return found[rank()]
 
 
 def progress_of(state: Mapping[str, Any]) -> Progress:
@@ -160,5 +187,7 @@ def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:
 
 
 def _brief(fault: Exception) -> str:
+    """The first thing that torch says does not fit, and of a list of weights the first and their number."""
     lines = str(fault).splitlines()
-    return lines[1 if len(lines) > 1 else 0].strip()
+    first, *others = lines[1 if len(lines) > 1 else 0].strip().split('", "')
+    return f'{first}" and {len(others)} more' if others else first

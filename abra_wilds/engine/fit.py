@@ -15,7 +15,7 @@ from abra_wilds.config import RunConfig
 from abra_wilds.data.prefetch import prefetched
 from abra_wilds.data.wilds_data import is_simulated
 from abra_wilds.dist import gathered, on_main, rank, started, world
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, read_progress
+from abra_wilds.engine.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.head_phase import check_head, train_heads
@@ -31,9 +31,9 @@ from abra_wilds.engine.results import (
     save_epoch,
 )
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
-from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.engine.setup import Setup, build_method, prepare, reading_lines
 from abra_wilds.engine.speed import make_scaler, speed_up
-from abra_wilds.engine.step import share_of_step, step
+from abra_wilds.engine.step import memory_told, share_of_step, step
 from abra_wilds.engine.trackers import check_tracker, make_tracker
 from abra_wilds.evaluate import average_bn, evaluate, plain_images, reestimate_bn
 from abra_wilds.records import Record
@@ -41,6 +41,7 @@ from abra_wilds.types import StepContext
 
 
 @started()
+@memory_told()
 def fit(config: RunConfig) -> list[Record]:
     """Train, evaluate after every epoch, and leave WILDS' files and ours in `log_dir`.
 
@@ -52,12 +53,14 @@ def fit(config: RunConfig) -> list[Record]:
     Raises:
         InputError: before training, for whatever cannot be used.
         Diverged: at a loss that is not finite; the checkpoints of earlier epochs stay.
+        Lost: where the device's memory does not suffice; the same stay.
     """
     t, o, e, d = config.train, config.optim, config.eval, config.data
     check_tracker(t.tracker)
     setup = prepare(config)
     device, loader = setup.device, setup.train_loader
-    resuming = t.resume and folder_of(config).model("last").exists()
+    done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
+    resuming = done.epoch >= 0
     method = build_method(config, setup.info, load=not resuming).to(device)
     speed_up(method, config.speed)
     scaler = make_scaler(config.speed, device)
@@ -66,11 +69,10 @@ def fit(config: RunConfig) -> list[Record]:
     check_head(config, head, has_val="val" in setup.subsets)
     folder = on_main(lambda: open_folder(config))
 
-    done = Progress()
     if t.resume:
         check_same_run(folder, config)
     if resuming:
-        in_heads = read_progress(folder.model("last")).epoch >= o.n_epochs
+        in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)
         done = load_checkpoint(folder.model("last"), method, moving[0], scaler=moving[1])
     trained = parallel(method, optimizer)
@@ -221,6 +223,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
             f"{len(setup.train_loader)} batches",
             *process_lines(setup),
+            *reading_lines(config.data, setup.device),
             *adaptation_lines(config, setup),
             *values,
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -11,6 +12,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from abra_wilds.config import OptimConfig
+from abra_wilds.errors import Lost
 from abra_wilds.types import Batch, StepOutput
 
 UNSCALED = GradScaler(enabled=False)
@@ -24,6 +26,22 @@ def share_of_step(config: OptimConfig, i: int, n: int) -> float:
     """
     size = config.gradient_accumulation_steps
     return 1.0 if config.accumulate == "sum" else 1 / min(size, n - i // size * size)
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Inside, memory of the device that does not suffice is one sentence.
+
+    Raises:
+        Lost: with what needs less.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise Lost(
+            "training does not fit the device's memory; start again with a lower --batch_size, or with "
+            "--amp bf16"
+        ) from None
 
 
 class Trained(Protocol):

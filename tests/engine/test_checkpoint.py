@@ -126,6 +126,15 @@ def test_a_checkpoint_of_another_method_does_not_fit(tmp_path, of, into):
         load_checkpoint(tmp_path / "c.pth", make_method(into))
 
 
+def test_of_many_weights_that_do_not_fit_the_first_and_their_number_are_said(tmp_path):
+    method = make_method("ERM")
+    torch.save({"algorithm": {}, "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
+    keys = [key for key in method.state_dict() if not key.endswith("tracked")]  # those torch forgives
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path / "c.pth", method)
+    assert f'"{keys[0]}" and {len(keys) - 1} more' in str(caught.value) and keys[1] not in str(caught.value)
+
+
 def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
     method = make_method("ERM")
     save_checkpoint(

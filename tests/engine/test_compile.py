@@ -228,7 +228,9 @@ def test_without_a_compiler_the_command_refuses_before_training(root, tiny, tmp_
 
 def test_a_gpu_needs_other_tools(monkeypatch):
     monkeypatch.setattr(speed, "BACKEND", "no such backend")
-    with pytest.raises(InputError, match=r"no such backend.*; install Triton and a C compiler, or leave it out"):
+    with pytest.raises(
+        InputError, match=r"no such backend.*; install Triton and a C compiler, or leave it out"
+    ):
         check_speed(SpeedConfig(compile=True), torch.device("cuda", 0))
     check_speed(SpeedConfig(), CPU)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -185,6 +186,29 @@ def test_a_resumed_run_of_two_processes_ends_as_the_uninterrupted_one(trained, r
     assert code == 0 and runs.differences(state, reference[2]) == []
     assert runs.differences(*(runs.comparable(runs.state(f)) for f in (tmp_path, whole))) == []
     assert runs.texts(tmp_path) == runs.texts(whole)
+
+
+def resumed_apart(root, folders):
+    """The end of resuming with a log_dir of each process's own, as on machines that share none."""
+    folder = folders[int(os.environ["RANK"])]
+    return ranks.said([*runs.command(root, folder, "ABRA", log_every=3), "--resume"])
+
+
+@pytest.mark.parametrize("epoch", [-1, 0], ids=["a checkpoint on one machine alone", "an older one there"])
+def test_processes_that_find_different_checkpoints_do_not_resume(
+    trained, root, on_two_ranks, tmp_path, epoch
+):
+    folders = [shutil.copytree(trained[0], tmp_path / "0"), tmp_path / "1"]
+    if epoch >= 0:
+        shutil.copytree(trained[0], folders[1])
+        path = folders[1] / BEST.replace("best", "last")
+        torch.save({**torch.load(path), "epoch": epoch}, path)
+    before = [sorted(p.name for p in folder.glob("*")) for folder in folders]
+    ends = on_two_ranks(resumed_apart, root, folders)
+    assert [code for code, _ in ends] == [2, 2]
+    (sentence,) = [err for _, err in ends if err]
+    runs.assert_says(sentence, "--resume needs one", f"after epochs 1, {epoch} (-1: none)", "share")
+    assert [sorted(p.name for p in folder.glob("*")) for folder in folders] == before
 
 
 def test_another_number_of_processes_does_not_resume(trained, root, tiny, capsys):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(
     )
 
     def half(state, target):
-        target.write_bytes(before[: len(before) // 2])
+        target.write(before[: len(before) // 2])
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
@@ -204,14 +205,14 @@ def test_a_checkpoint_has_its_name_only_when_it_is_whole(root, tiny, tmp_path, m
     seen, save = [], torch.save
 
     def watched(state, target):
-        seen.append((target.name, target.parent / "rxrx1_seed:0_epoch:last_model.pth"))
+        seen.append(Path(target.name).name)
         save(state, target)
 
     monkeypatch.setattr(torch, "save", watched)
     argv = runs.command(root, tmp_path, "ERM", n_epochs=1, save_best=False)
     assert main(argv) == 0
-    assert seen and all(name.startswith(".") and name.endswith(".tmp") for name, _ in seen)
-    (tmp_path / seen[0][0]).write_bytes(b"half")
+    assert seen and all(name.startswith(".") and name.endswith(".tmp") for name in seen)
+    (tmp_path / seen[0]).write_bytes(b"half")
     assert main([*argv, "--resume"]) == 0
     assert main([*argv, "--overwrite"]) == 0
     assert not list(tmp_path.glob(".*"))

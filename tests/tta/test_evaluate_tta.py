@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import chain
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from abra_wilds import fit, run_config
+from abra_wilds.config import PREDICTION_FLAGS
 from abra_wilds.data.controls import control_rows
 from abra_wilds.data.loaders import Loader, make_eval_loader
 from abra_wilds.data.passes import PassSampler
@@ -158,10 +160,11 @@ def test_a_pass_that_does_not_fit_is_a_sentence(dataset, method):
     def adapter(_method, _images):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(
-        InputError, match=r"up to 16 images does not fit .* lower --batch_size, .*--tta_batch_size"
-    ):
+    said = r"up to 16 images does not fit .*; train with a lower --batch_size, predict a saved model with .*"
+    with pytest.raises(InputError, match=said) as caught:
         predict(method, loader(dataset, "val", EvalConfig(tta="plate_bn")), CPU, adapter=adapter)
+    flags = set(re.findall(r"--(\w+)", str(caught.value).partition("predict a saved model")[2]))
+    assert flags == {"amp", "device", "tta", "tta_batch_size"} <= set(PREDICTION_FLAGS)
 
 
 # in a run
