@@ -115,8 +115,8 @@ def make_parser() -> Parser:
         prog="run_expt.py",
         allow_abbrev=False,
         description="Train and evaluate one algorithm on RxRx1; flags carry WILDS' names and meanings. The "
-        "preset or the method sets many otherwise than the defaults below: --dry_run shows each value and where "
-        "it comes from.",
+        "preset or the method sets many otherwise than the defaults below: --dry_run shows each value, and "
+        "where it is from.",
     )
     parser.add_argument("--algorithm", metavar="NAME", help=f"[{', '.join(METHODS)}]")
     parser.add_argument(

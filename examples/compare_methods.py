@@ -220,8 +220,8 @@ def as_markdown(cells: Sequence[Sequence[str]], rows: Sequence[tuple[str, Record
     return f"""# Methods and test-time adaptation on simulated data
 
 Simulated: a small screen of `abra-wilds simulate`. It says nothing about biology, and a few epochs on it say
-little about long training. Made by `examples/compare_methods.py`; what single methods needed is in
-`examples/comparison_rows.py`.
+little about long training. Made by `examples/compare_methods.py`; what single methods needed, such as ABRA
+without CutMix and AdvBayes with few steps of ascent, is in `examples/comparison_rows.py`.
 
 Accuracy in percent of the epoch that is best on val: mean ± sample standard deviation over seeds. Images:
 {numbers}. fwd/image: cost of training for each image drawn, in predictions of one image. seconds: of
