@@ -7,7 +7,9 @@ difference between them is an option, and is shown to be that option and nothing
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable
 from importlib import import_module
 from itertools import cycle
@@ -27,6 +29,7 @@ from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones
 from abra_wilds.nets.backbones import torchvision_models
 from abra_wilds.nets.staged import STAGES, StagedNet
+from abra_wilds.provenance import commit
 from tests.harness.parity import Columns, Runs, Trace, gap, gaps, renamed, three_runs
 
 LR = 1e-3
@@ -122,13 +125,18 @@ def close(a: Any, b: Any, rel: float = 1e-10) -> bool:
 
 
 @pytest.mark.parametrize("algorithm", SETTINGS)
-def test_20_batches_leave_the_same_numbers_whoever_runs_them(run, network, algorithm):
+def test_20_batches_leave_the_same_numbers_whoever_runs_them(run, network, algorithm, checkout):
     runs = run(algorithm)
     agree(runs.theirs, runs.loop)
     agree(runs.theirs, runs.inside)
     for name, ours in (("our loop", runs.loop), ("inside", runs.inside)):
-        shown = ", ".join(f"{kind} {value:.1e}" for kind, value in gaps(runs.theirs, ours).items())
+        found = gaps(runs.theirs, ours)
+        shown = ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
         print(f"\n{algorithm} on {network}, {name}: {shown}")
+        if record := os.environ.get("PARITY_RECORD"):
+            about = {"algorithm": algorithm, "network": network, "ours": name, "checkout": checkout.commit()}
+            with open(record, "a") as file:
+                file.write(json.dumps({**about, "gaps": found, "commit": commit()}) + "\n")
 
     theirs, start = runs.theirs, renamed(runs.method.state_dict())
     assert len(theirs.loss) == len(theirs.lr) == 20 and runs.n == 4
