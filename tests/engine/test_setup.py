@@ -8,7 +8,9 @@ import torch
 from abra_wilds import run_config
 from abra_wilds.data import rows
 from abra_wilds.engine import setup
-from abra_wilds.engine.setup import pick_device, reading_kwargs, reading_lines
+from abra_wilds.engine.checkpoint import Progress
+from abra_wilds.engine.fit import opening
+from abra_wilds.engine.setup import pick_device, prepare, reading_kwargs, reading_lines
 from abra_wilds.types import InputError
 from tests import runs
 
@@ -82,6 +84,12 @@ def test_workers_are_no_more_than_cores_and_the_log_says_so(
     lines = reading_lines(d, CPU)
     assert len(lines) == (taken < asked)
     assert all(f"{taken} worker processes read images instead of {asked}" in line for line in lines)
+
+
+def test_the_first_lines_of_a_run_say_that_it_has_fewer_workers(root, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "usable_cores", lambda: 0)
+    config = run_config("ERM", **runs.settings(root, tmp_path, "ERM", loader_kwargs={"num_workers": 3}))
+    assert "\n0 worker processes read images instead of 3" in opening(config, prepare(config), Progress())
 
 
 @pytest.mark.parametrize("transform", ["rxrx1", "paper", "iid"])
