@@ -112,10 +112,19 @@ class Batch:
             g=moved(self.g),
             metadata=moved(self.metadata),
             rows=moved(self.rows),
-            groups=tuple(moved(rows) for rows in self.groups),
+            groups=self._moved_groups(device),
             views=tuple(moved(view) for view in self.views),
             context=None if self.context is None else moved(self.context),
         )
+
+    def _moved_groups(self, device: torch.device) -> tuple[Tensor, ...]:
+        """`groups` on another device, by one copy for all of them."""
+        if not self.groups or self.groups[0].device == device:
+            return self.groups
+        order = torch.cat(self.groups)
+        if device.type == "cuda" and order.device.type == "cpu":
+            order = order.pin_memory()  # a copy from other memory may wait for the device
+        return torch.split(order.to(device, non_blocking=True), [len(rows) for rows in self.groups])
 
 
 @dataclass(frozen=True)

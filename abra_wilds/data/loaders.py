@@ -95,8 +95,8 @@ class Loader:
                 # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
                 self._loader = self._reader()
                 raise InputError(columns.message)
-            x, y, g, metadata, rows, groups, context = columns
-            groups, cropped = tuple(groups), side is not None
+            x, y, g, metadata, rows, order, sizes, context = columns
+            groups, cropped = torch.split(order, sizes), side is not None
             yield Batch(x, Target(y), g, metadata, rows, groups, context=context, cropped=cropped)
 
     def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:

@@ -31,7 +31,7 @@ class Fault:
     message: str
 
 
-Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, tuple[Tensor, ...], Tensor | None]
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[int], Tensor | None]
 
 
 class Rows(Dataset[tuple[int, Tensor | Fault]]):
@@ -79,7 +79,11 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
             return position, Fault(str(fault))
 
     def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
-        """The columns of a Batch, or the first fault among its rows."""
+        """The columns of a Batch, or the first fault among its rows.
+
+        Its bio-batches come as `ordered`: every tensor costs a file descriptor and a message on its way from
+        a worker, and a batch may have dozens of bio-batches.
+        """
         images = []
         for _, x in items:
             if isinstance(x, Fault):
@@ -90,7 +94,7 @@ class Rows(Dataset[tuple[int, Tensor | Fault]]):
         context = positions < 0 if bool((positions < 0).any()) else None
         g = self.g[rows]
         # In a worker torch's own collation stacks into shared memory, which saves copying the batch there.
-        return default_collate(images), self.y[rows], g, self.metadata[rows], rows, groups_of(g), context
+        return default_collate(images), self.y[rows], g, self.metadata[rows], rows, *ordered(g), context
 
 
 def groups_of(g: Tensor) -> tuple[Tensor, ...]:
@@ -99,4 +103,12 @@ def groups_of(g: Tensor) -> tuple[Tensor, ...]:
     >>> groups_of(torch.tensor([7, 3, 7]))
     (tensor([0, 2]), tensor([1]))
     """
-    return tuple(torch.nonzero(g == group).flatten() for group in dict.fromkeys(g.tolist()))
+    order, sizes = ordered(g)
+    return torch.split(order, sizes)
+
+
+def ordered(g: Tensor) -> tuple[Tensor, list[int]]:
+    """The rows of a batch, (N,), bio-batch after bio-batch as in `groups_of`, and how many each has."""
+    number = {group: k for k, group in enumerate(dict.fromkeys(g.tolist()))}
+    which = torch.tensor([number[group] for group in g.tolist()], dtype=torch.int64)
+    return which.argsort(stable=True), which.bincount().tolist()

@@ -61,6 +61,17 @@ def test_batches_hold_what_lies_on_disk(train, dataset, plates):
 def test_groups_of_keeps_the_order_of_first_appearance():
     groups = groups_of(torch.tensor([7, 3, 7, 1, 3]))
     assert [rows.tolist() for rows in groups] == [[0, 2], [1, 4], [3]]
+    assert groups_of(torch.empty(0, dtype=torch.int64)) == ()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bio_batches_travel_as_one_tensor_from_workers_and_to_devices(train, plates, workers):
+    batch = next(iter(make_train_loader(train, plates, num_workers=workers, **TRAIN["group"])))
+    there = batch.to(torch.device("meta"))
+    for groups in (batch.groups, there.groups):
+        assert len(groups) == 3 and len({rows.untyped_storage()._cdata for rows in groups}) == 1
+    assert all(rows.device.type == "meta" for rows in there.groups)
+    assert [len(rows) for rows in there.groups] == [len(rows) for rows in batch.groups]
 
 
 @pytest.mark.parametrize("fields", [("experiment", "plate"), ("experiment",)])
