@@ -229,11 +229,7 @@ def conclude(
 ) -> list[Record]:
     """Have WILDS score the written predictions, append the records, and print the table."""
     records = []
-    made: dict[str, Any] = {
-        "commit": commit(),
-        "versions": versions(),
-        "data_sha256": data_digest(setup.dataset),
-    }
+    made: Any = {"commit": commit(), "versions": versions(), "data_sha256": data_digest(setup.dataset)}
     budget = consumed(config, setup, method, done)
     for (label, epoch), split in product(checkpoints, setup.eval_loaders):
         path = folder.predictions(split, label)
