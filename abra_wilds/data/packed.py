@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abra_wilds.data_config import DATA_FORMATS
+from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
@@ -119,10 +119,6 @@ class Pack:
         """The checksum that was taken of an image as it was packed."""
         return int(self._crc[self._place(stem)])
 
-    def verify(self, stem: str) -> bool:
-        """Whether the bytes of an image are still those that were packed."""
-        return zlib.crc32(self.read(stem).numpy().data) == self.crc32(stem)
-
     def images_of(self, number: int) -> tuple[list[str], list[int]]:
         """The names and checksums of a file's images, in order."""
         own = np.flatnonzero(self._file == number)
@@ -184,7 +180,8 @@ def chosen_pack(
     Args:
         dataset: as WILDS loads it.
         root_dir: where it was found, for messages.
-        data_format: "packed", "png", or None for the pack if it is there and the newer one.
+        data_format: "packed", "png", or None for the pack if it is there and the newer one; a pack that
+            cannot be used is warned of.
         packed_size: side of the shrunk pack, or 0 for the full size.
 
     Raises:
@@ -199,10 +196,9 @@ def chosen_pack(
         )
     folder = pack_folder(dataset.data_dir, packed_size)
     free_choice = data_format is None and not packed_size
-    if data_format == "png" or (free_choice and not (folder / INDEX).is_file()):
+    if data_format == "png" or (free_choice and not folder.is_dir()):
         return None
-    size = f" --size {packed_size}" if packed_size else ""
-    command = f"abra-wilds pack {root_dir} --dataset {dataset.dataset_name}{size}"
+    command = pack_command(dataset, root_dir, packed_size)
     try:
         pack = Pack.open(folder)
         check_pack(pack, dataset)
@@ -210,9 +206,16 @@ def chosen_pack(
         if not free_choice:
             otherwise = "leave out --packed_size" if packed_size else "read the files with --data_format png"
             raise InputError(f"{fault}; run '{command}' or {otherwise}") from fault
-        warnings.warn(f"{fault}; image files are read until '{command}' has run", stacklevel=3)
+        if is_main():
+            warnings.warn(f"{fault}; image files are read until '{command}' has run", stacklevel=3)
         return None
     return pack
+
+
+def pack_command(dataset: WILDSDataset, root_dir: str | Path, size: int = 0) -> str:
+    """What makes the pack of a data set, for messages."""
+    shrunk = f" --size {size}" if size else ""
+    return f"abra-wilds pack {root_dir} --dataset {dataset.dataset_name}{shrunk}"
 
 
 def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
@@ -233,7 +236,7 @@ def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
         )
     newer = newer_than(pack, dataset)
     if newer is not None:
-        raise InputError(f"{newer} is newer than {pack.folder / INDEX}")
+        raise InputError(f"{newer} is newer than {pack.folder / INDEX} (a copy keeps times with cp -p)")
 
 
 def newer_than(pack: Pack, dataset: WILDSDataset) -> Path | None:

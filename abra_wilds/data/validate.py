@@ -25,7 +25,7 @@ from abra_wilds.data import parallel
 from abra_wilds.data.images import image_path, missing_files, read_files
 from abra_wilds.data.pack import add_data_arguments, found_name, from_files
 from abra_wilds.data.pack_plate import Plate, plates_of, stems_of
-from abra_wilds.data.packed import Pack, check_pack
+from abra_wilds.data.packed import Pack, check_pack, pack_command
 from abra_wilds.errors import InputError
 from abra_wilds.records import aligned
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
 
 MOST_LINES = 20
-PACK = "abra-wilds pack"
 
 
 @dataclass
@@ -71,17 +70,18 @@ def run(args: argparse.Namespace) -> int:
     except InputError as fault:
         return report([str(fault)])
     folder = Path(dataset.data_dir)
-    packs, problems = opened(dataset)
+    packs, problems = opened(dataset, args.root)
     sys.stdout.write(f"{name} in {folder}: {len(dataset):,} images\n{split_table(dataset)}\n")
     full = next((pack for pack in packs if pack.folder.name == "packed"), None)
     if full is not None and no_files(dataset):
         sys.stdout.write("no image file is left beside the pack\n")
     else:
-        found = check_files(dataset, full, args.workers)
+        found = check_files(dataset, full, args.workers, pack_command(dataset, args.root))
         problems += found.problems
         sys.stdout.write(f"{blank_line(found)}\n")
     for pack in packs:
-        problems += check_arrays(pack, args.workers)
+        size = size_of(pack.folder) or 0
+        problems += check_arrays(pack, args.workers, pack_command(dataset, args.root, size))
         sys.stdout.write(f"{pack.folder.name}: {len(pack):,} images of {pack.shape} read\n")
     return report(problems)
 
@@ -120,20 +120,29 @@ def blank_line(found: Findings) -> str:
     return f"blank channels: {counts}, first {found.first_blank}"
 
 
-def opened(dataset: WILDSDataset) -> tuple[list[Pack], list[str]]:
+def opened(dataset: WILDSDataset, root: str) -> tuple[list[Pack], list[str]]:
     """The packs of a data set that can be opened, and what is wrong with these or others."""
     packs, problems = [], []
     for folder in sorted(Path(dataset.data_dir).glob("packed*")):
-        size = re.fullmatch(r"packed(?:_(\d+))?", folder.name)
+        size = size_of(folder)
         if size is None or not folder.is_dir():
             continue
-        again = f"{PACK} --size {size[1]}" if size[1] else PACK
         try:
             packs.append(Pack.open(folder))
             check_pack(packs[-1], dataset)
         except InputError as fault:
-            problems.append(f"{fault}; run '{again}' again")
+            problems.append(f"{fault}; run '{pack_command(dataset, root, size)}' again")
     return packs, problems
+
+
+def size_of(folder: Path) -> int | None:
+    """The size to which a pack's folder says that its images are shrunk, 0 for none; None for other folders.
+
+    >>> [size_of(Path(name)) for name in ("packed", "packed_64", "packed_old")]
+    [0, 64, None]
+    """
+    found = re.fullmatch(r"packed(?:_(\d+))?", folder.name)
+    return int(found[1] or 0) if found else None
 
 
 def no_files(dataset: WILDSDataset) -> bool:
@@ -142,11 +151,18 @@ def no_files(dataset: WILDSDataset) -> bool:
     return len(missing) == n
 
 
-def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int) -> Findings:
-    """Decode every image; they must be alike, and what the full-size pack holds of them."""
+def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int, command: str) -> Findings:
+    """Decode every image; they must be alike, and what the full-size pack holds of them.
+
+    Args:
+        dataset: read from files.
+        pack: of full size, or None.
+        workers: processes that decode.
+        command: makes the pack, for messages.
+    """
     found = Findings()
     plates = plates_of(dataset)
-    check = partial(check_plate, first_shape(dataset))
+    check = partial(check_plate, first_shape(dataset), command)
     tasks = [(plate, packed_crcs(dataset, plate, pack)) for plate in plates]
     for _, result in parallel.each(
         check, dataset, tasks, workers=workers, n_images=lambda task: len(task[0].rows), desc="images"
@@ -175,7 +191,7 @@ def packed_crcs(dataset: WILDSDataset, plate: Plate, pack: Pack | None) -> list[
 
 
 def check_plate(
-    shape: tuple[int, ...] | None, dataset: WILDSDataset, task: tuple[Plate, list[int | None]]
+    shape: tuple[int, ...] | None, command: str, dataset: WILDSDataset, task: tuple[Plate, list[int | None]]
 ) -> Findings:
     """Decode the images of a plate and hold them against the shape and checksums they should have."""
     found = Findings()
@@ -193,7 +209,8 @@ def check_plate(
             )
         elif crc is not None and zlib.crc32(x.numpy().data) != crc:
             found.problems.append(
-                f"{path} is not what was packed; delete {plate.name}.npy of the pack and run '{PACK}' again"
+                f"{path} is not what was packed; delete {plate.name}.npy of the pack and run "
+                f"'{command}' again"
             )
         values = x.flatten(1)
         blank = torch.nonzero(values.amin(1) == values.amax(1)).flatten().tolist()
@@ -201,10 +218,10 @@ def check_plate(
     return found
 
 
-def check_arrays(pack: Pack, workers: int) -> list[str]:
+def check_arrays(pack: Pack, workers: int, command: str) -> list[str]:
     """Hold every file of a pack, and every image in it, against their checksums."""
     problems: list[str] = []
-    check = partial(check_array, math.prod(pack.shape))
+    check = partial(check_array, math.prod(pack.shape), command)
     tasks = [
         Array(pack.folder / file["name"], file["sha256"], *pack.images_of(number))
         for number, file in enumerate(pack.files)
@@ -225,9 +242,9 @@ class Array(NamedTuple):
     crc32: list[int]
 
 
-def check_array(n_bytes: int, _: None, array: Array) -> list[str]:
+def check_array(n_bytes: int, command: str, _: None, array: Array) -> list[str]:
     """What is wrong with one file of a pack, whose images have n_bytes each."""
-    again = f"delete {array.path} and run '{PACK}' again"
+    again = f"delete {array.path} and run '{command}' again"
     values = np.memmap(array.path, dtype=np.uint8, mode="r")
     start = len(values) - n_bytes * len(array.stems)
     sha = hashlib.sha256(values[:start].data)

@@ -216,11 +216,12 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
     sizes = ", ".join(f"{split} {len(subset):,}" for split, subset in setup.subsets.items())
     start = f"resuming after epoch {done.epoch}" if done.epoch >= 0 else "starting"
     data = f"{config.data.dataset}{' (simulated)' if is_simulated(setup.dataset) else ''}"
+    source = "files" if setup.dataset.pack is None else setup.dataset.pack.folder
     return "\n".join(
         [
             f"{config.algorithm} on {data}, {start}; one bio-batch is one {config.data.bio_batch}; "
             f"{setup.device}",
-            f"images: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
+            f"images from {source}: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
             f"{len(setup.train_loader)} batches",
             *process_lines(setup),
             *reading_lines(config.data, setup.device),

@@ -81,7 +81,8 @@ def test_the_image_of_a_flipped_byte_is_named_and_mended_by_packing_it_again(val
     code, out = validate()
     name = "images/A-2/Plate1/B03_s2"
     assert code == 1 and problems(out) == [
-        f"{path} has changed where {name} is; delete {path} and run 'abra-wilds pack' again"
+        f"{path} has changed where {name} is; delete {path} and run 'abra-wilds pack {root} "
+        "--dataset rxrx1_6ch' again"
     ]
     path.unlink()
     assert main(["pack", str(root), "--workers", "1"]) == 0
@@ -110,7 +111,7 @@ def test_damaged_missing_and_odd_images_are_named(validate, dataset):
     assert three == f"{odd[0]} has shape (6, 5, 5), others have (6, 4, 4); restore or convert it"
 
 
-def test_an_image_overwritten_in_place_is_told_from_what_was_packed(validate, dataset):
+def test_an_image_overwritten_in_place_is_told_from_what_was_packed(validate, root, dataset):
     pack(dataset)
     path = Path(image_files(dataset, 0)[0])
     before = path.stat()
@@ -118,7 +119,8 @@ def test_an_image_overwritten_in_place_is_told_from_what_was_packed(validate, da
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     code, out = validate()
     assert code == 1 and problems(out) == [
-        f"{path} is not what was packed; delete A-1_plate1.npy of the pack and run 'abra-wilds pack' again"
+        f"{path} is not what was packed; delete A-1_plate1.npy of the pack and run 'abra-wilds pack {root} "
+        "--dataset rxrx1_6ch' again"
     ]
 
 
@@ -156,9 +158,13 @@ def test_stale_and_unfinished_packs_are_problems(validate, root, dataset):
     stale, unfinished = sorted(problems(out), reverse=True)
     assert code == 1 and unfinished.startswith("/") and f"{metadata} is newer than" in unfinished
     assert stale.startswith(
-        f"there is no pack in {root}/rxrx1/packed_2, or an unfinished one; run 'abra-wilds"
+        f"there is no pack in {root}/rxrx1/packed_2, or an unfinished one; run 'abra-wilds pack "
+        f"{root} --dataset rxrx1_6ch --size 2' again"
     )
-    assert stale.endswith("pack --size 2' again")
+    shrunk = root / "rxrx1" / "packed_2" / "A-2_plate1.npy"
+    pack(dataset, size=2)
+    flip(shrunk, shrunk.stat().st_size - 1)
+    assert f"delete {shrunk} and run 'abra-wilds pack {root} --dataset rxrx1_6ch --size 2'" in validate()[1]
 
 
 def test_a_pack_of_another_index_is_held_against_its_checksums(validate, dataset):
