@@ -109,8 +109,7 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
     if size < 0:
         raise InputError(f"size is {size}; give the pixels a side of a shrunk image, or leave it out")
     folder = pack_folder(dataset.data_dir, size)
-    for left_over in folder.glob(".*.tmp"):
-        left_over.unlink()
+    remove_left_over(folder)
     plates = plates_of(dataset)
     tables = {plate.name: kept_table(dataset, plate, folder) for plate in plates}
     todo = [plate for plate in plates if tables[plate.name] is None]
@@ -130,6 +129,21 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
         tables |= {plate.name: read_table(folder, plate.name) for plate in todo}
     write_index(dataset, folder, tables, begun)
     return folder
+
+
+def remove_left_over(folder: Path) -> None:
+    """Delete what killed starts have left of a plate; what a process here is still writing stays.
+
+    Two starts at once do some plates twice, to the same bytes, and neither breaks the other.
+    """
+    for path in folder.glob(".*.tmp"):
+        writer = int(path.suffixes[-2][1:])  # as `files.whole` names it
+        try:
+            os.kill(writer, 0)
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except PermissionError:  # of someone else
+            continue
 
 
 def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, Any]]) -> None:

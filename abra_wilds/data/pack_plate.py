@@ -103,27 +103,34 @@ def kept_table(dataset: WILDSDataset, plate: Plate, folder: Path) -> dict[str, A
     """The table of a plate that need not be packed again, else None.
 
     It holds every image, no image file is newer, and if all files are there, their sizes are as they were.
-    Files may be deleted once they are packed.
+    Files may be deleted once they are packed. Where every single file is newer and none has another size, the
+    data set was copied without its times, and the pack with it.
     """
     table = read_table(folder, plate.name)
     if table is None or not set(stems_of(dataset, plate)) <= set(table["stems"]):
         return None
-    newest, digest = sources(dataset, plate)
-    return table if newest <= table["newest"] and digest in (None, table["sources"]) else None
+    oldest, newest, digest = sources(dataset, plate)
+    copied = oldest > table["newest"] and digest == table["sources"]
+    kept = newest <= table["newest"] and digest in (None, table["sources"])
+    return table if kept or copied else None
 
 
-def sources(dataset: WILDSDataset, plate: Plate) -> tuple[int, str | None]:
-    """The newest time in ns of a plate's image files, and a digest of names and sizes if all are there."""
-    newest, lines, missing = 0, [], False
+def sources(dataset: WILDSDataset, plate: Plate) -> tuple[int, int, str | None]:
+    """Oldest and newest time in ns of a plate's image files, and a digest of their names and sizes.
+
+    The digest is None unless all are there, and the times are 0 where none is.
+    """
+    times, lines, missing = [], [], False
     for path in (path for row in plate.rows for path in image_files(dataset, row)):
         try:
             found = os.stat(path)
         except FileNotFoundError:
             missing = True
             continue
-        newest = max(newest, found.st_mtime_ns)
+        times.append(found.st_mtime_ns)
         lines.append(f"{os.path.basename(path)} {found.st_size}")
-    return newest, None if missing else hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    digest = None if missing else hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return min(times, default=0), max(times, default=0), digest
 
 
 def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
@@ -133,7 +140,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
         InputError: if the disk does not take it.
     """
     # Before the pixels: a file that changes meanwhile is then newer than the table says.
-    newest, digest = sources(dataset, plate)
+    _, newest, digest = sources(dataset, plate)
     path = plan.folder / f"{plate.name}.npy"
     shape = (len(plate.rows), *plan.packed)
     suffixes = list(suffixes_of(dataset))

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from abra_wilds.data import pack_plate
+from abra_wilds.data.images import image_files
 from abra_wilds.data.pack import from_files, pack
-from abra_wilds.data.packed import INDEX
+from abra_wilds.data.packed import INDEX, Pack
 from abra_wilds.data.wilds_data import load_dataset
 from tests.data.screens import own_screen
 
@@ -33,3 +43,64 @@ def test_a_pack_without_an_index_is_warned_of_by_one_process(root, load, monkeyp
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
+
+
+def test_what_another_process_is_writing_stays_and_what_a_dead_one_left_goes(load):
+    folder = pack(load())
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    writing, left = (folder / f".A-2_plate1.npy.{pid}.tmp" for pid in (os.getppid(), ended.pid))
+    writing.touch()
+    left.touch()
+    pack(load())
+    assert writing.exists() and not left.exists()
+
+
+@pytest.fixture
+def copied(root, load, tmp_path, monkeypatch):
+    """A packed data set, copied without its times; decoding an image of it is an error from here on."""
+
+    def refuse(plan, dataset, row):
+        raise AssertionError("an image is decoded again")
+
+    pack(load())
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    monkeypatch.setattr(pack_plate, "pixels", refuse)
+    return tmp_path / "copy"
+
+
+def read_by_default(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_dataset("rxrx1_6ch", root, split_scheme="official").pack is not None
+
+
+def test_a_copy_without_times_is_not_decoded_again_and_its_pack_then_read(copied):
+    time.sleep(0.02)
+    (copied / "rxrx1" / "metadata.csv").touch()
+    assert not read_by_default(copied)
+    time.sleep(0.02)
+    pack(from_files("rxrx1_6ch", copied))
+    assert read_by_default(copied)
+
+
+def test_a_copy_in_which_an_image_has_another_size_is_packed_again(copied):
+    dataset = from_files("rxrx1_6ch", copied)
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(image_files(dataset, 0)[2])
+    with pytest.raises(AssertionError, match="decoded again"):
+        pack(dataset)
+
+
+def test_an_image_written_over_in_place_is_packed_again_even_if_its_size_is_the_same(root, load):
+    dataset = load()
+    folder = pack(dataset)
+    path = Path(image_files(dataset, 0)[0])
+    size = path.stat().st_size
+    before = np.asarray(Image.open(path))
+    Image.fromarray(before[::-1, ::-1]).save(path)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0")[:size])
+    os.utime(path, ns=(2 * path.stat().st_mtime_ns,) * 2)
+    pack(load())
+    packed = Pack.open(folder).read(str(dataset._input_array[0]))[0].numpy()
+    assert np.array_equal(packed, before[::-1, ::-1])
