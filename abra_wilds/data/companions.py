@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from abra_wilds.data.samplers import BatchSampler, Rows, ShuffledSampler, members_of
+from abra_wilds.data.samplers import BatchSampler, Rows, ShuffledSampler, check_batch_size, members_of
 from abra_wilds.errors import InputError
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -112,8 +112,7 @@ class ControlSampler(BatchSampler):
         n_controls: int = 0,
         name_of: Callable[[int], str] = str,
     ):
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1; got {batch_size}")
+        check_batch_size(batch_size)
         self.batch_size, self.n_controls = batch_size, n_controls
         self._members = []
         for group, rows in members_of(group_of).items():

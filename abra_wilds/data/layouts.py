@@ -102,10 +102,21 @@ def find_folder(root: Path) -> Path:
         f"get it with 'abra-wilds fetch rxrx1_6ch {root}', or make a simulated one with 'abra-wilds simulate "
         f"{root} --layout rxrx1'"
     )
-    for folder in named:
+    raise absent(named, f"{METADATA} and no {TABLES[0]}", make)
+
+
+def absent(folders: Sequence[Path], tables: str, make: str) -> InputError:
+    """The sentence about a data set that is in none of the folders where it may lie.
+
+    Args:
+        folders: those.
+        tables: what a folder that is there lacks.
+        make: how to come by the data set.
+    """
+    for folder in folders:
         if folder.is_dir():
-            raise InputError(f"{folder} holds no {METADATA} and no {TABLES[0]}; {make}")
-    raise InputError(f"there is no data set in {' or '.join(map(str, named))}; {make}")
+            return InputError(f"{folder} holds no {tables}; {make}")
+    return InputError(f"there is no data set in {' or '.join(map(str, folders))}; {make}")
 
 
 def read_wells(folder: Path) -> pd.DataFrame:

@@ -72,7 +72,7 @@ class PlateSampler(BatchSampler):
     ):
         if remainder not in ("even", "drop"):
             raise InputError(f"unknown remainder {remainder!r}; choose even or drop")
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self.batch_size = batch_size
         self.remainder = remainder
         self._members = members_of(group_of)
@@ -127,7 +127,7 @@ class GroupSampler(BatchSampler):
         uniform_over_groups: bool = True,
         distinct_groups: bool = True,
     ):
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         if n_groups_per_batch < 1 or batch_size % n_groups_per_batch:
             raise InputError(
                 f"batch_size ({batch_size}) must be a multiple of n_groups_per_batch "
@@ -170,7 +170,7 @@ class ShuffledSampler(BatchSampler):
     """
 
     def __init__(self, n: int, batch_size: int, seed: int):
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self.n, self.batch_size = n, batch_size
         super().__init__(-(-n // batch_size), n, seed)
 
@@ -189,7 +189,7 @@ class BalancedSampler(BatchSampler):
     """
 
     def __init__(self, group_of: Sequence[int] | Rows, batch_size: int, seed: int):
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self.batch_size = batch_size
         _, inverse, counts = np.unique(np.asarray(group_of), return_inverse=True, return_counts=True)
         self._p = 1 / (counts[inverse] * len(counts))
@@ -211,7 +211,7 @@ class SequentialSampler(BatchSampler):
     """
 
     def __init__(self, n: int, batch_size: int):
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self.n, self.batch_size = n, batch_size
         super().__init__(-(-n // batch_size), n)
 
@@ -232,7 +232,7 @@ class GroupedSampler(BatchSampler):
     """
 
     def __init__(self, group_of: Sequence[int] | Rows, batch_size: int):
-        _check_batch_size(batch_size)
+        check_batch_size(batch_size)
         self._chunks = [c for rows in members_of(group_of).values() for c in even_chunks(rows, batch_size)]
         super().__init__(len(self._chunks), len(group_of))
 
@@ -262,6 +262,11 @@ def _cut(rows: Rows, batch_size: int) -> Iterator[Rows]:
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def _check_batch_size(batch_size: int) -> None:
+def check_batch_size(batch_size: int) -> None:
+    """Refuse batches without a row.
+
+    Raises:
+        InputError: with what came.
+    """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1; got {batch_size}")

@@ -16,6 +16,7 @@ import torch
 
 from abra_wilds.compat import import_wilds
 from abra_wilds.data.images import read_image
+from abra_wilds.data.layouts import METADATA, absent
 from abra_wilds.data.metadata import check_discarded, read_metadata
 from abra_wilds.data.packed import chosen_pack
 from abra_wilds.data_config import MARKER, SPLIT_SCHEMES
@@ -160,37 +161,20 @@ def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: Combina
     )
 
 
-def checked_folder(candidates: Sequence[Path], make: str) -> Path:
-    """The first folder that holds a metadata.csv.
-
-    Args:
-        candidates: where the data set may lie.
-        make: what to do if it lies nowhere, for the message.
-
-    Raises:
-        InputError: if none does.
-    """
-    for folder in candidates:
-        if (folder / "metadata.csv").is_file():
-            return folder
-    for folder in candidates:
-        if folder.is_dir():
-            raise InputError(f"{folder} holds no metadata.csv; {make}")
-    raise InputError(f"there is no data set in {' or '.join(map(str, candidates))}; {make}")
-
-
 def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
     """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
     make = (
         f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
         f"'abra-wilds simulate {root}'"
     )
-    folder = checked_folder([root / f"rxrx1_v{version}"], make)
+    folder = root / f"rxrx1_v{version}"
+    if not (folder / METADATA).is_file():
+        raise absent([folder], METADATA, make)
     release = folder / f"RELEASE_v{version}.txt"
     if not release.is_file():
         raise InputError(
             f"{folder} holds no {release.name}, by which WILDS knows a complete data set; {make}"
         )
-    rows = read_metadata(folder / "metadata.csv")
+    rows = read_metadata(folder / METADATA)
     if split_scheme == "mixed-to-test":
-        check_discarded(rows, folder / "metadata.csv")
+        check_discarded(rows, folder / METADATA)
