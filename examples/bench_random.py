@@ -29,6 +29,7 @@ from abra_wilds.data.pack_plate import Plan, plates_of, read_table
 from abra_wilds.data.packed import pack_folder
 from abra_wilds.data.samplers import BatchSampler, PlateSampler, Rows
 from abra_wilds.data.simulate.design import WELL_NAMES
+from abra_wilds.data.transforms import crop_side
 from abra_wilds.data.wilds_data import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.engine.setup import reading_kwargs
 from abra_wilds.errors import InputError
@@ -36,6 +37,7 @@ from abra_wilds.types import DataInfo
 
 # Data set -> its folder, and (C, H, W) of its images.
 SHAPES = {"rxrx1": ("rxrx1_v1.0", (3, 256, 256)), "rxrx1_6ch": ("rxrx1", (6, 512, 512))}
+SHARED = Path("/dev/shm")
 # Training experiments of each cell line.
 LINES = {"HEPG2": 7, "HUVEC": 16, "RPE": 7, "U2OS": 3}
 PLATES = tuple(
@@ -49,7 +51,7 @@ def check_random(name: str, folder: Path, args: argparse.Namespace) -> int:
     """How many plates of random images --gigabytes allow; says what they need.
 
     Raises:
-        InputError: if plates are too small for a batch or too few for a round, or the disk for them.
+        InputError: if plates are too small for a batch or too few for a round, or disk or memory for them.
     """
     if not args.batch_size <= args.wells <= len(WELL_NAMES):
         raise InputError(
@@ -70,8 +72,25 @@ def check_random(name: str, folder: Path, args: argparse.Namespace) -> int:
         raise InputError(
             f"{said} and {folder} has {free / 1e9:.1f} GB free; lower --gigabytes, or give another --folder"
         )
+    check_shared(shape, args)
     sys.stderr.write(f"{said}, and as much memory to stay in\n")
     return plates
+
+
+def check_shared(shape: tuple[int, ...], args: argparse.Namespace) -> None:
+    """Refuse workers whose batches do not fit into shared memory, which would kill one in the middle.
+
+    Raises:
+        InputError: with what they need.
+    """
+    side = crop_side("paper", *shape[1:]) or shape[1]
+    # Torch asks each worker for two batches ahead.
+    need = 2 * args.workers * args.batch_size * shape[0] * side**2
+    if SHARED.is_dir() and need > (free := shutil.disk_usage(SHARED).free):
+        raise InputError(
+            f"batches of {args.workers} workers need {need / 1e9:.1f} GB of shared memory and {SHARED} has "
+            f"{free / 1e9:.1f} GB free; enlarge it, or lower --workers or --batch_size"
+        )
 
 
 def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) -> None:

@@ -28,11 +28,12 @@ def train(monkeypatch):
 @pytest.fixture
 def plates_of(train, tmp_path, monkeypatch):
     """How many plates of a data set some flags take, on a disk of so many GB."""
-    from bench_random import check_random
+    from bench_random import SHARED, check_random
 
-    def plates(name, *flags, disk=100):
-        usage = namedtuple("Usage", "total used free")(0, 0, disk * 1e9)
-        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    def plates(name, *flags, disk=100, shared=8):
+        Usage = namedtuple("Usage", "total used free")
+        free = {SHARED: shared, tmp_path: disk}
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, free[path] * 1e9))
         return check_random(name, tmp_path, train.make_arguments().parse_args(list(map(str, flags))))
 
     return plates
@@ -54,6 +55,10 @@ def test_what_cannot_be_measured_is_refused_before_an_image_is_written(plates_of
         plates_of("rxrx1_6ch", "--steps", 100, "--workers", 16)
     with pytest.raises(InputError, match=r"need 9.7 GB of disk and .* has 9.0 GB free; lower --gigabytes"):
         plates_of("rxrx1_6ch", disk=9)
+    with pytest.raises(
+        InputError, match="need 1.6 GB of shared memory and /dev/shm has 0.1 GB free"
+    ):
+        plates_of("rxrx1_6ch", "--workers", 16, shared=0.064)
 
 
 def test_a_refusal_is_one_sentence_and_no_traceback(tmp_path):
