@@ -55,9 +55,7 @@ def test_what_cannot_be_measured_is_refused_before_an_image_is_written(plates_of
         plates_of("rxrx1_6ch", "--steps", 100, "--workers", 16)
     with pytest.raises(InputError, match=r"need 9.7 GB of disk and .* has 9.0 GB free; lower --gigabytes"):
         plates_of("rxrx1_6ch", disk=9)
-    with pytest.raises(
-        InputError, match="need 1.6 GB of shared memory and /dev/shm has 0.1 GB free"
-    ):
+    with pytest.raises(InputError, match=r"need 1.6 GB of shared memory and /dev/shm has 0.1 GB free"):
         plates_of("rxrx1_6ch", "--workers", 16, shared=0.064)
 
 
