@@ -49,6 +49,8 @@ def guarded(body: Callable[[], int], onward: str = "the same command goes on or 
         print(f"error: {WORKER_KILLED}", file=sys.stderr)
         return 1
     except OSError as fault:
+        if fault.errno is None:  # not from the system
+            raise
         # A full disk, a folder in a file's place, a missing right: errno without its number says it.
         where = f" ({fault.filename})" if fault.filename else ""
         print(f"error: {fault.strerror or fault}{where}; mend that and repeat the command", file=sys.stderr)

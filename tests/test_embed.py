@@ -289,7 +289,5 @@ def test_embeddings_are_not_overwritten(run_folder, capsys):
 
 def test_parquet_needs_pyarrow(trained, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(
-        InputError, match=r"needs the package pyarrow; run `pip install 'abra-wilds\[embed\]'`"
-    ):
+    with pytest.raises(InputError, match=r"needs the package pyarrow; run `pip install -e '\.\[embed\]'`"):
         embed_saved(trained / MODEL)

@@ -8,13 +8,15 @@ new as the image files, so that an interrupted one loses only the plates it was 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
 import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +92,7 @@ def found_name(root: Path) -> str:
 
 
 def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
-    """Pack a data set, or go on where an earlier start was interrupted.
+    """Pack a data set, or go on where an earlier start was interrupted; waits for another that is at it.
 
     Args:
         dataset: from `from_files`.
@@ -104,12 +106,36 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
         InputError: for images that are missing, damaged or not alike, too little disk, or a size that would
             not shrink. Plates that are packed by then are kept for the next start.
     """
-    begun = time.time_ns()
     parallel.check_workers(workers)
     if size < 0:
         raise InputError(f"size is {size}; give the pixels a side of a shrunk image, or leave it out")
+    with alone(Path(dataset.data_dir)):
+        return pack_alone(dataset, size, workers)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from packing what lies in a folder until this one has ended, in whatever way."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:
+            print(f"{folder} cannot be locked; pack it by one command at a time", file=sys.stderr)
+        yield
+    finally:
+        os.close(fd)
+
+
+def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
+    """What `pack` does once no other process does it."""
+    begun = time.time_ns()
     folder = pack_folder(dataset.data_dir, size)
-    remove_left_over(folder)
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
     plates = plates_of(dataset)
     tables = {plate.name: kept_table(dataset, plate, folder) for plate in plates}
     todo = [plate for plate in plates if tables[plate.name] is None]
@@ -129,21 +155,6 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
         tables |= {plate.name: read_table(folder, plate.name) for plate in todo}
     write_index(dataset, folder, tables, begun)
     return folder
-
-
-def remove_left_over(folder: Path) -> None:
-    """Delete what killed starts have left of a plate; what a process here is still writing stays.
-
-    Two starts at once do some plates twice, to the same bytes, and neither breaks the other.
-    """
-    for path in folder.glob(".*.tmp"):
-        writer = int(path.suffixes[-2][1:])  # as `files.whole` names it
-        try:
-            os.kill(writer, 0)
-        except ProcessLookupError:
-            path.unlink(missing_ok=True)
-        except PermissionError:  # of someone else
-            continue
 
 
 def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, Any]]) -> None:

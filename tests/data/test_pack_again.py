@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,15 @@ from abra_wilds.data.pack import from_files, pack
 from abra_wilds.data.packed import INDEX, Pack
 from abra_wilds.data.wilds_data import load_dataset
 from tests.data.screens import own_screen
+
+HOLDS = """
+import sys
+from pathlib import Path
+from abra_wilds.data.pack import alone
+with alone(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture
@@ -45,15 +55,23 @@ def test_a_pack_without_an_index_is_warned_of_by_one_process(root, load, monkeyp
         assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
 
 
-def test_what_another_process_is_writing_stays_and_what_a_dead_one_left_goes(load):
-    folder = pack(load())
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    writing, left = (folder / f".A-2_plate1.npy.{pid}.tmp" for pid in (os.getppid(), ended.pid))
-    writing.touch()
-    left.touch()
-    pack(load())
-    assert writing.exists() and not left.exists()
+def test_a_second_start_waits_for_the_first_and_finds_its_work_done(root, load, monkeypatch, capfd):
+    """Of two at once one would take what the other is writing for left over."""
+    program = [sys.executable, "-c", HOLDS, root / "rxrx1"]
+    first = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"locked\n"
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(pack, load())
+        end = time.monotonic() + 60
+        while "waiting for it" not in (said := capfd.readouterr().err) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert f"another process is packing {root / 'rxrx1'}; waiting for it" in said
+        left = root / "rxrx1" / "packed" / ".A-2_plate1.npy.1.tmp"
+        left.parent.mkdir()
+        left.touch()
+        assert not second.done()
+        first.communicate()
+        assert (second.result(60) / INDEX).exists() and not left.exists()
 
 
 @pytest.fixture

@@ -272,7 +272,9 @@ def test_it_asks_for_two_large_crops_and_many_small_ones():
 
 
 def test_a_network_without_class_token_is_refused():
-    with pytest.raises(InputError, match=r"DINOv2 needs a ViT with a class token, .*--model vit_small"):
+    with pytest.raises(
+        InputError, match=r"no ViT with a class token, which DINOv2 needs; .*--model vit_small"
+    ):
         build(DINOv2, TINY)
 
 

@@ -178,7 +178,7 @@ def test_a_new_stem_of_timms_is_other_random_weights_in_the_first_convolution_al
 def test_without_timm_the_refusal_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for name in ("vit_small", "timm:resnet26"):
-        with pytest.raises(InputError, match=r"not installed; run `pip install 'abra-wilds\[timm\]'`"):
+        with pytest.raises(InputError, match=r"not installed; run `pip install -e '\.\[timm\]'`"):
             build_net(name, 3, pretrained=False)
     build_net("resnet18", 3, pretrained=False)
 

@@ -59,9 +59,7 @@ def test_without_lightly_the_way_to_install_it_is_named(monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "lightly"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightly", None)
-    with pytest.raises(
-        InputError, match=r"need the package lightly, .*run `pip install 'abra-wilds\[ssl\]'`"
-    ):
+    with pytest.raises(InputError, match=r"need the package lightly, .*run `pip install -e '\.\[ssl\]'`"):
         simclr_projector(5, 6, 7)
 
 
