@@ -74,7 +74,7 @@ def advice(shifts: Sequence[Shift], target: str = "test") -> Advice:
     n, (kl, mmd) = len(there), beyond.values()
     counts = (
         f"{kl} of {n} bio-batches of {target} by KL, and {mmd} by MMD, lie farther from all training "
-        f"bio-batches than {QUANTILE:.0%} of unseen images of training bio-batches do (median "
+        f"bio-batches than {QUANTILE:.0%} of other images of training bio-batches do (median "
         f"{times['kl_near']:.1f} and {times['mmd_near']:.1f} times as far)"
     )
     if 2 * min(kl, mmd) > n:

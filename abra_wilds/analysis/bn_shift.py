@@ -34,7 +34,7 @@ def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES) -> list[Sh
     A bio-batch's statistics are those that AdaBN (--tta plate_bn) would put in place of the model's, so that
     each batch norm sees what the adapted ones before it made. All are of the same number of random images,
     because those of fewer lie farther away by chance. A training bio-batch gives two halves: to one, others
-    are compared, and the other is compared, as unseen images of a seen bio-batch.
+    are compared, and the other is compared, as other images of a known bio-batch.
 
     Args:
         saved: the model.

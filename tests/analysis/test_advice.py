@@ -32,7 +32,7 @@ def test_adaptation_is_advisable_where_most_bio_batches_lie_beyond_training():
     assert found.advisable is True
     assert found.sentence == (
         "TTA is advisable for this data, because 3 of 4 bio-batches of test by KL, and 3 by MMD, lie farther "
-        "from all training bio-batches than 95% of unseen images of training bio-batches do (median 3.3 and "
+        "from all training bio-batches than 95% of other images of training bio-batches do (median 3.3 and "
         "1.8 times as far)."
     )
 
