@@ -20,6 +20,7 @@ from abra_wilds.engine.folder import RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
 from abra_wilds.engine.setup import Setup, prepare
 from abra_wilds.errors import InputError
+from abra_wilds.files import make_out
 from abra_wilds.methods import get_method
 from abra_wilds.options import default_of, typed
 from abra_wilds.presets import refuse_idle
@@ -187,7 +188,4 @@ def make_folder(folder: Path, names: Sequence[str]) -> None:
             raise InputError(
                 f"{folder / name} exists and is not overwritten; remove it, or give another folder by --out"
             )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
+    make_out(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from figure_style import Table
-from runs import Run
+from runs import Run, differing
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import sha256
@@ -104,8 +104,7 @@ def told_apart(found: Sequence[Values]) -> list[Values]:
     for values in found:
         own = values.run.settings
         others = [v.run.settings for v in found if v.rows[0]["method"] == values.rows[0]["method"]]
-        names = sorted({name for o in others for name in {**o, **own} if o.get(name) != own.get(name)})
-        settings = ", ".join(f"{name} {own.get(name)}" for name in names)
+        settings = ", ".join(f"{name} {own.get(name)}" for name in sorted(differing(others)))
         told.append(replace(values, rows=[{**row, "settings": settings} for row in values.rows]))
     return told
 

@@ -32,6 +32,7 @@ from runs import Run
 from abra_wilds.analysis.advice import SOURCE, Shift, advice
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import TTA_GROUPS
+from abra_wilds.files import make_out
 from abra_wilds.terminal import Parser, guarded
 
 if TYPE_CHECKING:
@@ -167,10 +168,7 @@ def save(made: Made, number: int, folder: Path) -> None:
     Raises:
         InputError: if the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
+    make_out(folder)
     save_figure(made.figure, made.values, folder, made.name)
     print(f"Figure {number}: {folder / made.name}.png, .svg, .csv", made.sentence or "")
 

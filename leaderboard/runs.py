@@ -257,11 +257,19 @@ def refuse_other_data(group: Sequence[Entry]) -> None:
                 f"{r.split} has {known.record.n:,} images in {known.folder} and {r.n:,} in {entry.folder}, "
                 "so they are of different data; keep runs of one data set"
             )
-        if r.data_sha256 and known.record.data_sha256 not in ("", r.data_sha256):
-            raise InputError(
-                f"{known.folder} and {entry.folder} are of data that differ in labels or metadata, by the "
-                "digests in their records; keep runs of one data set"
-            )
+    by_digest = {e.record.data_sha256: e.folder for e in group if e.record.data_sha256}
+    if len(by_digest) > 1:
+        one, other, *_ = by_digest.values()
+        raise InputError(
+            f"{one} and {other} are of data that differ in labels or metadata, by the digests in their "
+            "records; keep runs of one data set"
+        )
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the values that are not the same in all settings, in order of appearance."""
+    names = dict.fromkeys(name for s in settings for name in s)
+    return [name for name in names if any(s.get(name) != settings[0].get(name) for s in settings)]
 
 
 def refuse_mixture(named: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -276,10 +284,10 @@ def refuse_mixture(named: Mapping[Path, Mapping[str, Any]]) -> None:
     first, *others = named
     for folder in others:
         a, b = named[first], named[folder]
-        differing = [name for name in {**a, **b} if a.get(name) != b.get(name)]
-        if differing:
-            told = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in differing[:5])
-            more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        names = differing([a, b])
+        if names:
+            told = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
                 f"{first} and {folder} differ in more than the seed: {told}{more}; give a folder of runs "
                 "with the same settings"

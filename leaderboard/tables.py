@@ -21,14 +21,14 @@ from pathlib import Path
 from statistics import fmean
 
 from choice import add_runs, check_adaptation, chosen_runs
-from runs import Entry, Run, all_entries, by_settings, refuse_mixture, refuse_other_data
+from runs import Entry, Run, all_entries, by_settings, differing, refuse_mixture, refuse_other_data
 from significance import holm, paired_t
 from table_formats import FORMATS, markdown
 from table_notes import notes
 from table_rows import NUMBERS, PLATE, Budget, Comparison, Key, Layout, Row, Table, layout
 
 from abra_wilds.errors import InputError
-from abra_wilds.files import write_text
+from abra_wilds.files import make_out, write_text
 from abra_wilds.terminal import Parser, guarded
 
 Groups = dict[Key, list[list[Entry]]]
@@ -152,7 +152,7 @@ def grouped(entries: Iterable[Entry], split_settings: bool) -> Groups:
 def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
     """Groups of one method, each with what tells it from the others; nothing where it is alone."""
     settings = [group[0].settings for group in groups]
-    names = sorted({name for s in settings for name in s if any(o.get(name) != s[name] for o in settings)})
+    names = sorted(differing(settings))
     return [
         (group, " [" + ", ".join(f"{name} {s.get(name)}" for name in names) + "]" if names else "")
         for group, s in zip(groups, settings, strict=True)
@@ -228,10 +228,7 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
         for table in tables
         for ending, form in FORMATS.items()
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise InputError(f"--out {folder} cannot be made ({fault.strerror}); give another folder") from None
+    make_out(folder)
     for path, text in files.items():
         write_text(path, text)
 

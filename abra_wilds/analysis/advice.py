@@ -57,7 +57,7 @@ def advice(shifts: Sequence[Shift], target: str = "test") -> Advice:
     """Whether test-time adaptation is advisable for a split.
 
     The rule is ours. How new a bio-batch is to the model is the mean over layers of its divergence from the
-    nearest training bio-batch, in units of the layer's median over unseen halves of training bio-batches.
+    nearest training bio-batch, in units of the layer's median over other halves of training bio-batches.
     Adaptation is advisable if more than half of the target's bio-batches are newer than 95 % of those halves,
     by KL and by MMD; not advisable if neither says so. Divergence from the model's own statistics would not
     do: cell lines lie far from them in training already.

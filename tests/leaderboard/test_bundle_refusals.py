@@ -96,6 +96,10 @@ BAD = {
         lambda t: [change_records(t / f"seed{s}", "val", data_sha256=str(s)) for s in (0, 1)],
         "differ in labels or metadata, by the digests",
     ),
+    "data of other labels beside an older record": (
+        lambda t: [change_records(t / f"seed{s}", data_sha256=str(s)) for s in (1, 2)],
+        "differ in labels or metadata, by the digests",
+    ),
     "an empty line": (with_label(""), "found '' in line 1,536, expected an integer"),
     "two files of one split": (
         second_file,
