@@ -7,6 +7,7 @@ starts. It imports nothing but the standard library, so that it starts at once.
 """
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -28,11 +29,18 @@ def main():
         sys.exit(f"told first\n{part['fails']}")
     from_ = Path(part["copy"])
     if (from_ / "config.json").exists():
-        shutil.copy(from_ / "config.json", folder)
+        copy_whole(from_ / "config.json", folder / "config.json")
         (folder / f"rxrx1_seed:{folder.name.removeprefix('seed')}_epoch:last_model.pth").touch()
     time.sleep(part.get("wait", 0))
-    shutil.copytree(from_, folder, dirs_exist_ok=True)
+    shutil.copytree(from_, folder, dirs_exist_ok=True, copy_function=copy_whole)
     note(playbook["log"], "end", folder)
+
+
+def copy_whole(source, target):
+    """As the programs write: a sweep or a test that looks in between finds no half of a file."""
+    temporary = f"{target}.tmp"
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
 
 
 def note(log, what, folder):
