@@ -144,7 +144,7 @@ def child(argv: list[str], wait_at: int | None = None) -> subprocess.Popen[str]:
     )
 
 
-def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 120) -> None:
+def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 300) -> None:
     """Run until the step has been taken, and kill -9."""
     process = child(argv, wait_at=step)
     try:

@@ -15,7 +15,7 @@ from abra_wilds import compat
 from abra_wilds.types import InputError
 
 
-def alone(code, *, path=None, timeout=120):
+def alone(code, *, path=None, timeout=600):
     """What a fresh interpreter prints, or fails with its last line."""
     start = f"import sys; sys.path[:0] = {[str(path)] if path else []}\n"
     command = [sys.executable, "-c", start + textwrap.dedent(code)]

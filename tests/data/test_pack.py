@@ -90,7 +90,7 @@ def test_a_kill_loses_the_plate_in_work_alone_and_the_next_start_makes_it_whole(
     uninterrupted = contents(pack(from_files("rxrx1_6ch", tmp_path / "twin")))
     program = [sys.executable, "-c", STANDS_STILL, root, tmp_path / "reached"]
     child = subprocess.Popen(program, cwd=runs.REPOSITORY, stderr=subprocess.PIPE)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (tmp_path / "reached").exists() and child.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
@@ -109,15 +109,20 @@ def test_a_kill_loses_the_plate_in_work_alone_and_the_next_start_makes_it_whole(
 def test_the_command_killed_with_its_two_processes_leaves_no_process_and_resumes(six_root, tmp_path):
     root, twin = (Path(shutil.copytree(six_root, tmp_path / name)) for name in ("root", "twin"))
     folder = root / "rxrx1" / "packed"
+    dataset = from_files("rxrx1_6ch", root)
+    never = Path(image_files(dataset, len(dataset) - 1)[0])
+    image = never.rename(tmp_path / "image")
+    os.mkfifo(never)  # whoever opens it waits
     program = "import sys; from abra_wilds.console import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "pack", root, "--workers", "2"]
     child = subprocess.Popen(command, cwd=runs.REPOSITORY, stderr=subprocess.PIPE)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not list(folder.glob("*.json")) and child.poll() is None and time.monotonic() < end:
-        time.sleep(0.001)
+        time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     # Its pipe closes once its own processes have ended as well.
-    child.communicate(timeout=60)
+    child.communicate(timeout=300)
+    image.replace(never)
     assert child.returncode == -9 and not (folder / INDEX).exists()
     assert main(["pack", str(root), "--workers", "1"]) == main(["pack", str(twin), "--workers", "1"]) == 0
     assert contents(folder) == contents(twin / "rxrx1" / "packed")

@@ -263,7 +263,7 @@ def test_every_method_steps_on_two_processes_and_stays_alike(root, on_two_ranks,
 def test_torchrun_says_a_refusal_once(root, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     argv = [*torchrun, "-m", "tests.runs", *runs.command(root, tmp_path, "ERM", batch_size=64)]
-    done = subprocess.run(argv, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(argv, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=600)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1 and "2 processes" in done.stderr
     assert list(tmp_path.iterdir()) == []

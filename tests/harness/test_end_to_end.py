@@ -157,7 +157,7 @@ def test_a_method_killed_in_its_second_epoch_resumes_where_the_first_ended(
     n = 8  # batches of an epoch
     env = {**os.environ, "OMP_NUM_THREADS": "1", runs.WAIT: str(n + 3)}
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, *argv], cwd=runs.REPOSITORY, env=env)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not (log_dir / ".reached").exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.05)

@@ -31,7 +31,7 @@ def stage(screen, tmp_path):
     return sweeps.Stage(screen, tmp_path)
 
 
-def wait_for(condition, patience=60):
+def wait_for(condition, patience=300):
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end
@@ -74,7 +74,7 @@ def test_rows_and_seeds_can_be_chosen_and_a_dry_run_starts_nothing(stage, capsys
 
 def test_a_sweep_killed_in_the_middle_goes_on_and_runs_nothing_twice(stage):
     first, second = stage.run("ERM seed 0"), stage.run("ABRA (ours) seed 0")
-    stage.change(second.folder, wait=60)
+    stage.change(second.folder, wait=600)
     child = stage.child()
     wait_for(lambda: second.folder.name in str(stage.log("start")[1:]))
     wait_for(lambda: state_of(second) == RESUMES)
@@ -107,18 +107,18 @@ def test_a_lock_that_is_given_up_is_waited_for(stage):
 def test_two_sweeps_started_at_once_share_the_runs(stage):
     stage.change(wait=0.3)
     both = [stage.child("--jobs", "2") for _ in range(2)]
-    told = [child.communicate(timeout=60) for child in both]
+    told = [child.communicate(timeout=300) for child in both]
     assert [child.returncode for child in both] == [0, 0], told
     assert Counter(stage.log("start")) == Counter(sweeps.ALL)
 
 
 def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
     run = stage.run("ERM seed 0")
-    stage.change(wait=60)
+    stage.change(wait=600)
     child = stage.child()
     wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
     child.terminate()
-    _, told = child.communicate(timeout=30)
+    _, told = child.communicate(timeout=300)
     assert child.returncode == 130 and "interrupted" in told
     assert stage.log("start") == ["ERM/seed0"] and stage.log("end") == []
     with locked(run) as lock:

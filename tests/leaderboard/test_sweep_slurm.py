@@ -104,7 +104,7 @@ def test_a_job_that_has_to_go_is_submitted_again_and_resumes_its_run(stage, tmp_
     """The signal goes to every process of the job, as Slurm sends it."""
     submitit = pytest.importorskip("submitit")
     run = stage.run("ERM seed 0")
-    stage.change(run.folder, wait=60)
+    stage.change(run.folder, wait=600)
     args = sweep.make_parser().parse_args(stage.words("--slurm", "time=5"))
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
