@@ -44,18 +44,32 @@ def make_views(
         InputError: if images or views are not square.
     """
     H, W = x.shape[-2:]
-    if H != W:
-        raise InputError(f"views are squares of square images, not of {H}x{W}; crop them")
-    if size is not None and size[0] != size[1]:
-        raise InputError(
-            f"views are square, but --target_resolution asks for {size[0]}x{size[1]}; give one side"
-        )
+    check_sides(H, W, size)
     side = H if size is None else size[0]
     x = x.float()
     return tuple(
         _view(x, S or side, scale, blur, plan.jitter, generator)
         for S, scale, blur in zip(plan.sizes, plan.scales, plan.blur, strict=True)
     )
+
+
+def check_sides(H: int, W: int, size: tuple[int, int] | None) -> None:
+    """Raise where views cannot be made.
+
+    Args:
+        H: height of an image.
+        W: width of an image.
+        size: as `make_views` has it.
+
+    Raises:
+        InputError: if images or views are not square.
+    """
+    if H != W:
+        raise InputError(f"views are squares of square images, not of {H}x{W}; crop them")
+    if size is not None and size[0] != size[1]:
+        raise InputError(
+            f"views are square, but --target_resolution asks for {size[0]}x{size[1]}; give one side"
+        )
 
 
 def _view(

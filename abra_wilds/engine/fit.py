@@ -19,7 +19,7 @@ from abra_wilds.engine.checkpoint import Progress, common_progress, load_checkpo
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
 from abra_wilds.engine.head_phase import check_head, train_heads
-from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
+from abra_wilds.engine.inputs import check_views, learned_rows, method_batch, training_batches
 from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
 from abra_wilds.engine.parallel import held_back, parallel, process_lines
 from abra_wilds.engine.results import (
@@ -67,6 +67,7 @@ def fit(config: RunConfig) -> list[Record]:
     optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
     check_head(config, head, has_val="val" in setup.subsets)
+    check_views(loader, d, views)
     folder = on_main(lambda: open_folder(config))
 
     if t.resume:

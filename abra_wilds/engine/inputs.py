@@ -12,9 +12,25 @@ from torch import Tensor
 from abra_wilds.data.loaders import Loader
 from abra_wilds.data.mixing import mix
 from abra_wilds.data.transforms import augment, crop_side
-from abra_wilds.data.views import make_views
+from abra_wilds.data.views import check_sides, make_views
 from abra_wilds.data_config import DataConfig
 from abra_wilds.types import Batch, ViewPlan
+
+
+def check_views(loader: Loader, d: DataConfig, views: ViewPlan | None) -> None:
+    """Raise where the views that a method asks for cannot be made of the images.
+
+    Args:
+        loader: of the training images.
+        d: how images are augmented.
+        views: what the method's `view_plan` asks for.
+
+    Raises:
+        InputError: with their size.
+    """
+    if views is not None:
+        _, H, W = loader.rows.shape
+        check_sides(H, W, d.size)
 
 
 def training_batches(loader: Loader, d: DataConfig, views: ViewPlan | None) -> Iterator[Batch]:

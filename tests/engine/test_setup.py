@@ -100,3 +100,11 @@ def test_images_that_are_not_square_are_refused_before_anything_is_written(
     monkeypatch.setattr(rows, "read_image", lambda *args: read(*args)[:, :24])
     argv = runs.command(root, tmp_path / "run", "ERM", transform=transform)
     assert refused(argv) == f"transform {transform!r} needs square images, not 24x32; crop them"
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry_run"]])
+def test_views_that_are_not_square_are_refused_before_anything_is_written(root, refused, tmp_path, flags):
+    argv = runs.command(root, tmp_path / "run", "SimCLR", target_resolution=(48, 32))
+    assert refused([*argv, *flags]) == (
+        "views are square, but --target_resolution asks for 48x32; give one side"
+    )
