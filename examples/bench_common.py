@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch.autograd import DeviceType
 
 from abra_wilds.files import write_text
 from abra_wilds.provenance import commit, versions
 
 # Arguments that say where something lies, or how a benchmark calls itself, and change no number.
 PLACES = ("json", "folder", "memory_of")
+SHOWN = 12  # operators or kernels of a profile
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -45,3 +49,32 @@ def deliver(result: Mapping[str, Any], table: str, path: Path | None) -> int:
     if path is not None:
         write_text(path, json.dumps(result, indent=2) + "\n")
     return 0
+
+
+def profile(work: Callable[[], Any], device: torch.device) -> list[dict[str, Any]]:
+    """What takes the most time of some work that waits for the device: kernels on a GPU, else operators."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = device.type == "cuda"
+    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
+    with torch.profiler.profile(activities=activities) as found:
+        work()
+    return busiest(found.key_averages(), on_gpu)
+
+
+def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
+    """The events that take the most time, with their share of all.
+
+    On a GPU an operator's row holds the time of its kernels, which have rows of their own, and so has every
+    range that was named; only kernels and copies count there.
+    """
+    taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    if on_gpu:
+        events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    kept = sorted(events, key=lambda e: -getattr(e, taken))
+    total = sum(getattr(e, taken) for e in kept)
+    return [{"operator": e.key, "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
+
+
+def most_of(found: Sequence[Mapping[str, Any]]) -> str:
+    """The first operators of a profile in words."""
+    return ", ".join(f"{e['operator'][:60]} {e['share']:.0%}" for e in found[:3])

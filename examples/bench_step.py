@@ -8,7 +8,8 @@ medians over these pairs, so that a machine that slows down slows both. "ABRA tw
 written. FLOPs are counted by operator, as the mean of `--flop_draws` steps, because some methods draw whether
 a layer acts; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of
 its own. Methods with a phase of frozen features are measured by a step on images. Self-supervised methods get
-the views that they ask for, made beforehand and in proportion to the image.
+the views that they ask for, made beforehand and in proportion to the image. With --profile the operators that
+take the most time are named, those of ERM too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_common import circumstances, deliver, make_parser
+from bench_common import circumstances, deliver, make_parser, most_of, profile
 from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
@@ -178,6 +179,8 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
                 pair[each] = time.perf_counter() - began
                 seconds[each].append(pair[each])
             relative[name].append(pair[name] / pair[reference])
+    profiled = [n for n in names if args.profile and (n in args.profile or n in REFERENCES)]
+    profiles = {name: profile(trainees[name].step, device) for name in profiled}
     trainees.clear()
     flops = {name: count_flops(name, args) for name in tqdm(names, desc="FLOPs", disable=None)}
     memory = {name: peak_memory(name, args) for name in tqdm(names, desc="memory", disable=None)}
@@ -202,6 +205,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "methods": methods,
         "ratios": ratios,
+        "profile": profiles,
     }
 
 
@@ -215,6 +219,7 @@ def table(result: dict[str, Any]) -> str:
             + "".join(f"{r[k]:8.3f}" for k in ("time", "flops", "memory"))
             + f"{m['loss']:10.4f}"
         )
+    lines += [f"most of {name}: {most_of(found)}" for name, found in result["profile"].items()]
     return "\n".join(lines)
 
 
@@ -231,6 +236,7 @@ def main() -> int:
     parser.add_argument("--flop_draws", type=int, default=20, help="steps whose FLOPs are averaged")
     parser.add_argument("--all", action="store_true", help="every method, not only " + ", ".join(CORE))
     parser.add_argument("--only", nargs="+", choices=list(METHODS), help="these methods")
+    parser.add_argument("--profile", nargs="+", choices=list(METHODS), help="operators of a step of these")
     parser.add_argument("--memory_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:

@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -28,9 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_common import circumstances, deliver, make_parser
+from bench_common import circumstances, deliver, make_parser, most_of, profile
 from bench_random import SHAPES, check_random, make_loader, write_random
-from torch.autograd import DeviceType
 from tqdm import tqdm
 
 from abra_wilds import run_config
@@ -49,7 +48,6 @@ from abra_wilds.terminal import guarded
 from abra_wilds.types import Batch, DataInfo, StepContext
 
 METHODS = ("ERM", "ABRA")
-SHOWN = 12  # operators or kernels of the profile
 MOST_CORES = 16  # of a machine that may show more than it lends
 
 
@@ -168,31 +166,6 @@ def peak(trainee: Trainee, work: Callable[[], Any]) -> int | None:
     return torch.cuda.max_memory_allocated(device) - others
 
 
-def profile(trainee: Trainee, batch: Batch) -> list[dict[str, Any]]:
-    """What takes the most time of a step: kernels on a GPU, operators on a CPU."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    on_gpu = trainee.device.type == "cuda"
-    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-    with torch.profiler.profile(activities=activities) as found:
-        trainee.step(batch)
-        trainee.finish()
-    return busiest(found.key_averages(), on_gpu)
-
-
-def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
-    """The events that take the most time, with their share of all.
-
-    On a GPU an operator's row holds the time of its kernels, which have rows of their own, and so has every
-    range that was named; only kernels and copies count there.
-    """
-    taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    if on_gpu:
-        events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
-    kept = sorted(events, key=lambda e: -getattr(e, taken))
-    total = sum(getattr(e, taken) for e in kept)
-    return [{"operator": e.key, "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
-
-
 def ratios(rounds: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     """Medians over the rounds of each method, and their ratios."""
     rates = {n: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for n, rows in rounds.items()}
@@ -225,7 +198,7 @@ def measure(dataset: str, root: Path, args: argparse.Namespace) -> dict[str, Any
     found = {"shape": list(loader.rows.shape), "images": len(loader.rows), **ratios(rounds)}
     if memory["ERM"]:
         found |= {"peak_bytes": memory, "memory_of_abra": memory["ABRA"] / memory["ERM"]}
-    found["profile"] = {name: profile(trainee, batch) for name, trainee in trainees.items()}
+    found["profile"] = {n: profile(partial(step_rate, t, batch, 1), device) for n, t in trainees.items()}
     return found | {"rounds": rounds}
 
 
@@ -256,8 +229,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"a step of ABRA takes {found['time_of_abra']:.3f} of ERM's time{memory} ({result['machine']})"
         )
-        most = ", ".join(f"{e['operator'][:60]} {e['share']:.0%}" for e in found["profile"]["ABRA"][:3])
-        lines.append(f"most of it: {most}")
+        lines.append(f"most of it: {most_of(found['profile']['ABRA'])}")
     return "\n".join(lines)
 
 

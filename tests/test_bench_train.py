@@ -86,9 +86,11 @@ def test_of_a_gpu_only_kernels_count_and_none_of_their_time_twice(train):
         event("Optimizer.step#AdamW.step", DeviceType.CUDA, 0, 25, named=True),
         event("Optimizer.step#AdamW.step", DeviceType.CPU, 20, 0, named=True),
     ]
-    found = {e["operator"]: e["share"] for e in train.busiest(events, on_gpu=True)}
+    from bench_common import busiest
+
+    found = {e["operator"]: e["share"] for e in busiest(events, on_gpu=True)}
     assert found == {"conv_kernel": 0.75, "add_kernel": 0.25}
-    on_cpu = [e["operator"] for e in train.busiest(events[:2], on_gpu=False)]
+    on_cpu = [e["operator"] for e in busiest(events[:2], on_gpu=False)]
     assert on_cpu == ["aten::add_", "aten::convolution"]
 
 

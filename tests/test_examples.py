@@ -23,13 +23,14 @@ def example(name: str, *args: object) -> str:
 def test_bench_step_writes_each_methods_ratios_to_erm_on_its_backbone(tmp_path):
     methods = ("ABRA", "DANN", "DINOv2")
     small = ("--model", "resnet18", "--batch_size", 8, "--image_size", 32, "--rounds", 2, "--only", *methods)
-    shown = example("bench_step.py", "--json", tmp_path / "b.json", *small)
+    shown = example("bench_step.py", "--json", tmp_path / "b.json", *small, "--profile", "DANN")
     result = json.loads((tmp_path / "b.json").read_text())
     rows = {"ERM", "ERM vit_small", *methods, "ABRA two forwards"}
     assert set(result["ratios"]) == rows and all(row in shown for row in rows)
     assert all({"flops", "time", "memory"} <= set(r) for r in result["ratios"].values())
     for reference in ("ERM", "ERM vit_small"):
         assert all(v == 1 for k, v in result["ratios"][reference].items() if k != "time_iqr")
+    assert set(result["profile"]) == {"ERM", "ERM vit_small", "DANN"} and "most of DANN: aten::" in shown
     assert result["ratios"]["ABRA two forwards"]["flops"] > result["ratios"]["ABRA"]["flops"] > 1
 
 
