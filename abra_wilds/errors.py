@@ -11,3 +11,9 @@ class Lost(RuntimeError):
 
 class Diverged(Lost):
     """Training met a loss that is not finite; the message is one sentence."""
+
+
+WORKER_KILLED = (
+    "a worker process that reads images was killed, as happens when memory or shared memory (/dev/shm) runs "
+    "out; give more of it, or start again with fewer workers by --loader_kwargs num_workers=N"
+)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from abra_wilds.errors import InputError, Lost
+from abra_wilds.errors import WORKER_KILLED, InputError, Lost
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,10 +18,6 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
-WORKER_KILLED = (
-    "a worker process that reads images was killed, as happens when memory or shared memory (/dev/shm) runs "
-    "out; give more of it, or start again with fewer workers by --loader_kwargs num_workers=N"
-)
 RESUMING = "--resume goes on after the last complete epoch"
 
 
@@ -44,7 +40,7 @@ def guarded(body: Callable[[], int], onward: str = "the same command goes on or 
         return 1
     except RuntimeError as fault:
         # Torch raises the death of a worker wherever the main thread happens to be, and without a type.
-        if not str(fault).startswith("DataLoader worker"):
+        if not str(fault).startswith(("DataLoader worker", "Pin memory thread exited")):
             raise
         print(f"error: {WORKER_KILLED}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from abra_wilds.data.companions import ControlSampler, PairSampler
 from abra_wilds.data.controls import control_rows
-from abra_wilds.data.rows import Fault, Rows
+from abra_wilds.data.rows import Columns, Fault, Rows
 from abra_wilds.data.samplers import (
     BalancedSampler,
     BatchSampler,
@@ -29,6 +29,7 @@ from abra_wilds.data.samplers import (
 from abra_wilds.data.sharding import evaluation_share, training_share
 from abra_wilds.data.windows import Requests
 from abra_wilds.data_config import TRAIN_LOADERS
+from abra_wilds.errors import WORKER_KILLED, Lost
 from abra_wilds.types import Batch, InputError, Target
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Loader:
             side: of the squares, at most the height and width of an image; None for whole images.
         """
         self._requests.side = side
-        for columns in self._loader:
+        for columns in self._arriving():
             if isinstance(columns, Fault):
                 # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
                 self._loader = self._reader()
@@ -98,6 +99,20 @@ class Loader:
             x, y, g, metadata, rows, order, sizes, context = columns
             groups, cropped = torch.split(order, sizes), side is not None
             yield Batch(x, Target(y), g, metadata, rows, groups, context=context, cropped=cropped)
+
+    def _arriving(self) -> Iterator[Columns | Fault]:
+        """What torch's loader brings.
+
+        Raises:
+            Lost: when a worker was killed while it handed a batch over: torch tells of a broken connection.
+        """
+        try:
+            yield from self._loader
+        except (ConnectionError, EOFError) as fault:
+            # What a worker itself has met comes with torch's preface.
+            if self._kwargs["num_workers"] == 0 or str(fault).startswith("Caught "):
+                raise
+            raise Lost(WORKER_KILLED) from fault
 
     def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
         """Torch's loader, which gives each worker one thread.

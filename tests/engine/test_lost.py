@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from abra_wilds import fit, run_config
 from abra_wilds.cli import main
@@ -64,14 +64,45 @@ def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monk
 
 
 @pytest.mark.parametrize(
-    "end", ["(pid(s) 7, 8) exited unexpectedly", "(pid 7) is killed by signal: Bus error"]
+    "told",
+    [
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "DataLoader worker (pid 7) is killed by signal: Bus error",
+        "Pin memory thread exited unexpectedly",
+    ],
 )
-def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, end):
+def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, told):
     def body():
-        raise RuntimeError(f"DataLoader worker {end}")
+        raise RuntimeError(told)
 
     assert guarded(body) == 1
     assert "was killed" in sentence_of(capsys)
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, ConnectionRefusedError, BrokenPipeError, EOFError])
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_the_same_sentence(
+    root, tiny, tmp_path, capsys, monkeypatch, kind
+):
+    def broken(self):
+        raise kind
+        yield
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    assert main(runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})) == 1
+    runs.assert_says(sentence_of(capsys), "a worker process", "was killed", "/dev/shm", "num_workers")
+
+
+@pytest.mark.parametrize(
+    ("workers", "fault"), [(1, EOFError("Caught EOFError in DataLoader worker process 0.")), (0, EOFError())]
+)
+def test_what_reading_itself_meets_is_no_death_of_a_worker(root, tiny, tmp_path, monkeypatch, workers, fault):
+    def broken(self):
+        raise fault
+        yield
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    with pytest.raises(EOFError):
+        main(runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": workers}))
 
 
 def test_other_errors_keep_their_traceback():
