@@ -52,13 +52,16 @@ def deliver(result: Mapping[str, Any], table: str, path: Path | None) -> int:
 
 
 def profile(work: Callable[[], Any], device: torch.device) -> list[dict[str, Any]]:
-    """What takes the most time of some work that waits for the device: kernels on a GPU, else operators."""
+    """What takes the most time of some work that waits for the device.
+
+    On a GPU these are kernels, and elsewhere operators with the sizes of what they take.
+    """
     activities = [torch.profiler.ProfilerActivity.CPU]
     on_gpu = device.type == "cuda"
     activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile(activities=activities, record_shapes=not on_gpu) as found:
         work()
-    return busiest(found.key_averages(), on_gpu)
+    return busiest(found.key_averages(group_by_input_shape=not on_gpu), on_gpu)
 
 
 def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
@@ -72,9 +75,14 @@ def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
         events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
     kept = sorted(events, key=lambda e: -getattr(e, taken))
     total = sum(getattr(e, taken) for e in kept)
-    return [{"operator": e.key, "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
+    return [{"operator": named(e), "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
+
+
+def named(event: Any) -> str:
+    """A kernel, or an operator with the sizes of the tensors that it takes."""
+    return " ".join([event.key, *("x".join(map(str, size)) for size in event.input_shapes if size)])
 
 
 def most_of(found: Sequence[Mapping[str, Any]]) -> str:
     """The first operators of a profile in words."""
-    return ", ".join(f"{e['operator'][:60]} {e['share']:.0%}" for e in found[:3])
+    return ", ".join(f"{e['operator'][:80]} {e['share']:.0%}" for e in found[:3])

@@ -69,9 +69,10 @@ def test_a_refusal_is_one_sentence_and_no_traceback(tmp_path):
 
 
 def test_of_a_gpu_only_kernels_count_and_none_of_their_time_twice(train):
-    def event(key, kind, cpu, device, named=False):
+    def event(key, kind, cpu, device, named=False, sizes=()):
         return SimpleNamespace(
             key=key,
+            input_shapes=sizes,
             device_type=kind,
             self_cpu_time_total=cpu,
             self_device_time_total=device,
@@ -80,7 +81,7 @@ def test_of_a_gpu_only_kernels_count_and_none_of_their_time_twice(train):
 
     events = [
         event("aten::convolution", DeviceType.CPU, 20, 75),
-        event("aten::add_", DeviceType.CPU, 60, 25),
+        event("aten::add_", DeviceType.CPU, 60, 25, sizes=[[2, 3], [2, 3], []]),
         event("conv_kernel", DeviceType.CUDA, 0, 75),
         event("add_kernel", DeviceType.CUDA, 0, 25),
         event("Optimizer.step#AdamW.step", DeviceType.CUDA, 0, 25, named=True),
@@ -91,7 +92,7 @@ def test_of_a_gpu_only_kernels_count_and_none_of_their_time_twice(train):
     found = {e["operator"]: e["share"] for e in busiest(events, on_gpu=True)}
     assert found == {"conv_kernel": 0.75, "add_kernel": 0.25}
     on_cpu = [e["operator"] for e in busiest(events[:2], on_gpu=False)]
-    assert on_cpu == ["aten::add_", "aten::convolution"]
+    assert on_cpu == ["aten::add_ 2x3 2x3", "aten::convolution"]
 
 
 def test_ratios_are_those_of_medians_over_rounds(train):
