@@ -137,6 +137,8 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
     """
     method.eval()
     norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
+    if not norms:
+        return
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()

@@ -9,7 +9,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 WORLD = 2
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens to."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+PATIENCE = 600  # seconds
 
 
 class Ranks:
@@ -34,11 +26,16 @@ class Ranks:
         self.pipes = pipes
 
     def __call__(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """Results by rank; what a process raised fails the test."""
-        port = free_port()
+        """Results by rank; what a process raised fails the test.
+
+        The store in which they meet is this process's, as it is torchrun's: it outlives each of them.
+        """
+        from torch.distributed import TCPStore
+
+        store = TCPStore("127.0.0.1", 0, WORLD, is_master=True, wait_for_workers=False)
         for pipe in self.pipes:
-            pipe.send((port, work, args, kwargs))
-        found = [pipe.recv() if pipe.poll(100) else (False, "no answer in 100 s") for pipe in self.pipes]
+            pipe.send((store.port, work, args, kwargs))
+        found = [pipe.recv() if pipe.poll(PATIENCE) else (False, "no answer") for pipe in self.pipes]
         wrong = [text for fine, text in found if not fine]
         if wrong:
             raise AssertionError("\n".join(wrong))
@@ -49,6 +46,7 @@ def serve(rank: int, pipe: Connection) -> None:
     """One process: does what comes through the pipe, with the tiny networks, until it is killed."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
+    os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     import torch.distributed as dist
 
     from abra_wilds.nets import backbones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -30,7 +31,8 @@ def test_bench_step_writes_each_methods_ratios_to_erm_on_its_backbone(tmp_path):
     assert all({"flops", "time", "memory"} <= set(r) for r in result["ratios"].values())
     for reference in ("ERM", "ERM vit_small"):
         assert all(v == 1 for k, v in result["ratios"][reference].items() if k != "time_iqr")
-    assert set(result["profile"]) == {"ERM", "ERM vit_small", "DANN"} and "most of DANN: aten::" in shown
+    assert set(result["profile"]) == {"ERM", "ERM vit_small", "DANN"}
+    assert re.search("most of DANN: .*aten::", shown)
     assert result["ratios"]["ABRA two forwards"]["flops"] > result["ratios"]["ABRA"]["flops"] > 1
 
 

@@ -39,8 +39,8 @@ def erm_accuracies(folder, batch_effect: float) -> dict[str, float]:
 @pytest.mark.slow
 def test_without_batch_effects_new_experiments_are_as_easy_as_known_ones(tmp_path):
     acc = erm_accuracies(tmp_path, batch_effect=0)
-    # Two proportions of 1,536 images each differ by 0.04 in one of a hundred fair screens.
-    assert abs(acc["id_test"] - acc["test"]) < 0.04 and acc["test"] > 0.5
+    # Two proportions of 1,536 images each differ by 0.06 in fewer than one of a thousand fair screens.
+    assert abs(acc["id_test"] - acc["test"]) < 0.06 and acc["test"] > 0.5
 
 
 @pytest.mark.slow

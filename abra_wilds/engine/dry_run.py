@@ -12,8 +12,7 @@ from torch import Tensor
 from abra_wilds.config import RunConfig
 from abra_wilds.data.loaders import coverage
 from abra_wilds.data.transforms import CROP, CROP_TO
-from abra_wilds.engine.head_phase import check_head
-from abra_wilds.engine.inputs import check_views
+from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.parallel import process_lines
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.methods.base import Method
@@ -34,8 +33,7 @@ def dry_run(config: RunConfig) -> str:
     steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
     with torch.device("meta"):
         method = build_method(config, setup.info, load=False)
-    check_head(config, method.head_phase(), has_val="val" in setup.subsets)
-    check_views(loader, config.data, method.view_plan())
+    check_method(config, setup, method)
     weights = 4 * sum(p.numel() for p in method.parameters()) + sum(
         b.numel() * b.element_size() for b in method.buffers()
     )

@@ -13,13 +13,14 @@ from tqdm import tqdm
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.prefetch import prefetched
-from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.data.wilds_data import data_digest, is_simulated
 from abra_wilds.dist import gathered, on_main, rank, started, world
 from abra_wilds.engine.checkpoint import Progress, common_progress, load_checkpoint
+from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
-from abra_wilds.engine.head_phase import check_head, train_heads
-from abra_wilds.engine.inputs import check_views, learned_rows, method_batch, training_batches
+from abra_wilds.engine.head_phase import train_heads
+from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
 from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
 from abra_wilds.engine.parallel import held_back, parallel, process_lines
 from abra_wilds.engine.results import (
@@ -66,12 +67,11 @@ def fit(config: RunConfig) -> list[Record]:
     scaler = make_scaler(config.speed, device)
     optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
-    check_head(config, head, has_val="val" in setup.subsets)
-    check_views(loader, d, views)
+    check_method(config, setup, method)
     folder = on_main(lambda: open_folder(config))
 
     if t.resume:
-        check_same_run(folder, config)
+        check_same_run(folder, config, data_digest(setup.dataset))
     if resuming:
         in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)
@@ -81,7 +81,7 @@ def fit(config: RunConfig) -> list[Record]:
     csvs = csv_logs(setup, folder)
     for csv in csvs.values():
         csv.keep_through(done.epoch)
-    write_config(folder, config)
+    write_config(folder, config, data_sha256=data_digest(setup.dataset))
     log.write(opening(config, setup, done))
 
     guard = Guard(setup.grouper.group_str)

@@ -97,13 +97,19 @@ def _empty(path: Path, inside: list[str]) -> None:
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-def write_config(folder: RunFolder, config: RunConfig, command: Sequence[str] | None = None) -> None:
-    """config.json: every value, where it came from, and what code runs it; of the main process alone.
+def write_config(
+    folder: RunFolder,
+    config: RunConfig,
+    command: Sequence[str] | None = None,
+    data_sha256: str | None = None,
+) -> None:
+    """config.json: every value, where it came from, what code and data it has; of the main process alone.
 
     Args:
         folder: of the run.
         config: of the run.
         command: as it was given; None takes this process'.
+        data_sha256: `data_digest` of what it trains on; None where that is not known.
     """
     if not is_main():
         return
@@ -116,6 +122,7 @@ def write_config(folder: RunFolder, config: RunConfig, command: Sequence[str] | 
         "digest": config.digest(),
         "commit": commit(),
         "versions": versions(),
+        "data_sha256": data_sha256,
     }
     write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
 
@@ -142,15 +149,26 @@ def as_trained(folder: RunFolder, config: RunConfig) -> RunConfig:
     return replace(config, loop=values.get("loop", config.loop), world=values.get("world", config.world))
 
 
-def check_same_run(folder: RunFolder, config: RunConfig) -> None:
+def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None = None) -> None:
     """Raise if the folder holds a run that differs in anything that can change a number.
 
     What an older version did not record counts as the default, which is what that version did.
+
+    Args:
+        folder: of a run, or empty.
+        config: of the run that would go on there.
+        data_sha256: `data_digest` of what that one has; None where it is not known.
 
     Raises:
         InputError: naming what differs.
     """
     saved = read_config(folder)
+    known = {saved.get("data_sha256"), data_sha256} - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"{folder.path} holds a run on other labels or metadata than --root_dir "
+            f"{config.data.root_dir} has now; give the data of that run, or another --log_dir"
+        )
     if not saved or saved.get("digest") == config.digest():
         return
     now = jsonable(config.values(local=False))

@@ -31,35 +31,7 @@ from abra_wilds.engine.step import step
 from abra_wilds.engine.trackers import Tracker
 from abra_wilds.evaluate import evaluate, plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Diverged, HeadPhase, InputError, StepContext
-
-
-def check_head(config: RunConfig, phase: HeadPhase | None, has_val: bool) -> None:
-    """Raise where images, features and classifier cannot follow each other.
-
-    Args:
-        config: of the run.
-        phase: that of its method.
-        has_val: whether there is a val to pick a learning rate by.
-
-    Raises:
-        InputError: with what to change.
-    """
-    name = config.algorithm
-    if phase is None:
-        if config.optim.n_epochs == 0:
-            raise InputError(f"{name} learns from images alone: --n_epochs must be 1 or more; got 0")
-        return
-    if config.eval.tta != "none":
-        raise InputError(
-            f"{name} trains its classifier on features that are computed once, without adaptation: leave "
-            "--tta out, and adapt the saved model by `abra-wilds predict`"
-        )
-    if not has_val and len(phase.rates) > 1:
-        raise InputError(
-            f"{name} picks one of {len(phase.rates)} learning rates of its classifier on val, which "
-            f"--split_scheme {config.data.split_scheme} does not have; choose another scheme or a single rate"
-        )
+from abra_wilds.types import Diverged, HeadPhase, StepContext
 
 
 def train_heads(

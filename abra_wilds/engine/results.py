@@ -52,7 +52,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     setup = prepare(config)
     folder = on_main(lambda: open_folder(config))
     config = as_trained(folder, config)
-    check_same_run(folder, config)
+    check_same_run(folder, config, data_digest(setup.dataset))
     chosen = "best" if "val" in setup.subsets else "last"
     label = chosen if e.eval_epoch is None else str(e.eval_epoch)
     return evaluate_checkpoint(config, setup, folder, folder.model(label), label)

