@@ -183,13 +183,11 @@ def chosen_loaders(saved: Saved, splits: Sequence[str] | None) -> dict[str, Load
     for split in chosen:
         if split not in setup.subsets:
             raise InputError(f"--split got {split!r}; choose among {', '.join(setup.subsets)}")
-    loaders = dict(setup.eval_loaders)
-    if "train" in chosen:
-        # A run never predicts its training images, so train has to be named as a split to evaluate.
-        twice = dict.fromkeys(["train", "images of train"], setup.subsets["train"])
-        made = make_loaders(saved.config, twice, setup.grouper, setup.device)[1]
-        loaders["train"] = made["images of train"]
-    return {split: loaders[split] for split in chosen}
+    # A run never predicts its training images, so train has to be named as another split to evaluate.
+    names = {split: "images of train" if split == "train" else split for split in chosen}
+    subsets = {"train": setup.subsets["train"], **{names[split]: setup.subsets[split] for split in chosen}}
+    _, loaders = make_loaders(saved.config, subsets, setup.grouper, setup.device)
+    return {split: loaders[names[split]] for split in chosen}
 
 
 def features_of(saved: Saved, loaders: Mapping[str, Loader]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from abra_wilds.config import PREDICTION_FLAGS, SECTIONS, RunConfig, flag_name, 
 from abra_wilds.dist import started
 from abra_wilds.engine.folder import RunFolder, as_trained, read_config
 from abra_wilds.engine.results import evaluate_checkpoint
-from abra_wilds.engine.setup import Setup, prepare
+from abra_wilds.engine.setup import Setup, make_loaders, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.files import make_out
 from abra_wilds.methods import get_method
@@ -82,7 +82,7 @@ def predict_saved(
     """
     own, label = located(checkpoint)
     config = changed(saved_config(own), dict(flags or {}))
-    setup = only(prepare(config), splits)
+    setup = prepared(config, splits)
     name = config.eval.adaptation or "none"
     folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
     check_free(own, folder, list(setup.eval_loaders), label)
@@ -150,17 +150,33 @@ def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def only(setup: Setup, splits: Sequence[str] | None) -> Setup:
-    """What a run works on, with some of its splits to predict.
+def unadapted(config: RunConfig) -> Setup:
+    """What a saved model works on, without --tta: splits that nobody asks for may have too little for it.
 
     Raises:
-        InputError: for a split that does not exist.
+        InputError: for whatever cannot be used.
     """
+    return prepare(replace(config, eval=replace(config.eval, tta="none", tta_batch_size=0)))
+
+
+def prepared(config: RunConfig, splits: Sequence[str] | None) -> Setup:
+    """What a saved model works on, with some of its splits to predict.
+
+    Args:
+        config: of the prediction.
+        splits: which; None for all but train.
+
+    Raises:
+        InputError: for a split that does not exist, or whatever cannot be used.
+    """
+    setup = unadapted(config)
     for split in splits or ():
         if split not in setup.eval_loaders:
             raise InputError(f"--split got {split!r}; choose among {', '.join(setup.eval_loaders)}")
-    wanted = setup.eval_loaders if splits is None else dict.fromkeys(splits)
-    return replace(setup, eval_loaders={split: setup.eval_loaders[split] for split in wanted})
+    wanted = dict.fromkeys(["train", *(setup.eval_loaders if splits is None else splits)])
+    subsets = {split: setup.subsets[split] for split in wanted}
+    _, eval_loaders = make_loaders(config, subsets, setup.grouper, setup.device)
+    return replace(setup, eval_loaders=eval_loaders)
 
 
 def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str) -> None:

@@ -151,6 +151,16 @@ def test_what_cannot_be_predicted_is_a_sentence(trained, capsys, words, said):
     assert not [p for p in trained.iterdir() if p.is_dir()]
 
 
+def test_only_splits_that_are_asked_for_must_have_enough_to_adapt_to(run_folder, capsys):
+    """Of a plate id_test has 8 images, test and val 16."""
+    said = refused(capsys, run_folder, "--tta", "plate_bn")
+    runs.assert_says(said, "would adapt no image of id_test", "none of its 8 plates, of up to 8 images")
+    assert not (run_folder / "tta_plate_bn").exists()
+    assert command(run_folder, "--split", "test", "--tta", "plate_bn") == 0
+    (record,) = read_records(run_folder / "tta_plate_bn" / "results.jsonl")
+    assert (record.split, record.tta) == ("test", "plate_bn")
+
+
 def test_a_file_that_is_no_model_of_a_run_is_refused(run_folder, capsys, tmp_path):
     assert main(["predict", str(tmp_path / "w.pth")]) == 2
     assert "CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth" in capsys.readouterr().err

@@ -21,13 +21,13 @@ from abra_wilds.data.wilds_data import is_simulated, make_grouper
 from abra_wilds.engine.folder import RunFolder
 from abra_wilds.engine.logs import no_bar
 from abra_wilds.engine.results import load_method
-from abra_wilds.engine.setup import Setup, prepare, reading_kwargs
+from abra_wilds.engine.setup import Setup, reading_kwargs
 from abra_wilds.errors import InputError
 from abra_wilds.eval_config import TTA_GROUPS
 from abra_wilds.evaluate import bio_batches
 from abra_wilds.files import sha256, write_text
 from abra_wilds.methods.base import Method
-from abra_wilds.predict import changed, located, saved_config
+from abra_wilds.predict import changed, located, saved_config, unadapted
 from abra_wilds.types import Batch
 
 ANALYSIS = "analysis"
@@ -39,7 +39,7 @@ class Saved:
 
     Attributes:
         config: of the run, with the flags that were changed.
-        setup: of the configuration.
+        setup: of the configuration, its loaders without --tta.
         method: in evaluation mode, on the setup's device.
         folder: of the run.
         label: "best", "last" or the epoch.
@@ -130,7 +130,7 @@ def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: 
     """
     folder, label = located(checkpoint)
     config = changed(saved_config(folder), dict(flags or {}))
-    setup = prepare(config)
+    setup = unadapted(config)
     method = load_method(config, setup, checkpoint)[0].eval()
     return Saved(config, setup, method, folder, label, group)
 

@@ -7,7 +7,7 @@ statistics, and is not learned from, comes as ~row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,14 +76,7 @@ class PlateSampler(BatchSampler):
         self.batch_size = batch_size
         self.remainder = remainder
         self._members = members_of(group_of)
-        smallest = min(self._members, key=lambda group: len(self._members[group]))
-        if len(self._members[smallest]) < batch_size:
-            n = len(self._members[smallest])
-            raise InputError(
-                f"batch_size ({batch_size}) is larger than the smallest bio-batch ({n} images: "
-                f"{name_of(smallest)}); use --batch_size {n} or lower, or larger bio-batches with "
-                "--groupby_fields experiment"
-            )
+        check_bio_batches(self._members, batch_size, name_of)
         sizes = [len(rows) for rows in self._members.values()]
         n_batches = sum(-(-n // batch_size) if remainder == "even" else n // batch_size for n in sizes)
         n_images = sum(n if remainder == "even" else n - n % batch_size for n in sizes)
@@ -260,6 +253,28 @@ def even_chunks(rows: Rows, most: int) -> list[Rows]:
 
 def _cut(rows: Rows, batch_size: int) -> Iterator[Rows]:
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
+
+
+def check_bio_batches(members: Mapping[int, Rows], batch_size: int, name_of: Callable[[int], str]) -> None:
+    """Refuse bio-batches that are smaller than a batch.
+
+    Raises:
+        InputError: with how many there are and the smallest.
+    """
+    sizes = {group: len(rows) for group, rows in members.items()}
+    smallest = min(sizes, key=lambda group: sizes[group])
+    n, small = sizes[smallest], sum(size < batch_size for size in sizes.values())
+    if not small:
+        return
+    advice = (
+        f"use --batch_size {n} or lower, or larger bio-batches with"
+        if n > 1
+        else "batch norm needs two images, so leave this one out of training or group by experiment with"
+    )
+    raise InputError(
+        f"batch_size ({batch_size}) is larger than {small:,} of {len(sizes):,} bio-batches (the smallest "
+        f"has {n} image{'s' if n > 1 else ''}: {name_of(smallest)}); {advice} --groupby_fields experiment"
+    )
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -26,7 +26,9 @@ from abra_wilds.data.images import image_path, missing_files, read_files
 from abra_wilds.data.pack import add_data_arguments, found_name, from_files
 from abra_wilds.data.pack_plate import Plate, plates_of, stems_of
 from abra_wilds.data.packed import Pack, check_pack, pack_command
+from abra_wilds.data.wilds_data import make_grouper
 from abra_wilds.errors import InputError
+from abra_wilds.eval_config import TTA_GROUPS
 from abra_wilds.records import aligned
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return report([str(fault)])
     folder = Path(dataset.data_dir)
     packs, problems = opened(dataset, args.root)
+    problems += bad_plates(dataset)
     sys.stdout.write(f"{name} in {folder}: {len(dataset):,} images\n{split_table(dataset)}\n")
     full = next((pack for pack in packs if pack.folder.name == "packed"), None)
     if full is not None and no_files(dataset):
@@ -110,6 +113,15 @@ def split_table(dataset: WILDSDataset) -> str:
         counts = (len(own), len(np.unique(plates[:, 0])), len(plates))
         rows.append((split, *(f"{count:,}" for count in counts), spread))
     return aligned(rows)
+
+
+def bad_plates(dataset: WILDSDataset) -> list[str]:
+    """What is wrong with the numbers of plates."""
+    try:
+        make_grouper(dataset, TTA_GROUPS["plate"])
+    except InputError as fault:
+        return [str(fault)]
+    return []
 
 
 def blank_line(found: Findings) -> str:

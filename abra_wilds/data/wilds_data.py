@@ -6,6 +6,7 @@ Letters: n rows of a data set, F metadata fields.
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,7 +137,7 @@ def make_grouper(dataset: WILDSDataset, fields: Sequence[str]) -> CombinatorialG
         fields: such as ("experiment", "plate").
 
     Raises:
-        InputError: for no field or an unknown one.
+        InputError: for no field, an unknown one, or numbers with so many gaps that groups would fill memory.
     """
     known = list(dataset.metadata_fields)
     unknown = [field for field in fields if field not in known]
@@ -147,7 +148,26 @@ def make_grouper(dataset: WILDSDataset, fields: Sequence[str]) -> CombinatorialG
     with warnings.catch_warnings():
         # Plates count from 1, so the groups of plate 0 are empty, as in every published WILDS run.
         warnings.filterwarnings("ignore", message="Minimum metadata value")
-        return CombinatorialGrouper(dataset, sorted(set(fields), key=known.index))
+        grouper = CombinatorialGrouper(dataset, sorted(set(fields), key=known.index))
+    _check_gaps(dataset, grouper)
+    return grouper
+
+
+def _check_gaps(dataset: WILDSDataset, grouper: CombinatorialGrouper) -> None:
+    """Refuse a grouper almost all of whose groups are empty: each is columns of a csv and rows of tables."""
+    sizes = grouper.cardinality.tolist()  # WILDS' own product of them may have overflowed
+    groups, present = math.prod(sizes), len(grouper.metadata_to_group(dataset.metadata_array).unique())
+    # Any two fields of RxRx1 give at most 6.8 groups for one that is filled (1.25 by experiment and plate),
+    # and a thousand cost nothing however few are filled; a row of ten thousand takes seconds to write.
+    if groups > 1000 + 10 * present:
+        reach = ", ".join(
+            f"{field} to {size - 1}" for field, size in zip(grouper.groupby_fields, sizes, strict=True)
+        )
+        raise InputError(
+            f"bio-batches by numbers that go up to {reach} would be {groups:,}, of which {present:,} have "
+            "images; number the plates of each experiment from 1, in the column plate and in the names of "
+            "their folders, or group by fewer fields"
+        )
 
 
 def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: CombinatorialGrouper) -> DataInfo:

@@ -43,23 +43,25 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adap
 
 
 def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:
-    """Raise where no bio-batch of any split is large enough to be adapted to.
+    """Raise where no bio-batch of a split is large enough: its record would name an adaptation of no image.
 
     Args:
         plans: of each split.
         e: which adaptation.
 
     Raises:
-        InputError: with what to change.
+        InputError: with the split and what to change.
     """
-    if any(group.adapted for plan in plans.values() for group in plan):
-        return
     what = "controls" if e.tta == "controls_bn" else "images"
-    unit = "batch" if e.tta == "batch_bn" else e.tta_group
-    raise InputError(
-        f"--tta {e.tta} would adapt nothing, since no {unit} of {', '.join(plans)} has --tta_min "
-        f"{e.tta_min} {what}; lower --tta_min, or leave --tta out"
-    )
+    unit = {"batch_bn": "batches"}.get(e.tta, f"{e.tta_group}s")
+    larger = e.tta != "batch_bn" and e.tta_group == "plate"
+    for split, plan in plans.items():
+        if not any(group.adapted for group in plan):
+            raise InputError(
+                f"--tta {e.tta} would adapt no image of {split}, since none of its {len(plan)} {unit}, of up "
+                f"to {max(map(len, plan))} images, has --tta_min {e.tta_min} {what}; lower --tta_min, "
+                f"{'use --tta_group experiment, ' if larger else ''}or leave {split} or --tta out"
+            )
 
 
 def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[Adapted]:

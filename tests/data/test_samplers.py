@@ -99,11 +99,22 @@ def test_drop_keeps_full_batches_only_and_no_row_twice():
 
 def test_plate_smaller_than_the_batch_is_named():
     with pytest.raises(
-        InputError, match=r"batch_size \(25\) .* \(24 images: plate 5\); use --batch_size 24 or lo"
+        InputError,
+        match=r"\(25\) is larger than 1 of 4 bio-batches \(the smallest has 24 images: plate 5\); "
+        "use --batch_size 24 or lower, or larger bio-batches with --groupby_fields experiment",
     ):
         PlateSampler(GROUP_OF, 25, 0, name_of=lambda group: f"plate {group}")
     with pytest.raises(InputError, match="unknown remainder 'odd'; choose even or drop"):
         PlateSampler(GROUP_OF, 10, 0, "odd")
+
+
+def test_a_bio_batch_of_one_image_is_not_answered_with_batches_of_one():
+    with pytest.raises(
+        InputError,
+        match=r"\(25\) is larger than 2 of 5 bio-batches \(the smallest has 1 image: 9\); batch norm "
+        "needs two images, so leave this one out of training or group by experiment with --groupby_fields ex",
+    ):
+        PlateSampler(np.append(GROUP_OF, 9), 25, 0)
 
 
 @pytest.mark.parametrize("uniform", [True, False])

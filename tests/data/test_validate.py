@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -183,6 +184,16 @@ def test_tables_that_cannot_be_used_are_a_problem_and_no_data_set_is_a_refusal(v
     assert code == 1 and out.startswith("1 problem:\n") and "lacks the columns sirna_id" in out
     assert validate(where=root / "nowhere")[0] == 2
     assert validate("--workers", "0")[0] == 2
+
+
+def test_plates_numbered_by_barcode_are_a_problem(validate, root):
+    path = root / "rxrx1" / "metadata.csv"
+    pd.read_csv(path).assign(plate=20231).to_csv(path, index=False)
+    for folder in (root / "rxrx1" / "images").iterdir():
+        (folder / "Plate1").rename(folder / "Plate20231")
+    code, out = validate()
+    (line,) = problems(out)
+    assert code == 1 and "of which 3 have images; number the plates of each experiment from 1" in line
 
 
 @pytest.mark.slow

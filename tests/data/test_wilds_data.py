@@ -169,6 +169,22 @@ def test_grouper_names_unknown_fields(dataset):
     refused(r"groupby_fields got \[\]", make_grouper, dataset, [])
 
 
+@pytest.mark.parametrize("scale, groups", [(10**5, "6,400,016"), (10**18, "64,000,000,000,000,000,016")])
+def test_plates_numbered_by_barcode_are_refused_before_memory_is_taken(edited_root, scale, groups):
+    barcoded = load_dataset("rxrx1", edited_root(lambda rows: rows.assign(plate=rows["plate"] * scale)))
+    refused(
+        f"go up to experiment to 15, plate to {4 * scale} would be {groups}, of which 64 have images; number "
+        "the plates of each experiment from 1, in the column plate and in the names of their folders, or",
+        make_grouper, barcoded, ["experiment", "plate"],
+    )  # fmt: skip
+    assert make_grouper(barcoded, ["experiment"]).n_groups == 16
+
+
+def test_plates_counted_through_a_small_screen_are_no_barcodes(edited_root):
+    counted = edited_root(lambda rows: rows.assign(plate=rows["plate"] + 90))
+    assert make_grouper(load_dataset("rxrx1", counted), ["experiment", "plate"]).n_groups == 16 * 95
+
+
 def test_data_info_counts_classes_channels_and_groups(dataset, train, plates):
     info = data_info(dataset, train, plates)
     assert (info.n_classes, info.in_channels, info.n_groups) == (9, 3, 16 * 5)
@@ -264,7 +280,8 @@ def test_full_size_plate_smaller_than_the_batch_is_named(full):
     train = split_subset(full, "train")
     plates = make_grouper(full, ("experiment", "plate"))
     refused(
-        r"batch_size \(400\) is .* smallest bio-batch \(304 images: plate = 1, experiment = HUVEC-14\); "
+        r"batch_size \(400\) is larger than 132 of 132 bio-batches \(the smallest has 304 images: "
+        r"plate = 1, experiment = HUVEC-14\); "
         "use --batch_size 304 or lower, or larger bio-batches with --groupby_fields experiment",
         make_train_loader, train, plates, train_loader="plate", batch_size=400,
     )  # fmt: skip

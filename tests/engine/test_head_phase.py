@@ -286,5 +286,5 @@ def test_methods_without_a_head_phase_need_an_epoch(root, tmp_path):
 
 def test_adaptation_during_the_head_phase_is_refused(root, tmp_path):
     with pytest.raises(InputError, match="Probe trains its classifier on features that are computed once"):
-        fit(config_of(root, tmp_path / "run", tta="plate_bn"))
+        fit(config_of(root, tmp_path / "run", tta="plate_bn", tta_min=2))
     assert not (tmp_path / "run").exists()

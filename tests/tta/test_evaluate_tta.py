@@ -174,18 +174,16 @@ def test_a_pass_that_does_not_fit_is_a_sentence(dataset, method):
 def run(root, tiny, tmp_path_factory):
     """A run with --tta plate_bn, and its folder."""
     folder = tmp_path_factory.mktemp("run")
-    config = run_config("ERM", **runs.settings(root, folder, "ERM", tta="plate_bn", tta_min=10))
+    config = run_config("ERM", **runs.settings(root, folder, "ERM", tta="plate_bn", tta_min=8))
     return config, folder, fit(config)
 
 
 def test_a_run_predicts_with_its_adaptation_and_says_so(run, root, dataset):
     config, folder, records = run
-    assert {r.tta for r in records} == {"plate_bn_min10"} and read_records(
-        folder / "results.jsonl"
-    ) == records
+    assert {r.tta for r in records} == {"plate_bn_min8"} and read_records(folder / "results.jsonl") == records
     log = (folder / "log.txt").read_text()
     assert "--tta plate_bn on val: 64 images, 4 plates, 4 passes; statistics of 16 to 16 images; 0 cut" in log
-    assert "--tta plate_bn on id_test: 64 images, 8 plates, 8 passes; statistics of 0 to 0 images" in log
+    assert "--tta plate_bn on id_test: 64 images, 8 plates, 8 passes; statistics of 8 to 8 images" in log
     from abra_wilds.engine.setup import build_method, prepare
 
     trained = build_method(config, prepare(config).info)
@@ -218,7 +216,7 @@ def test_evaluating_again_gives_the_same_bytes(run, root):
     _, folder, _ = run
     path = folder / "rxrx1_split:test_seed:0_epoch:best_pred.csv"
     before = path.read_bytes()
-    settings = runs.settings(root, folder, "ERM", tta="plate_bn", tta_min=10)
+    settings = runs.settings(root, folder, "ERM", tta="plate_bn", tta_min=8)
     evaluate_saved(run_config("ERM", **settings, eval_only=True))
     assert path.read_bytes() == before
     with pytest.raises(InputError, match=r"other settings: tta \(was plate_bn, is none\)"):

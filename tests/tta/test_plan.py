@@ -249,11 +249,38 @@ def test_every_setting_is_in_the_digest():
 
 
 @pytest.mark.parametrize(
-    ("tta", "said"), [("plate_bn", "no plate of val has --tta_min 99 images"), ("controls_bn", "99 controls")]
+    ("e", "said"),
+    [
+        (
+            EvalConfig(tta="plate_bn"),
+            "none of its 8 plates, of up to 8 images, has --tta_min 16 images; lower --tta_min, use "
+            "--tta_group experiment, or leave id_test or --tta out",
+        ),
+        (
+            EvalConfig(tta="controls_bn", tta_min=2),
+            "none of its 8 plates, of up to 8 images, has --tta_min 2 controls; lower --tta_min, use --tta_g",
+        ),
+        (
+            EvalConfig(tta="mixed_bn", tta_group="experiment", tta_min=17),
+            "none of its 4 experiments, of up to 16 images, has --tta_min 17 images; lower --tta_min, or",
+        ),
+    ],
+    ids=lambda e: getattr(e, "adaptation", None),
 )
-def test_an_adaptation_that_adapts_nothing_is_refused(dataset, tta, said):
-    e = EvalConfig(tta=tta, tta_min=99)
-    plan = split_plan(split_subset(dataset, "val"), e, 8)
-    with pytest.raises(InputError, match=f"--tta {tta} would adapt nothing, since .*{said}; lower --tta_min"):
+def test_a_split_of_which_no_image_would_be_adapted_is_refused(dataset, e, said):
+    plans = {split: split_plan(split_subset(dataset, split), e, 8) for split in ("test", "id_test")}
+    with pytest.raises(InputError, match=f"--tta {e.tta} would adapt no image of id_test, since {said}"):
+        check_plans(plans, e)
+    check_plans({"test": plans["test"]}, e)
+
+
+def test_a_split_smaller_than_its_only_batch_is_refused(dataset):
+    e = EvalConfig(tta="batch_bn")
+    plan = split_plan(split_subset(dataset, "val", frac=0.2), e, 16)
+    with pytest.raises(InputError, match=r"its 1 batches, of up to 13 images, has .*; lower --tta_min, or"):
         check_plans({"val": plan}, e)
-    check_plans({"val": plan, "test": [Adapted((np.arange(99),), True)]}, e)
+
+
+def test_one_bio_batch_that_is_large_enough_lets_a_split_pass():
+    plan = [Adapted((np.arange(3),), False), Adapted((np.arange(99),), True)]
+    check_plans({"val": plan}, EvalConfig(tta="plate_bn"))
