@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runs import Entry, Run, all_entries, by_settings
+from runs import Entry, Run, by_settings
+from standing import all_entries
 
 from abra_wilds.config import canonical
 from abra_wilds.errors import InputError

@@ -16,6 +16,7 @@ from pathlib import Path
 from archives import README, SEEDS, SPLITS, check_out, member_name, same_predictions, write_archive, wrong_ids
 from bundle_readme import readme
 from runs import Entry, Run, find_runs, read_entries, refuse_mixture, refuse_other_data
+from standing import refuse_older, refuse_unfinished
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import sha256
@@ -78,15 +79,18 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
     """The predictions of every split by the best epoch of a run.
 
     Raises:
-        InputError: if a split has none, or they are of several epochs.
+        InputError: if the run is not finished, a split has none, or they are of another epoch than the best.
     """
     folder = run.path if tta is None else run.path / f"tta_{tta}"
     if not (folder / RESULTS).is_file():
         how = f"make it with 'abra-wilds predict ... --tta {tta}'"
         if tta is None:
-            how = "finish the run with --resume, or repeat its command with --eval_only"
+            how = "finish the run with --resume"
         raise InputError(f"{folder / RESULTS} does not exist; {how}")
+    own = read_entries(run)
+    refuse_unfinished(run, own)
     entries = [e for e in read_entries(run, folder) if tta in (None, e.record.tta or "none")]
+    refuse_older(own, entries)
     found = {e.record.split: e for e in entries if e.record.checkpoint == "best"}
     for split in SPLITS:
         if split not in found:

@@ -8,8 +8,9 @@ from statistics import fmean
 from typing import Any
 
 from reproduce import made_by, predicting, training
-from runs import SPLIT_NAMES, Entry, Run, all_entries
+from runs import SPLIT_NAMES, Entry, Run
 from significance import mean_std, spread
+from standing import all_entries
 from table_formats import html_table
 from table_rows import DATASETS, NUMBERS, layout
 from tables import build_table, grouped, labelled, refuse_unlike

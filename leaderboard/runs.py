@@ -145,27 +145,6 @@ def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
     return [Entry(run, folder, r, entry_settings(run, folder, r)) for r in latest.values()]
 
 
-def all_entries(runs: Iterable[Run]) -> list[Entry]:
-    """The records of runs and of their adaptations.
-
-    A folder tta_none repeats what its run has already; it is left out where it says the same.
-
-    Raises:
-        InputError: for a record that is none or of another run.
-    """
-
-    def result(e: Entry) -> tuple[str, str, str, float]:
-        return e.record.split, e.record.checkpoint, canonical(e.settings), e.record.acc
-
-    found: list[Entry] = []
-    for run in runs:
-        own = read_entries(run)
-        known = {result(e) for e in own}
-        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
-        found += [*own, *(e for e in adapted if result(e) not in known)]
-    return found
-
-
 def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
     """What a record was computed with.
 

@@ -16,8 +16,7 @@ from abra_wilds.records import model_name
 
 # Without these a run would not leave what tells a finished one.
 KEPT = ("save_best", "save_last", "save_pred", "evaluate_all_splits")
-# What each split scheme has to predict. Six channels of one site have no id_test under "wilds", so sweeps of
-# such a screen name another scheme.
+# What each split scheme has to predict; six channels of one site have no id_test under "wilds".
 PREDICTED = {
     ("rxrx1", "official"): ("val", "test", "id_test"),
     ("rxrx1", "mixed-to-test"): ("val", "test"),

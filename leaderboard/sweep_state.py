@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -13,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runs import read_run
+from standing import broken_off, epochs_now
 from sweep_plan import Adaptation, Planned
 
 from abra_wilds.config import jsonable
+from abra_wilds.engine.folder import RunFolder
 from abra_wilds.errors import InputError
-from abra_wilds.records import CONFIG, RESULTS, read_records
+from abra_wilds.records import CONFIG, RESULTS, Record, read_records
 
 FINISHED, NEW, RESUMES, BROKEN = "finished", "new", "broken off, goes on", "broken off, starts anew"
 
@@ -57,35 +58,56 @@ def refuse_other(run: Planned) -> None:
 
 
 def lacking(run: Planned) -> list[str]:
-    """What is missing for a run to be finished, in words."""
+    """What is missing for a run to be finished, in words.
+
+    Raises:
+        InputError: if its config.json is not a run's.
+    """
     if not (run.folder / CONFIG).exists():
         return [CONFIG]
-    return _lacking(run.folder, run.config.digest(), run.checkpoint, run.splits)
+    own = records_of(run.folder, run.config.digest())
+    to_come = ["a record of the last epoch"] if broken_off(read_run(run.folder).values, own) else []
+    return to_come + _lacking(run, run.folder, own)
 
 
 def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
-    """What is missing for an adaptation to be finished, in words.
+    """What is missing for an adaptation to be finished, in words; one of an older model is missing whole.
 
     Raises:
         InputError: if its folder holds one with other settings.
     """
     folder = folder_of(run, adaptation)
-    missing = _lacking(folder, adaptation.digest, run.checkpoint, run.splits)
-    others = {r.config_sha256 for r in read_records(folder / RESULTS)} - {adaptation.digest}
-    if missing and others:
+    now = epochs_now(records_of(run.folder, run.config.digest()))
+    there = records_of(folder, adaptation.digest)
+    current = [r for r in there if r.epoch == now.get((r.split, r.checkpoint), r.epoch)]
+    missing = _lacking(run, folder, current)
+    if missing and len(there) < len(read_records(folder / RESULTS)):
         raise InputError(f"{folder} holds predictions with other settings; rename that folder")
     return missing
 
 
-def _lacking(folder: Path, digest: str, checkpoint: str, splits: Sequence[str]) -> list[str]:
+def records_of(folder: Path, digest: str) -> list[Record]:
+    """The records in a folder that name a configuration."""
+    return [r for r in read_records(folder / RESULTS) if r.config_sha256 == digest]
+
+
+def _lacking(run: Planned, folder: Path, records: Sequence[Record]) -> list[str]:
     """Splits without a record, and predictions without a file."""
-    found = {
-        r.split: r
-        for r in read_records(folder / RESULTS)
-        if r.checkpoint == checkpoint and r.config_sha256 == digest
-    }
-    missing = [f"the record of {split}" for split in splits if split not in found]
+    found = {r.split: r for r in records if r.checkpoint == run.checkpoint}
+    missing = [f"the record of {split}" for split in splits_of(run) if split not in found]
     return missing + [r.predictions for r in found.values() if not (folder / r.predictions).exists()]
+
+
+def splits_of(run: Planned) -> list[str]:
+    """The splits that a run has to predict: its data set's, without the id_test that one site leaves none of.
+
+    Whether there is one is told by the logs: all splits that there are have theirs since the first epoch.
+    """
+    logged = [split for split in run.splits if (run.folder / f"{split}_eval.csv").exists()]
+    without = "test" in logged and "id_test" not in logged
+    if without and read_run(run.folder).values["evaluate_all_splits"]:
+        return [split for split in run.splits if split != "id_test"]
+    return list(run.splits)
 
 
 def folder_of(run: Planned, adaptation: Adaptation) -> Path:
@@ -103,8 +125,11 @@ def unfinished(run: Planned) -> list[Adaptation]:
 
 
 def clear(run: Planned, adaptation: Adaptation) -> None:
-    """Remove what an adaptation that broke off has left."""
-    shutil.rmtree(folder_of(run, adaptation), ignore_errors=True)
+    """Remove the predictions that `abra-wilds predict` would refuse to overwrite; other checkpoints' stay."""
+    data, t = run.config.data, run.config.train
+    names = RunFolder(folder_of(run, adaptation), data.dataset, t.seed, f"_tta:{adaptation.name}")
+    for path in names.path.glob(names.predictions("*", run.checkpoint).name):
+        path.unlink()
 
 
 @contextmanager

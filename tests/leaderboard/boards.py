@@ -7,6 +7,7 @@ other.
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from abra_wilds.engine.folder import RunFolder, write_config
 from abra_wilds.files import sha256
 from abra_wilds.predict import changed
 from abra_wilds.presets import run_config
-from abra_wilds.records import RESULTS, Record, append_records
+from abra_wilds.records import RESULTS, Record, append_records, read_records
 from tests import runs
 
 SCRIPTS = runs.REPOSITORY / "leaderboard"
@@ -64,7 +65,9 @@ def guesses(screen: Screen, split: str, seed: int, right: float = 0.5) -> np.nda
 
 
 def make_run(screen: Screen, folder: Path, seed: int, tta: str | None = None, **values: Any) -> Path:
-    """A finished run: its config.json, predictions of the best epoch, stray ones of the last, and records.
+    """A finished run: its config.json, predictions of the best epoch and records, stray ones of epoch 5.
+
+    It does not keep its last epoch, unless `values` say so; then `finish` adds the records of that.
 
     Args:
         screen: whose labels are guessed.
@@ -75,13 +78,14 @@ def make_run(screen: Screen, folder: Path, seed: int, tta: str | None = None, **
     """
     adapted = values.pop("adapted", {})
     algorithm = values.pop("algorithm", "ABRA")
+    values = {"save_last": False, **values}
     config = run_config(algorithm, **values, seed=seed, root_dir=str(screen.root), log_dir=str(folder))
     own = RunFolder(folder, config.data.dataset, seed)
     folder.mkdir(parents=True)
     write_config(own, config, ["examples/run_expt.py", "--algorithm", algorithm, "--seed", str(seed)])
     write_results(screen, own, config)
     for split in SPLITS:
-        own.predictions(split, "last").write_text("0\n")
+        own.predictions(split, 5).write_text("0\n")
     if tta is not None:
         other = replace(own, path=folder / f"tta_{tta}", mark=f"_tta:{tta}")
         other.path.mkdir()
@@ -126,6 +130,12 @@ def write_results(screen: Screen, folder: RunFolder, config: Any) -> None:
         append_records(folder.path / RESULTS, [record])
 
 
+def finish(folder: Path, epoch: int) -> None:
+    """Add the records of the last epoch to those of the best, as training does at its end."""
+    best = read_records(folder / RESULTS)
+    append_records(folder / RESULTS, [replace(r, checkpoint="last", epoch=epoch) for r in best])
+
+
 def make_runs(screen: Screen, folder: Path, seeds: Sequence[int] = (0, 1, 2), **values: Any) -> Path:
     """A folder of runs, one for each seed."""
     for seed in seeds:
@@ -152,3 +162,9 @@ def script(name: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[s
     """A script of leaderboard/ as a person starts it."""
     command = [sys.executable, str(SCRIPTS / name), *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def seconds_of_children() -> float:
+    """Processor time of all processes that this one has started and seen end; no load of others is in it."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -26,6 +26,7 @@ from sweep_spec import read_spec  # isort: skip
 
 FAKE = Path(__file__).with_name("fake_run.py")
 TTA = {"tta": "plate_bn"}
+REAL_TTA = {**TTA, "tta_min": 2}  # small screens have small plates
 SETTINGS = {"model": "resnet18", "pretrained": False}
 ROWS = (
     {"label": "ERM", "algorithm": "ERM"},
@@ -114,6 +115,7 @@ def write_run(screen: boards.Screen, folder: Path, run: Planned) -> Path:
     own = RunFolder(folder, run.config.data.dataset, run.config.train.seed)
     write_config(own, run.config, ["run_expt.py"])
     boards.write_results(screen, own, run.config)
+    boards.finish(folder, run.config.optim.n_epochs - 1)
     own.model("best").touch()
     return folder
 

@@ -55,6 +55,7 @@ def visit(browser, path):
 
     def opened(**settings):
         contexts.append(browser.new_context(**settings))
+        contexts[-1].set_default_timeout(300_000)  # milliseconds
         page = contexts[-1].new_page()
         page.on("console", lambda message: logged.append(message.text))
         page.on("pageerror", lambda fault: logged.append(str(fault)))

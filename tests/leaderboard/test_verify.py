@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 
 import archives
@@ -23,7 +22,7 @@ from abra_wilds.predict import predict_saved
 from abra_wilds.records import RESULTS, read_records
 from tests import runs as tiny
 from tests.leaderboard import boards
-from tests.leaderboard.boards import SPLITS, guesses, make_runs, script
+from tests.leaderboard.boards import SPLITS, guesses, make_runs, script, seconds_of_children
 
 SEEDS = (0, 1, 2)
 NAME = "rxrx1/rxrx1_split:test_seed:1_epoch:best_pred.csv"
@@ -277,7 +276,7 @@ def test_the_official_size_takes_less_than_a_minute_and_two_gigabytes(tmp_path):
     screen = boards.make_screen(tmp_path / "screen", "full")
     assert [len(screen.rows[s]) for s in SPLITS] == [9_854, 34_432, 40_612]
     make_runs(screen, tmp_path / "runs")
-    began = time.monotonic()
+    began = seconds_of_children()
     for argv in (
         ["bundle.py", tmp_path / "runs", "--out", "b.tar.gz"],
         ["verify.py", "b.tar.gz", "--root_dir", screen.root, "--json", "n.json"],
@@ -287,7 +286,7 @@ def test_the_official_size_takes_less_than_a_minute_and_two_gigabytes(tmp_path):
         assert done.returncode == 0, done.stderr
         peak = int(done.stderr.split()[-1])
         assert peak < 2 * 1024**2, f"{argv[0]} took {peak} KiB"
-    assert time.monotonic() - began < 60
+    assert seconds_of_children() - began < 60
     found = json.loads((tmp_path / "n.json").read_text())["splits"]
     for seed in SEEDS:
         for r in read_records(tmp_path / "runs" / f"seed{seed}" / RESULTS):
