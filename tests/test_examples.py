@@ -49,7 +49,7 @@ def test_a_method_added_from_outside_trains_by_the_same_command(sim_root, tmp_pa
 
 @pytest.mark.slow
 def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(tmp_path):
-    flags = ("--only", "ERM", "ABRA", "--seeds", 1, "--n_epochs", 1, "--replicates", 2)
+    flags = ("--only", "ERM", "ABRA", "--seeds", 1, "--n_epochs", 1, "--replicates", 3)
     first = example("compare_methods.py", tmp_path / "c", *flags)
     again = example("compare_methods.py", tmp_path / "c", *flags)
     assert "2 runs, 0 finished before" in first and "2 runs, 2 finished before" in again
