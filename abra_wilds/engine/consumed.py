@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from abra_wilds.config import RunConfig
 from abra_wilds.engine.checkpoint import Progress
+from abra_wilds.engine.checks import predict_blank
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method
@@ -42,14 +40,10 @@ def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) ->
     }
 
 
-@torch.no_grad()
 def prediction_flops(config: RunConfig, setup: Setup, method: Method) -> float:
     """FLOPs of predicting one image without adaptation."""
-    C, H, W = setup.train_loader.rows.shape
-    x: Tensor = torch.zeros(1, C, *(config.data.size or (H, W)), device=setup.device)
-    method.eval()
     with FlopCount() as count:
-        method.predict(x)
+        predict_blank(config, setup, method)
     return float(count.total)
 
 

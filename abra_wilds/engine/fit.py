@@ -59,6 +59,7 @@ def fit(config: RunConfig) -> list[Record]:
     t, o, e, d = config.train, config.optim, config.eval, config.data
     check_tracker(t.tracker)
     setup = prepare(config)
+    data_sha256 = data_digest(setup.dataset)
     device, loader = setup.device, setup.train_loader
     done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
     resuming = done.epoch >= 0
@@ -71,7 +72,7 @@ def fit(config: RunConfig) -> list[Record]:
     folder = on_main(lambda: open_folder(config))
 
     if t.resume:
-        check_same_run(folder, config, data_digest(setup.dataset))
+        check_same_run(folder, config, data_sha256)
     if resuming:
         in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)
@@ -81,7 +82,7 @@ def fit(config: RunConfig) -> list[Record]:
     csvs = csv_logs(setup, folder)
     for csv in csvs.values():
         csv.keep_through(done.epoch)
-    write_config(folder, config, data_sha256=data_digest(setup.dataset))
+    write_config(folder, config, data_sha256=data_sha256)
     log.write(opening(config, setup, done))
 
     guard = Guard(setup.grouper.group_str)
