@@ -108,6 +108,13 @@ class DataConfig:
 
     @property
     def bio_batch(self) -> str:
-        """What one bio-batch is: "plate", "experiment", or the fields that define it."""
-        named = {("experiment",): "experiment", ("experiment", "plate"): "plate"}
+        """What one bio-batch is: "plate", "experiment", or the fields that define it.
+
+        Plates are numbered anew in each experiment, so that a plate number alone is no plate.
+        """
+        named = {
+            ("experiment",): "experiment",
+            ("experiment", "plate"): "plate",
+            ("plate",): "plate number over all experiments",
+        }
         return named.get(self.groupby_fields, "+".join(self.groupby_fields))

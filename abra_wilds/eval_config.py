@@ -37,8 +37,8 @@ class EvalConfig:
     tta_group: str = option("plate", "what one bio-batch is to --tta", choices=tuple(TTA_GROUPS))
     tta_batch_size: int = option(
         0,
-        "most images whose statistics are taken together; a larger bio-batch is cut into near-equal parts; "
-        "0: never cut, and for batch_bn --batch_size",
+        "most images whose statistics are taken together; a larger bio-batch is cut at random into "
+        "near-equal parts; 0: never cut, and for batch_bn --batch_size",
     )
     tta_prior: float = option(
         256.0,

@@ -128,7 +128,8 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
     """Replace running batch-norm statistics by their plain average over batches of training images.
 
     An exponential average over one-plate batches keeps the last few plates' noise; the average over one pass
-    does not. Only batch norms run in training mode, and their momentum is put back.
+    does not. Only the batch norms that `forward` reaches are touched, so that a discriminator or a teacher
+    keeps its own. They alone run in training mode, and their momentum is put back.
 
     Args:
         method: whose batch norms are re-estimated, alike on all processes; left in evaluation mode.
@@ -139,10 +140,16 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
     norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
     if not norms:
         return
-    momenta = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-        m.train()
+    momenta = {m: m.momentum for m in norms}
+    reached: set[nn.Module] = set()
+
+    def reset(norm: Any, _: Any) -> None:
+        if norm not in reached:
+            reached.add(norm)
+            norm.reset_running_stats()
+            norm.train()
+
+    hooks = [m.register_forward_pre_hook(reset) for m in norms]
     try:
         for k, x in enumerate(images):
             for m in norms:
@@ -150,7 +157,9 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
             with torch.compiler.set_stance("force_eager"):  # each momentum would be compiled anew
                 forward(x)
     finally:
-        for m, momentum in zip(norms, momenta, strict=True):
+        for hook in hooks:
+            hook.remove()
+        for m, momentum in momenta.items():
             m.momentum = momentum
             m.eval()
     average_bn(method)

@@ -12,9 +12,10 @@ from dataclasses import fields
 from typing import Any
 
 from abra_wilds.config import RunConfig, flag_name, flag_of, sections
+from abra_wilds.data_config import DataConfig
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
-from abra_wilds.eval_config import GROUPED_TTA, TTA_GROUPS
+from abra_wilds.eval_config import GROUPED_TTA, TTA_GROUPS, TTA_MIN
 from abra_wilds.methods import METHODS, get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.options import default_of, require_choice, typed
@@ -71,10 +72,7 @@ PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "wilds": WILDS}
 
 
 def method_values(method: type[Method]) -> dict[str, Any]:
-    """What a method asks for by its plan.
-
-    Running statistics of one-plate batches are too noisy to predict with.
-    """
+    """What a method asks for by its plan."""
     plan = method.plan
     return {
         "train_loader": plan.train_loader,
@@ -83,10 +81,31 @@ def method_values(method: type[Method]) -> dict[str, Any]:
         "distinct_groups": plan.distinct_groups,
         "mix": plan.mix,
         "cutmix_alpha": plan.mix_alpha,
-        "bn_stats": "precise" if plan.train_loader == "plate" else "running",
         "tta": plan.tta,
-        "tta_batch_size": plan.tta_batch_size,
     }
+
+
+def evaluation_values(method: type[Method], d: DataConfig) -> dict[str, Any]:
+    """What evaluation takes over from the batches that training will have.
+
+    Running batch-norm statistics predict where they are those of mixed batches of images like the predicted
+    ones. Those of one-plate batches keep the noise of the last plates, and those of crops, mixtures, views or
+    perturbed features belong to other images, so that there the statistics are estimated anew.
+
+    Args:
+        method: of the run.
+        d: the resolved data settings.
+    """
+    grouped = d.train_loader == "group"
+    several = d.n_groups_per_batch > 1 if grouped else d.train_loader not in ("plate", "controls")
+    unchanged = d.transform in ("rxrx1", "none") and d.mix == "none"
+    found: dict[str, Any] = {
+        "bn_stats": "running" if several and unchanged and method.plain_forward else "precise"
+    }
+    if method.plan.tta_support:
+        support = d.batch_size // d.n_groups_per_batch if grouped else d.batch_size
+        found |= {"tta_batch_size": support, "tta_min": max(min(TTA_MIN, support // 2), 1)}
+    return found
 
 
 def resolve(
@@ -104,7 +123,8 @@ def resolve(
         preset: "paper", "wilds", or None for the method's own.
 
     Returns:
-        The configuration; its `origin` says "flag", "config file", "preset NAME", "method" or "default".
+        The configuration; its `origin` says "flag", "config file", "preset NAME", "method", "training
+        batches" (what evaluation follows from them) or "default".
 
     Raises:
         InputError: for an unknown name, a value that is not allowed, or one that would have no effect.
@@ -124,6 +144,7 @@ def resolve(
         ("default", {"root_dir": os.environ.get("WILDS_DATA", "data")}),
     ]
     origin: dict[str, str] = {}
+    parts: dict[str, Any] = {}
 
     def build(section: type) -> Any:
         values = {}
@@ -138,7 +159,10 @@ def resolve(
             origin[name] = source
         return section(**values)
 
-    parts = {name: build(section) for name, section in sections(method.Config)}
+    for part, section in sections(method.Config):
+        if part == "eval":
+            layers.append(("training batches", evaluation_values(method, parts["data"])))
+        parts[part] = build(section)
     config = RunConfig(algorithm, preset, origin, **parts, world=launched())
     refuse_idle(config, given)
     refuse_unfit(config, method)
@@ -232,6 +256,7 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
         raise InputError(f"{method.name} needs --train_loader {allowed}; got {d.train_loader}")
     if d.mix not in plan.mixes:
         raise InputError(f"{method.name} needs --mix {' or '.join(plan.mixes)}; got {d.mix}")
+    config.method.check_loader(d.train_loader)
     if plan.needs_uniform and not d.uniform_over_groups:
         raise InputError(f"{method.name} needs --uniform_over_groups true; got false")
     refuse_other_groups(config, plan)

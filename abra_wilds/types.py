@@ -200,7 +200,8 @@ class BatchPlan:
         min_group_rows: images of each bio-batch that a batch must hold at least.
         needs_uniform: whether the method is defined for batches uniform over bio-batches only.
         tta: the test-time adaptation that belongs to the method.
-        tta_batch_size: images whose statistics it takes together; 0 for the whole bio-batch.
+        tta_support: whether it takes the statistics of as many images together as a training batch has of a
+            bio-batch, rather than of the whole bio-batch.
     """
 
     train_loader: str = "standard"
@@ -216,7 +217,7 @@ class BatchPlan:
     min_group_rows: int = 1
     needs_uniform: bool = False
     tta: str = "none"
-    tta_batch_size: int = 0
+    tta_support: bool = False
 
 
 @dataclass(frozen=True)

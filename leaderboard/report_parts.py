@@ -9,7 +9,7 @@ from typing import Any
 
 from reproduce import made_by, predicting, training
 from runs import SPLIT_NAMES, Entry, Run
-from significance import mean_std, spread
+from abra_wilds.significance import mean_std, spread
 from standing import all_entries
 from table_formats import html_table
 from table_rows import DATASETS, NUMBERS, layout

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
-from significance import spread
+from abra_wilds.significance import spread
 from table_notes import footnotes
 from table_rows import Row, Table
 

@@ -11,7 +11,7 @@ from statistics import mode
 from typing import Any
 
 from runs import Entry
-from significance import Paired, mean_std, welch, welch_range
+from abra_wilds.significance import Paired, mean_std, welch, welch_range
 
 PUBLISHED = Path(__file__).with_name("published.json")
 ARXIV = "arXiv 2603.05622"

@@ -22,7 +22,7 @@ from statistics import fmean
 
 from choice import add_runs, check_adaptation, chosen_runs
 from runs import Entry, Run, by_settings, differing, refuse_mixture, refuse_other_data
-from significance import holm, paired_t
+from abra_wilds.significance import holm, paired_t
 from standing import all_entries
 from table_formats import FORMATS, markdown
 from table_notes import notes

@@ -30,7 +30,7 @@ from archives import (
     same_predictions,
     wrong_ids,
 )
-from significance import spread_of
+from abra_wilds.significance import spread_of
 from torch import Tensor
 
 from abra_wilds.data.wilds_data import is_simulated, load_dataset, split_subset

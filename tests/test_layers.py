@@ -171,7 +171,7 @@ def test_truncated_images_are_never_asked_for():
 def test_a_module_is_short_documented_and_raises_instead_of_asserting(path):
     text = path.read_text()
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= 300
+    assert len(text.splitlines()) <= 400
     if tree.body:
         assert ast.get_docstring(tree)
     assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)] == []

@@ -29,6 +29,7 @@ from abra_wilds.data.samplers import (
 from abra_wilds.data.sharding import evaluation_share, training_share
 from abra_wilds.data.windows import Requests
 from abra_wilds.data_config import TRAIN_LOADERS
+from abra_wilds.dist import world
 from abra_wilds.errors import WORKER_KILLED, Lost
 from abra_wilds.types import Batch, InputError, Target
 
@@ -186,6 +187,32 @@ def make_train_loader(
         sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
     else:
         raise InputError(f"unknown train_loader {train_loader!r}; choose {', '.join(TRAIN_LOADERS)}")
+    share = training_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def make_plain_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Every image of the training split once, bio-batches mixed, in the same near-equal batches every time.
+
+    Batch-norm statistics are estimated over them, whatever the batches of training are, so that all methods
+    predict by statistics of the same images, and deeper layers see what prediction will show them.
+
+    Args:
+        subset: the training split.
+        grouper: names the bio-batches.
+        batch_size: largest number of rows of a batch.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
+    """
+    n = len(subset)
+    sampler = PlateSampler(np.zeros(n, dtype=np.int64), min(batch_size, max(n // world(), 1)), seed=0)
     share = training_share(sampler)
     return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
 

@@ -97,14 +97,16 @@ def data_digest(dataset: WILDSDataset) -> str:
     return found.hexdigest()
 
 
-def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0, seed: int = 0) -> WILDSSubset:
-    """A split, or a random share of it in dataset order, with WILDS' meaning of --frac but its own generator.
+def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSSubset:
+    """A split, or a random share of it in dataset order, with WILDS' meaning of --frac.
+
+    The share is the same for all seeds of a run, so that they can be compared image by image; WILDS draws
+    another one for each.
 
     Args:
         dataset: from `load_dataset`.
         split: a key of `dataset.split_dict`.
         frac: share of the split's rows to keep, in (0, 1].
-        seed: of the choice.
 
     Raises:
         InputError: for an unknown split, a share outside (0, 1], or nothing left.
@@ -118,7 +120,7 @@ def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0, seed: int
     rows = np.flatnonzero(dataset.split_array == dataset.split_dict[split])
     if frac < 1:
         kept = int(np.round(len(rows) * frac))
-        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:kept])
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:kept])
     if not len(rows):
         raise InputError(
             f"split {split!r} has no image with frac={frac}; choose another split or raise --frac"

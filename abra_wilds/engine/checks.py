@@ -8,7 +8,6 @@ from abra_wilds.config import RunConfig
 from abra_wilds.engine.inputs import check_views
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method
-from abra_wilds.nets.staged import BATCH_NORMS
 from abra_wilds.types import HeadPhase, InputError
 
 
@@ -25,7 +24,6 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
     """
     check_head(config, method.head_phase(), setup)
     check_views(setup.train_loader, config.data, method.view_plan())
-    check_precise(config, method)
     if "val" not in setup.subsets and not config.train.save_last:
         raise InputError(
             "--save_last false would leave nothing of this run, because --split_scheme "
@@ -67,20 +65,6 @@ def check_head(config: RunConfig, phase: HeadPhase | None, setup: Setup) -> None
             f"{name} trains its classifier on batches of {phase.batch_size} rows, {phase.n_groups} "
             f"bio-batches of {phase.batch_size // phase.n_groups}, and the training split has {n} images; "
             "take fewer of either, by the flags of the method in --help"
-        )
-
-
-def check_precise(config: RunConfig, method: Method) -> None:
-    """Raise where --bn_stats precise was given and finds nothing to estimate.
-
-    Raises:
-        InputError: if the method has no batch norm.
-    """
-    given = config.eval.bn_stats == "precise" and config.origin.get("bn_stats") == "flag"
-    if given and not any(isinstance(m, BATCH_NORMS) for m in method.modules()):
-        raise InputError(
-            f"--bn_stats precise would have no effect: {method.name} on {config.model.model} has no batch "
-            "norm; leave it out"
         )
 
 

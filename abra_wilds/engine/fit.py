@@ -154,6 +154,8 @@ def fit(config: RunConfig) -> list[Record]:
             csvs["train_eval"].write({"epoch": epoch, **scores})
             shown = f"train {scores['acc_avg']:.3f}"
         average_bn(method)
+        if (remark := method.remark(row)) is not None:
+            log.write(f"Epoch {epoch}: {remark}")
         if head is not None:  # nothing to evaluate before there is a classifier
             done = replace(done, seconds=done.seconds + time.monotonic() - began)
             save_epoch(config, folder, method, optimizer, done, {}, is_best=False, scaler=scaler)
@@ -161,7 +163,7 @@ def fit(config: RunConfig) -> list[Record]:
             continue
 
         if e.bn_stats == "precise":
-            reestimate_bn(method, method.predict, plain_images(loader, device, d.size))
+            reestimate_bn(method, method.predict, plain_images(setup.plain_loader, device, d.size))
         predictions, results = evaluate_splits(config, setup, method, csvs, epoch)
         is_best = "val" in results and better(
             results["val"][e.val_metric], done.best_val_metric, e.val_metric_decreasing

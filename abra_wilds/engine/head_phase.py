@@ -54,8 +54,7 @@ def train_heads(
     began, first = time.monotonic(), config.optim.n_epochs
     resuming = done.epoch >= first
     if config.eval.bn_stats == "precise" and not resuming:
-        setup.train_loader.set_epoch(max(first - 1, 0))  # also where the run goes on from here
-        images = plain_images(setup.train_loader, setup.device, config.data.size)
+        images = plain_images(setup.plain_loader, setup.device, config.data.size)
         reestimate_bn(method, method.predict, images)
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
     torch.manual_seed(config.train.seed)

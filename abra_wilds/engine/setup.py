@@ -16,7 +16,7 @@ import torch
 
 from abra_wilds.config import RunConfig
 from abra_wilds.data.images import check_images
-from abra_wilds.data.loaders import Loader, make_eval_loader, make_train_loader
+from abra_wilds.data.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
 from abra_wilds.data.parallel import usable_cores
 from abra_wilds.data.passes import PassSampler
 from abra_wilds.data.sharding import evaluation_share
@@ -48,6 +48,7 @@ class Setup:
         grouper: maps metadata to bio-batch ids.
         subsets: the splits that are used, "train" among them.
         train_loader: batches for training.
+        plain_loader: every training image once in mixed batches, for batch-norm statistics.
         eval_loaders: one for each split that is evaluated, "val" first where there is one.
         info: what methods may know of the data.
         device: where the method lives.
@@ -57,6 +58,7 @@ class Setup:
     grouper: CombinatorialGrouper
     subsets: Mapping[str, WILDSSubset]
     train_loader: Loader
+    plain_loader: Loader
     eval_loaders: Mapping[str, Loader]
     info: DataInfo
     device: torch.device
@@ -78,16 +80,15 @@ def prepare(config: RunConfig) -> Setup:
     )
     grouper = make_grouper(dataset, d.groupby_fields)
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
-    subsets = {
-        split: split_subset(dataset, split, d.frac, config.train.seed) for split in ("train", *evaluated)
-    }
+    subsets = {split: split_subset(dataset, split, d.frac) for split in ("train", *evaluated)}
     check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
     check_val_metric(config, subsets)
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
     train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
+    plain_loader = make_plain_loader(subsets["train"], grouper, d.batch_size, **reading_kwargs(d, device))
     info = data_info(dataset, subsets["train"], grouper)
-    setup = Setup(dataset, grouper, subsets, train_loader, eval_loaders, info, device)
+    setup = Setup(dataset, grouper, subsets, train_loader, plain_loader, eval_loaders, info, device)
     _, H, W = train_loader.rows.shape
     check_square(d.transform, H, W)
     check_batches(config, setup)

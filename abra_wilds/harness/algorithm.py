@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import Loader
+from abra_wilds.data.loaders import Loader, make_plain_loader
 from abra_wilds.data.mixing import mix
 from abra_wilds.data.rows import groups_of
 from abra_wilds.data.wilds_data import data_info
@@ -27,7 +27,7 @@ from abra_wilds.engine.fit import kept
 from abra_wilds.engine.folder import folder_of
 from abra_wilds.engine.logs import Guard
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
-from abra_wilds.engine.setup import build_method, make_loaders
+from abra_wilds.engine.setup import build_method, reading_kwargs
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.evaluate import plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
@@ -133,7 +133,6 @@ class HarnessAlgorithm:
     def train(self, mode: bool = True) -> None:
         """Enter training, or evaluation with statistics re-estimated if weights have moved since."""
         if not mode and self.moved and self.plain is not None:
-            self.plain.set_epoch(self.batches // len(self.train_loader))
             images = plain_images(self.plain, self.device, self.run.data.size)
             reestimate_bn(self.model, self.model.predict, images)
         self.moved = False
@@ -244,7 +243,8 @@ def build(
         method = build_method(run, data_info(subset.dataset, subset, grouper), load=begins(run))
     plain = None
     if run.eval.bn_stats == "precise" and not run.eval.eval_only:
-        plain, _ = make_loaders(run, {"train": subset}, grouper, config.device)
+        reading = reading_kwargs(run.data, config.device)
+        plain = make_plain_loader(subset, grouper, run.data.batch_size, **reading)
     kind = type(run.algorithm, (HarnessAlgorithm, base), {})
     method = method.to(config.device)
     return kind(run, method, config, loader, plain, grouper=grouper, loss=loss, metric=metric)

@@ -9,6 +9,7 @@ as written).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, cast
@@ -17,12 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from abra_wilds.dist import means_across_ranks, of_main
-from abra_wilds.functional.losses import arcface, arcface_two_term, cross_entropies, js_divergence
+from abra_wilds.functional.losses import (
+    arcface,
+    arcface_two_term,
+    cosine_logits,
+    cross_entropies,
+    js_divergence,
+)
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.functional.stats import group_of_row, grouped_stats, instance_moments, pooled_stats
 from abra_wilds.methods.abra_config import ABRAConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.perturbation import StatPerturbation
+from abra_wilds.methods.reach import ShiftReach, remark_on
 from abra_wilds.nets.staged import BATCH_NORMS, STAGES, StagedNet, bn_buffers_kept
 from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput, Target
 
@@ -77,17 +85,24 @@ class ABRA(Method):
         self.neck = nn.LayerNorm(D) if cfg.neck == "layernorm" else nn.Identity()
         refuse_batch_norm(self.neck)
         own = cfg.weights[1] > 0 and not cfg.share_arc_weight
-        self.idle_parameters = not cfg.weights[0] and "js" not in cfg.terms  # the classifier, or its bias
+        self.idle_parameters = cfg.by_cosine  # the classifier, or its bias
         bound = D**-0.5
         self.arc_weight = (
             nn.Parameter(torch.empty(info.n_classes, D).uniform_(-bound, bound)) if own else None
         )
         self.perturb = Perturbations(
             {
-                p: StatPerturbation(net.channels[p], cfg.k_init, cfg.k_init_relative, cfg.k_bound)
+                p: StatPerturbation(
+                    net.channels[p],
+                    cfg.k_init,
+                    cfg.k_init_relative,
+                    cfg.k_bound,
+                    in_sigma=cfg.k_unit == "sigma",
+                )
                 for p in self.at
             }
         )
+        self.reach = ShiftReach()
 
     @property
     def scalable(self) -> bool:
@@ -122,11 +137,31 @@ class ABRA(Method):
             if "js" in c.terms:
                 loss = loss + c.js_weight * js
         logs |= {"L_clean": clean.detach(), "L_shifted": hard.detach(), "R_JS": js.detach()}
+        logs |= self.reach.measure(p, q, batch.groups, self.context)
         return StepOutput(loss, p, logs | self.summary(points, noise))
 
     def predict(self, x: Tensor) -> Tensor:
-        """Class logits, (N, O), of clean features; neither K nor ArcFace enters."""
+        """Class logits, (N, O), of clean features; K does not enter."""
         return self.classify(self.neck(self.features(x)))
+
+    def classify(self, f: Tensor) -> Tensor:
+        """Class logits, (N, O), of features (N, D).
+
+        Where cross-entropy has no weight they are ArcFace's scaled cosines: no label reaches the classifier.
+        """
+        if not self.cfg.by_cosine:
+            return super().classify(f)
+        with full_precision(f.device.type):
+            return self.cfg.scale * cosine_logits(f, self.directions)
+
+    @property
+    def directions(self) -> Tensor:
+        """ArcFace's class directions V, (O, D)."""
+        return self.head.weight if self.arc_weight is None else self.arc_weight
+
+    def remark(self, logs: Mapping[str, float]) -> str | None:
+        """Tells when the perturbation does next to nothing."""
+        return remark_on(logs)
 
     def task_loss(self, f: Tensor, target: Target) -> Pair:
         """Eq. 10, lambda L_CE + (1 - lambda) L_arc, of features (N, D); and the class logits (N, O)."""
@@ -140,8 +175,7 @@ class ABRA(Method):
                 loss = loss + w_ce * cross_entropies(logits, target).mean()
             if w_arc:
                 arc = arcface if c.soft_arc == "dense" else arcface_two_term
-                weight = self.head.weight if self.arc_weight is None else self.arc_weight
-                loss = loss + w_arc * arc(f, weight, target, c.margin, c.scale)
+                loss = loss + w_arc * arc(f, self.directions, target, c.margin, c.scale)
         return loss, logits
 
     def clean_only(self, batch: Batch) -> StepOutput:

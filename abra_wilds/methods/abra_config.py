@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from abra_wilds.errors import InputError
 from abra_wilds.methods.base import MethodConfig
 from abra_wilds.nets.staged import STAGES
 from abra_wilds.options import check_choices, method_option, require
@@ -29,6 +30,11 @@ class ABRAConfig(MethodConfig):
     neck: str = method_option("none", "between pooling and heads", choices=("none", "layernorm"))
     k_init: float = method_option(0.1, "first value of both K")
     k_init_relative: bool = method_option(True, "k_init is in units of the first batch's sigma")
+    k_unit: str = method_option(
+        "absolute",
+        "K are shifts as in the paper, or multiples of each bio-batch's sigma, which they then keep up with",
+        choices=("absolute", "sigma"),
+    )
     alpha: float | None = method_option(
         None, "ascent step of K; unset: theta's current learning rate", kind=float
     )
@@ -95,11 +101,32 @@ class ABRAConfig(MethodConfig):
             return (1.0, 0.0) if "ce" in self.terms else (0.0, half)
         return self.lam, half * (1 - self.lam)
 
+    @property
+    def by_cosine(self) -> bool:
+        """Whether ArcFace's cosines classify: without cross-entropy no label reaches the other head."""
+        return not self.weights[0]
+
+    def check_loader(self, train_loader: str) -> None:
+        """Raise for batches that hold one image of most bio-batches where bio-batches share noise.
+
+        Raises:
+            InputError: with what to give instead.
+        """
+        shared = self.stats_over == "group" and self.prob > 0
+        if shared and train_loader not in ("plate", "group"):
+            raise InputError(
+                "ABRA shifts the images of a bio-batch together, and batches of --train_loader "
+                f"{train_loader} hold one image of many; give --train_loader plate, --train_loader group, or "
+                "--abra_stats_over batch"
+            )
+
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of terms that are left out, of labels that are not mixed, and of a path that is not taken."""
         found = {} if mix == "cutmix" else {"abra_soft_arc": "--mix cutmix"}
         if not {"ce", "arc"} <= set(self.terms):
             found["abra_lam"] = "both ce and arc in --abra_terms"
+        if self.k_unit == "sigma":
+            found["abra_k_init_relative"] = "--abra_k_unit absolute"
         if "arc" not in self.terms:
             names = ("scale", "margin", "halve_arc", "share_arc_weight", "soft_arc")
             found |= {f"abra_{name}": "arc in --abra_terms" for name in names}

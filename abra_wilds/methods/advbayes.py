@@ -92,6 +92,7 @@ class AdvBayes(Method):
     """Agree on images and on two pictures of them by a random network that climbed the classifier's loss."""
 
     name = "AdvBayes"
+    plain_forward = False
     preset: ClassVar[str] = "paper"
     Config = AdvBayesConfig
     cfg: AdvBayesConfig

@@ -141,6 +141,7 @@ class AdvStyle(Method):
     """Cross-entropy on features whose channel statistics are shifted as far as hurts it."""
 
     name = "AdvStyle"
+    plain_forward = False
     preset: ClassVar[str] = "paper"
     Config = AdvStyleConfig
     cfg: AdvStyleConfig

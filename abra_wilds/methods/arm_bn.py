@@ -2,8 +2,8 @@
 
 Read for facts: henrikmarklund/arm e4a0ce2. Differences: a domain is a plate; its images are drawn without
 replacement; at test time only batch norms use batch statistics, not dropout, and their buffers are put back
-(--tta plate_bn). The paper's settings for RxRx1 are not published; two plates a batch are our settings:
-by default 36 images of each in training, and parts of at most 72 images of a plate at test time.
+(--tta plate_bn). The paper's settings for RxRx1 are not published; two plates a batch are our settings. A
+plate is cut at random into parts of at most as many images as a training batch has of it, 36 by default.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class ARMBN(Method):
     """
 
     name = "ARM-BN"
+    plain_forward = False
     plan = BatchPlan(
         "group",
         groupby_fields=("experiment", "plate"),
@@ -56,7 +57,7 @@ class ARMBN(Method):
         loaders=("group", "plate"),
         min_group_rows=2,
         tta="plate_bn",
-        tta_batch_size=72,
+        tta_support=True,
     )
 
     def forward(self, batch: Batch) -> StepOutput:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,13 @@ class MethodConfig:
         """Flags that would have no effect with these values and this --mix, and what they need."""
         return {}
 
+    def check_loader(self, train_loader: str) -> None:
+        """Raise where these values make no sense with the batches of a training loader.
+
+        Raises:
+            InputError: with what to give instead.
+        """
+
     def first_epochs(self) -> dict[str, int]:
         """Flags of epochs that come before what the method is named for, which a run must outlast."""
         return {}
@@ -37,6 +44,8 @@ class Method(nn.Module):
         name: as tables print it and as --algorithm takes it.
         plan: the batches it wants.
         preset: where its defaults come from, "paper" or "wilds" (see presets.py).
+        plain_forward: whether the batch norms that `predict` uses see whole batches in training, of images as
+            the transform makes them: neither one bio-batch at a time nor views nor perturbed features.
         Config: frozen dataclass of its hyper-parameters; the fields become flags.
         idle_parameters: whether there are steps that leave parameters in training without a gradient, which
             several processes would wait for.
@@ -46,6 +55,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
+    plain_forward: ClassVar[bool] = True
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     idle_parameters: bool = False
 
@@ -94,6 +104,10 @@ class Method(nn.Module):
 
     def after_step(self) -> None:
         """Called once after each optimiser step; most methods need nothing."""
+
+    def remark(self, logs: Mapping[str, float]) -> str | None:
+        """A sentence for the run's log on the averages of an epoch's last steps, if there is one to say."""
+        return None
 
     def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
         """The parameters that are trained, with factors on the learning rate; together each of them once."""

@@ -49,6 +49,7 @@ class BYOL(Method):
     """An online network predicts the teacher's projection of the other view; there are no negatives."""
 
     name = "BYOL"
+    plain_forward = False
     plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = BYOLConfig

@@ -24,6 +24,7 @@ class CSARMBN(Method):
     """ARM-BN whose batch statistics include control wells that the loss does not see."""
 
     name = "CS-ARM-BN"
+    plain_forward = False
     plan = BatchPlan(
         "controls",
         groupby_fields=("experiment", "plate"),

@@ -93,6 +93,7 @@ class DINOv2(Method):
     """Self-distillation without labels, by class tokens across crops and by hidden patches."""
 
     name = "DINOv2"
+    plain_forward = False
     plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = DINOv2Config

@@ -51,6 +51,7 @@ class DSU(Method):
     """Cross-entropy on features whose channel statistics are resampled around those of each image."""
 
     name = "DSU"
+    plain_forward = False
     preset: ClassVar[str] = "paper"
     Config = DSUConfig
     cfg: DSUConfig

@@ -73,6 +73,7 @@ class MixStyle(Method):
     """Cross-entropy on features whose channel statistics are mixed with those of another image."""
 
     name = "MixStyle"
+    plain_forward = False
     preset: ClassVar[str] = "paper"
     Config = MixStyleConfig
     cfg: MixStyleConfig

@@ -47,6 +47,7 @@ class SimCLR(Method):
     """Two views of an image attract each other and repel all other images of the batch."""
 
     name = "SimCLR"
+    plain_forward = False
     plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = SimCLRConfig

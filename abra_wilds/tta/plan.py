@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adapted]:
     """The bio-batches of a split and their passes, for any --tta but none.
 
-    A bio-batch is what the split has of it: of an experiment, id_test has the second site alone.
+    A bio-batch is what the split has of it: of an experiment, id_test has the second site alone. One that is
+    larger than --tta_batch_size is cut at random, because dataset order would make single plates of the parts
+    of an experiment; the draw depends on the bio-batch alone.
 
     Args:
         subset: the split.
@@ -35,11 +37,22 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adap
     if e.tta == "batch_bn":
         return batch_plan(len(subset), e, batch_size)
     grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
-    members = list(members_of(grouper.metadata_to_group(subset.metadata_array).numpy()).values())
+    members = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
     if e.tta == "controls_bn":
         is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
-        return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members]
-    return [Adapted(tuple(even_chunks(m, e.tta_batch_size or len(m))), len(m) >= e.tta_min) for m in members]
+        return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members.values()]
+    return [
+        Adapted(random_parts(rows, e.tta_batch_size or len(rows), group), len(rows) >= e.tta_min)
+        for group, rows in members.items()
+    ]
+
+
+def random_parts(rows: Rows, most: int, seed: int) -> tuple[Rows, ...]:
+    """Near-equal parts of at most `most` rows each, drawn by the seed; rows of a part in dataset order."""
+    if len(rows) <= most:
+        return (rows,)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return tuple(rows[np.sort(part)] for part in even_chunks(order, most))
 
 
 def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:

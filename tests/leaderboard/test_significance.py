@@ -10,7 +10,7 @@ from scipy import stats
 
 from tests.leaderboard import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
 
-from significance import holm, mean_std, paired_t, welch, welch_range  # isort: skip
+from abra_wilds.significance import holm, mean_std, paired_t, welch, welch_range  # isort: skip
 from table_rows import layout  # isort: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.leaderboard import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
 
-from significance import paired_t  # isort: skip
+from abra_wilds.significance import paired_t  # isort: skip
 from table_formats import csv_text, html_page, html_table, latex, markdown, tex  # isort: skip
 from table_rows import Budget, Comparison, Row, Table, layout  # isort: skip
 

@@ -26,14 +26,16 @@ class Paired:
         n: pairs.
         difference: the mean of the differences, in the unit of what was compared.
         d_z: Cohen's d_z, the mean of the differences by their standard deviation.
-        p: two-sided. It and d_z are None for one pair, and where all differences are the same: then the
-            t statistic is a division by zero, whatever the difference.
+        p: two-sided. It, d_z and the margin are None for one pair, and where all differences are the same:
+            then the t statistic is a division by zero, whatever the difference.
+        margin: half the width of the 95 % confidence interval around the difference.
     """
 
     n: int
     difference: float
     d_z: float | None
     p: float | None
+    margin: float | None = None
 
 
 def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -71,9 +73,11 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> Paired:
     difference, std = mean_std([x - y for x, y in zip(a, b, strict=True)])
     if std is None or std < NO_SPREAD:
         return Paired(len(a), difference, None, None)
-    from scipy.stats import ttest_rel
+    from scipy.stats import t, ttest_rel
 
-    return Paired(len(a), difference, difference / std, float(ttest_rel(a, b).pvalue))
+    n = len(a)
+    margin = float(t.ppf(0.975, n - 1)) * std / n**0.5
+    return Paired(n, difference, difference / std, float(ttest_rel(a, b).pvalue), margin)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
