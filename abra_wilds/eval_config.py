@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from abra_wilds.errors import InputError
 from abra_wilds.options import check_choices, option, require
 
 TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn")
@@ -47,6 +50,13 @@ class EvalConfig:
     tta_min: int = option(
         TTA_MIN, "statistics of fewer images are not used: those images are predicted with the running ones"
     )
+    also_tta: tuple[str, ...] = option(
+        (),
+        "further adaptations that pick an epoch of their own by val, whose model is kept as epoch:best_NAME: "
+        "a --tta, and after commas what differs of group, batch_size, prior and min",
+        kind=str,
+        local=True,
+    )
     eval_only: bool = option(False, "evaluate a saved model of --log_dir and stop", local=True)
     eval_epoch: int | None = option(
         None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True
@@ -61,6 +71,22 @@ class EvalConfig:
         fits = self.tta_batch_size == 0 or self.tta_batch_size >= least
         allowed = f"0, or {least} or more (with --tta_min {self.tta_min})"
         require(fits, "tta_batch_size", allowed, self.tta_batch_size)
+        names = [e.name for e in self.alternatives()]
+        distinct = len({*names, self.name}) == len(names) + 1
+        require(distinct, "also_tta", "adaptations that differ from each other and --tta", self.also_tta)
+
+    @property
+    def name(self) -> str:
+        """`adaptation`, or "none"."""
+        return self.adaptation or "none"
+
+    def alternatives(self) -> list[EvalConfig]:
+        """These settings with each adaptation of --also_tta.
+
+        Raises:
+            InputError: for one that is none.
+        """
+        return [replace(self, also_tta=(), **adaptation_flags(text)) for text in self.also_tta]
 
     def idle(self) -> dict[str, str]:
         """Flags that would have no effect with this --tta, and what they need."""
@@ -89,3 +115,35 @@ class EvalConfig:
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
         ]
         return "_".join([self.tta, *filter(None, parts)])
+
+
+def adaptation_flags(text: str) -> dict[str, Any]:
+    """Flags of an adaptation as --also_tta takes it.
+
+    Raises:
+        InputError: for another name, or a value of another kind.
+
+    >>> adaptation_flags("plate_bn,group=experiment,min=8")
+    {'tta': 'plate_bn', 'tta_group': 'experiment', 'tta_min': 8}
+    """
+    name, *others = text.split(",")
+    found: dict[str, Any] = {"tta": name}
+    kinds = {"group": str, "batch_size": int, "prior": float, "min": int}
+    for pair in others:
+        key, _, value = pair.partition("=")
+        try:
+            found[f"tta_{key}"] = kinds[key](value)
+        except (KeyError, ValueError):
+            allowed = f"{', '.join(TTA)}, and after commas group=, batch_size=, prior= or min="
+            raise InputError(f"--also_tta got {text!r}; give one of {allowed}") from None
+    return found
+
+
+def adaptation_text(flags: Mapping[str, Any]) -> str:
+    """The same as --also_tta takes it.
+
+    >>> adaptation_text({"tta": "plate_bn", "tta_group": "experiment"})
+    'plate_bn,group=experiment'
+    """
+    others = (f"{name.removeprefix('tta_')}={value}" for name, value in flags.items() if name != "tta")
+    return ",".join([str(flags["tta"]), *others])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -81,12 +82,18 @@ def predict_saved(
         InputError: if anything does not fit, or would be overwritten.
     """
     own, label = located(checkpoint)
-    config = changed(saved_config(own), dict(flags or {}))
+    trained = saved_config(own)
+    config = changed(trained, dict(flags or {}))
+    name, picked_by = config.eval.name, trained.eval.name
+    if label.startswith("best_"):
+        label, picked_by = "best", label.removeprefix("best_")
+    if picked_by != name and name in (e.name for e in trained.eval.alternatives()):
+        better = own.model(f"best_{name}").name
+        sys.stderr.write(f"note: {better} is the epoch that {name} picked by its own accuracy on val\n")
     setup = prepared(config, splits)
-    name = config.eval.adaptation or "none"
     folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
     check_free(own, folder, list(setup.eval_loaders), label)
-    return evaluate_checkpoint(config, setup, folder, checkpoint, label)
+    return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
 
 
 def located(checkpoint: Path) -> tuple[RunFolder, str]:

@@ -59,6 +59,8 @@ class Record:
         versions: of what computed it.
         wall_s: seconds spent training, evaluations included.
         consumed: what it cost and what entered it (see engine/consumed.py); empty in older records.
+        picked_by: the adaptation whose accuracy on val picked the best epoch, "none" for no adaptation; empty
+            for other checkpoints and in older records.
         data_sha256: digest of the data set's labels and metadata (`wilds_data.data_digest`); empty in older
             records.
     """
@@ -88,6 +90,7 @@ class Record:
     consumed: Mapping[str, Any] = field(default_factory=dict)
     acc_screen: Mapping[str, float] = field(default_factory=dict)
     data_sha256: str = ""
+    picked_by: str = ""
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what no reader could use."""

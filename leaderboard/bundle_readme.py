@@ -9,6 +9,7 @@ from typing import Any
 from archives import SEEDS, SPLITS
 from reproduce import made_by, predicting, training
 from runs import Entry
+
 from abra_wilds.significance import spread_of
 
 Nine = Mapping[tuple[str, int], Entry]

@@ -9,13 +9,13 @@ from typing import Any
 
 from reproduce import made_by, predicting, training
 from runs import SPLIT_NAMES, Entry, Run
-from abra_wilds.significance import mean_std, spread
 from standing import all_entries
 from table_formats import html_table
 from table_rows import DATASETS, NUMBERS, layout
 from tables import build_table, grouped, labelled, refuse_unlike
 
 from abra_wilds.errors import InputError
+from abra_wilds.significance import mean_std, spread
 
 # The split a report speaks of first.
 FIRST = ("test", "id_test", "val")

@@ -82,6 +82,20 @@ class Entry:
         """The predictions file."""
         return self.folder / self.record.predictions
 
+    @property
+    def epoch(self) -> str:
+        """How the epoch of the model was chosen, as tables say it.
+
+        Older records do not name what picked the best epoch; it was the evaluation of the run.
+        """
+        r = self.record
+        if r.checkpoint != "best":
+            return f"{r.checkpoint} epoch" if r.checkpoint == "last" else f"epoch {r.checkpoint}"
+        own, as_predicted = self.folder == self.run.path, r.tta or "none"
+        trained = "none" if self.run.values.get("tta", "none") == "none" else "--tta of the run"
+        picked_by = r.picked_by or (as_predicted if own else trained)
+        return "own val" if picked_by == as_predicted else f"val by {picked_by}"
+
 
 def find_runs(folder: Path) -> list[Run]:
     """Every run folder below a folder, itself included, by path.

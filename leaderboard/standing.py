@@ -78,9 +78,14 @@ def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
         )
 
 
-def epochs_now(own: Iterable[Record]) -> dict[tuple[str, str], int]:
+def epochs_now(own: Iterable[Record]) -> dict[tuple[str, str, str], int]:
     """The epoch of each split and checkpoint of a run, by the latest of its own records."""
-    return {(r.split, r.checkpoint): r.epoch for r in own}
+    return {model_of(r): r.epoch for r in own}
+
+
+def model_of(record: Record) -> tuple[str, str, str]:
+    """Which model predicted what: split, checkpoint, and the adaptation that picked its epoch."""
+    return record.split, record.checkpoint, record.picked_by
 
 
 def refuse_older(own: Iterable[Entry], adapted: Iterable[Entry]) -> None:
@@ -92,7 +97,7 @@ def refuse_older(own: Iterable[Entry], adapted: Iterable[Entry]) -> None:
     now = epochs_now(e.record for e in own)
     for entry in adapted:
         r = entry.record
-        epoch = now.get((r.split, r.checkpoint), r.epoch)
+        epoch = now.get(model_of(r), r.epoch)
         if r.epoch != epoch:
             raise InputError(
                 f"{entry.folder} has predictions of {r.split} by the {r.checkpoint} model of epoch "

@@ -23,9 +23,10 @@ from pathlib import Path
 
 from slurm import FOLDER, read_parameters, slurm_executor, submit
 from sweep_launch import ELSEWHERE, Failed, Launcher, Programs
-from sweep_plan import Planned, plan
-from sweep_spec import REPOSITORY, read_spec
+from sweep_plan import Planned, plan, unequal
+from sweep_spec import REPOSITORY, Spec, read_spec
 from sweep_state import FINISHED, locked, state_of, unfinished
+from terms import named
 from tqdm import tqdm
 
 from abra_wilds.errors import InputError
@@ -51,6 +52,8 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
     for run in todo:
         behind = [f"tta_{a.name}" for a in unfinished(run)]
         print(f"  {run.name}: {', then '.join([states[run.name], *behind])}", flush=True)
+    for line in differences(spec):
+        print(f"  {line}", flush=True)
     launcher = Launcher(programs, spec.gpus_per_run, len(slots))
     if args.dry_run:
         for run in todo:
@@ -60,6 +63,17 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
     if args.slurm is not None:
         return on_slurm(todo, args, spec.gpus_per_run, programs)
     return run_all(todo, launcher, slots)
+
+
+def differences(spec: Spec) -> list[str]:
+    """A line for each row that differs from the reference in terms that the spec gives no reason for."""
+    found = unequal(spec)
+    told = {row.label: [name for name in found[row.label] if name not in row.differs] for row in spec.rows}
+    return [
+        f"note: {label} differs from {spec.reference} in {named(names)}; `differs` of the row may say why"
+        for label, names in told.items()
+        if names
+    ]
 
 
 def device_slots(devices: Sequence[str] | None, k: int, jobs: int | None) -> list[tuple[str, ...]]:

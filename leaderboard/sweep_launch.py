@@ -111,7 +111,8 @@ class Launcher:
     def predicting(self, run: Planned, adaptation: Adaptation, slot: Sequence[str]) -> list[str]:
         """The command that makes an adaptation."""
         device = "0" if self.k > 1 and slot[0] != "cpu" else slot[0]
-        return [*self.programs.predict, str(run.model), *adaptation.words, "--device", device]
+        model = str(run.model_of(adaptation.model))
+        return [*self.programs.predict, model, *adaptation.words, "--device", device]
 
     def call(self, run: Planned, command: Sequence[str], slot: Sequence[str], lock: int) -> None:
         """Run a command to its end, its output appended to the run's log.

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sweep_spec import Row, Spec, as_words, refuse_twice
+from terms import differing_terms, terms_of
 
 from abra_wilds.cli import parse
-from abra_wilds.config import RunConfig
+from abra_wilds.config import RunConfig, jsonable
 from abra_wilds.errors import InputError
+from abra_wilds.eval_config import adaptation_text
+from abra_wilds.methods import get_method
+from abra_wilds.methods.base import Method
 from abra_wilds.predict import changed
 from abra_wilds.records import model_name
 
@@ -34,11 +39,13 @@ class Adaptation:
         name: behind `tta_` in the folder's name.
         digest: of the configuration its records name.
         words: flags of `abra-wilds predict`.
+        model: label of the checkpoint that is adapted: "last", or the epoch that the adaptation picked on val.
     """
 
     name: str
     digest: str
     words: tuple[str, ...]
+    model: str
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,12 @@ class Planned:
     @property
     def model(self) -> Path:
         """The checkpoint of that epoch."""
+        return self.model_of(self.checkpoint)
+
+    def model_of(self, label: str) -> Path:
+        """The checkpoint of a label."""
         t, data = self.config.train, self.config.data
-        return self.folder / model_name(data.dataset, t.seed, self.checkpoint)
+        return self.folder / model_name(data.dataset, t.seed, label)
 
 
 def plan(
@@ -144,14 +155,42 @@ def seeded(row: Row, config: RunConfig, seed: int, folder: Path, where: Sequence
         InputError: naming the row, for an adaptation that is none or is there twice.
     """
     config = replace(config, train=replace(config.train, seed=seed, log_dir=str(folder)))
-    words = (*row.words, "--seed", str(seed), "--log_dir", str(folder), *where)
-    adaptations = []
+    run = Planned(row.label, config, (), ())
+    picks = run.checkpoint == "best" and picks_epochs(config)
+    adaptations, also = [], []
     for flags in row.tta:
         try:
             adapted = changed(config, flags)
         except InputError as fault:
             raise InputError(f"tta of row {row.label!r}: {fault}") from None
-        name = adapted.eval.adaptation or "none"
-        adaptations.append(Adaptation(name, adapted.digest(), tuple(as_words(flags, f"tta of {row.label}"))))
+        name, words = adapted.eval.name, tuple(as_words(flags, f"tta of {row.label}"))
+        # What predicts as the run does has the run's epoch.
+        own = picks and name != config.eval.name
+        also += [adaptation_text({k: v for k, v in flags.items() if k.startswith("tta")})] if own else []
+        model = f"best_{name}" if own else run.checkpoint
+        adaptations.append(Adaptation(name, adapted.digest(), words, model))
     refuse_twice((a.name for a in adaptations), f"adaptations of row {row.label!r} are there twice")
-    return Planned(row.label, config, words, tuple(adaptations))
+    words = (*row.words, "--seed", str(seed), "--log_dir", str(folder), *where)
+    words += ("--also_tta", *also) if also else ()
+    return replace(run, words=words, adaptations=tuple(adaptations))
+
+
+def picks_epochs(config: RunConfig) -> bool:
+    """Whether adaptations can judge a method's epochs; not where a classifier follows on frozen features."""
+    return get_method(config.algorithm).head_phase is Method.head_phase
+
+
+def unequal(spec: Spec) -> dict[str, dict[str, tuple[Any, Any]]]:
+    """The terms in which each row differs from the spec's reference: row -> term -> (its, the reference's).
+
+    Rows that the spec adapts after training, or that adapt by themselves, are compared like the others: what
+    picks their epoch is their own accuracy on val, or they have the last epoch.
+    """
+    configs = {row.label: resolve_row(row, spec) for row in spec.rows}
+    terms = {label: terms_of(jsonable(c.values()), epoch="") for label, c in configs.items()}
+    reference = terms[spec.reference]
+    found = {}
+    for label, own in terms.items():
+        names = differing_terms(own, reference)
+        found[label] = {name: (own[name], reference[name]) for name in names}
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from abra_wilds.config import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "rows")
-ROW_KEYS = ("label", "algorithm", "config", "settings", "tta")
+SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
+ROW_KEYS = ("label", "algorithm", "config", "settings", "tta", "differs")
 # Flags whose values the sweep decides.
 OURS = ("algorithm", "config", "seed", "log_dir", "root_dir", "device", "resume", "overwrite")
 
@@ -28,11 +28,13 @@ class Row:
         label: its name.
         words: of the command line, but for seed and places.
         tta: flags of `abra-wilds predict` for each adaptation of its models.
+        differs: terms (terms.py) in which the row differs from the reference on purpose -> why.
     """
 
     label: str
     words: tuple[str, ...]
     tta: tuple[Mapping[str, Any], ...]
+    differs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -49,12 +51,14 @@ class Spec:
         seeds: of every row.
         rows: in the file's order.
         gpus_per_run: processes of each run, one a device.
+        reference: label of the row that the others are compared with.
     """
 
     name: str
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
     gpus_per_run: int
+    reference: str
 
 
 def read_spec(path: Path) -> Spec:
@@ -86,7 +90,12 @@ def read_spec(path: Path) -> Spec:
     read = tuple(read_row(row, shared, path) for row in rows)
     refuse_twice((row.folder for row in read), f"rows of {path} share a folder, by their labels")
     refuse_twice(seeds, f"seeds of {path} are there twice")
-    return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k)
+    reference = str(content.get("reference", read[0].label))
+    if reference not in [row.label for row in read]:
+        raise InputError(f"reference of {path} is {reference!r}, which is no label of its rows; name one")
+    all_differ = as_mapping(content.get("differs"), f"differs of {path}")
+    read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
+    return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
 
 
 def read_yaml(path: Path) -> Mapping[str, Any]:
@@ -129,7 +138,8 @@ def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
         only_keys(
             as_mapping(flags, f"tta of {where}"), sorted(set(PREDICTION_FLAGS) - set(OURS)), f"tta of {where}"
         )
-    return Row(label, (*words, *as_words(settings, where)), tuple(tta))
+    differs = as_mapping(row.get("differs"), f"differs of {where}")
+    return Row(label, (*words, *as_words(settings, where)), tuple(tta), differs)
 
 
 def as_mapping(value: Any, what: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runs import read_run
-from standing import broken_off, epochs_now
+from standing import broken_off, epochs_now, model_of
 from sweep_plan import Adaptation, Planned
 
 from abra_wilds.config import jsonable
@@ -79,7 +79,7 @@ def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
     folder = folder_of(run, adaptation)
     now = epochs_now(records_of(run.folder, run.config.digest()))
     there = records_of(folder, adaptation.digest)
-    current = [r for r in there if r.epoch == now.get((r.split, r.checkpoint), r.epoch)]
+    current = [r for r in there if r.epoch == now.get(model_of(r), r.epoch)]
     missing = _lacking(run, folder, current)
     if missing and len(there) < len(read_records(folder / RESULTS)):
         raise InputError(f"{folder} holds predictions with other settings; rename that folder")

@@ -9,15 +9,16 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
-from abra_wilds.significance import spread
 from table_notes import footnotes
 from table_rows import Row, Table
+
+from abra_wilds.significance import spread
 
 TEX = {
     **{c: rf"\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
 }
-LEFT = ("Method", "TTA", "Backbone", "Outside data")
+LEFT = ("Method", "TTA", "BN", "Epoch", "Backbone", "Outside data")
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem; }
@@ -37,9 +38,9 @@ def grid(table: Table) -> tuple[list[tuple[str, str]], list[list[str]]]:
     """
     columns = list(table.layout.columns)
     ours = ["p", "p (Holm)", "Difference", "d_z", "Images", "Forwards/image", "Outside data"]
-    headers = [("", h) for h in ("Method", "TTA", "Backbone", *columns, "Seeds", *ours)]
+    headers = [("", h) for h in ("Method", "TTA", "BN", "Epoch", "Backbone", *columns, "Seeds", *ours)]
     group = f"published ({table.layout.source})"
-    headers += [(group, h) for h in (*columns, "Seeds", "p (Welch)")]
+    headers += [(group, h) for h in (*columns, "Seeds", "p", "p (Welch)")]
     marks = {text: mark for mark, text in footnotes(table).items()}
     return headers, [
         [
@@ -58,7 +59,8 @@ def _named(row: Row, marks: Mapping[str, str]) -> list[str]:
         marks[printed.footnote] if printed and printed.footnote else "",
     ]
     label = row.label + "".join(f" [{part}]" for part in told if part)
-    return [label, row.key[1] or "-", row.backbone]
+    terms = [str(row.terms.get(name) or "-") for name in ("bn_stats", "epoch")]
+    return [label, row.key[1] or "-", *terms, row.backbone]
 
 
 def _accs(row: Row, columns: list[str], tested: str) -> list[str]:
@@ -92,10 +94,11 @@ def _spent(row: Row) -> list[str]:
 def _printed(row: Row, table: Table) -> list[str]:
     columns, printed = list(table.layout.columns), row.published
     if printed is None:
-        return ["-"] * (len(columns) + 2)
+        return ["-"] * (len(columns) + 3)
     w = table.layout.welch(printed)
     p = "-" if w is None else f"{w[0]:.0e} ({w[1]:.0e} to {w[2]:.0e})"
-    return [*(spread(printed.accs.get(column), "missing") for column in columns), str(printed.seeds), p]
+    accs = (spread(printed.accs.get(column), "missing") for column in columns)
+    return [*accs, str(printed.seeds), "-" if printed.p is None else f"{printed.p:.1e}", p]
 
 
 def markdown(table: Table) -> str:
@@ -169,6 +172,8 @@ def _values(table: Table, row: Row) -> dict[str, Any]:
         "method": row.label,
         "algorithm": row.key[0],
         "tta": row.key[1],
+        "bn_stats": row.terms.get("bn_stats"),
+        "epoch": row.terms.get("epoch"),
         "backbone": row.backbone,
         "data": None if row.missing else "SIMULATED" if row.simulated else "real",
         "status": "missing" if row.missing else "in the paper" if printed else "not in the paper",
@@ -187,6 +192,7 @@ def _values(table: Table, row: Row) -> dict[str, Any]:
         "difference": result and result.difference,
         "d_z": result and result.d_z,
         "untested": c.untested,
+        "differs_in": ", ".join(c.differs) or None,
         "images": b and b.images,
         "forwards_per_image": b and b.forwards,
         "outside_data": b and b.outside,
@@ -200,6 +206,7 @@ def _values(table: Table, row: Row) -> dict[str, Any]:
         "published_n": printed and printed.seeds,
         "published_source": printed and table.layout.source,
         "published_footnote": printed and printed.footnote,
+        "published_p": printed and printed.p,
         "published_welch_p": p,
         "published_welch_p_least": least,
         "published_welch_p_most": most,

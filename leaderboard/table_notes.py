@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from runs import Entry
-from table_rows import PLATE, Table
+from table_rows import PLATE, PublishedRow, Row, Table
 
 SIMULATED = (
     "SIMULATED DATA: the images behind our numbers were made by a simulator. They say nothing about RxRx1, "
@@ -59,9 +60,35 @@ def _ours(table: Table) -> Iterator[str]:
         "undefined and there is no p."
     )
     yield (
+        "BN: whether running batch-norm statistics predict, or those re-estimated on all training images. "
+        "Epoch: the last one, or the best on val, as the row is predicted (own val) or otherwise. Rows that "
+        "differ from their reference in either, or in their splits, are not tested."
+    )
+    yield from _terms(table)
+    yield (
         "Images: training images drawn, mean over seeds. Forwards/image: the cost of training for each, in "
         "predictions of one image. Outside data: what else the first weights have seen. A dash: not known."
     )
+
+
+def _terms(table: Table) -> Iterator[str]:
+    """In what else than the method rows differ from their references."""
+    rows = {(row.key, row.label): row for row in table.rows}
+    references = {row.key: row for row in rows.values() if not row.missing}
+    for row in rows.values():
+        differs = row.comparison.differs
+        if differs:
+            other = references[table.layout.reference(row.key)]
+            told = [f"{name} {_shown(row.terms[name])} (not {_shown(other.terms[name])})" for name in differs]
+            yield f"{row.label}{_adapted(row)} differs from {row.comparison.against} in {', '.join(told)}."
+
+
+def _adapted(row: Row) -> str:
+    return f" with {row.key[1]}" if row.key[1] else ""
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
 def _gaps(table: Table) -> Iterator[str]:
@@ -94,19 +121,30 @@ def _published(table: Table) -> Iterator[str]:
         yield f"Where our backbone is another one, the published numbers are by {', '.join(others)}."
     if wanted.tta != PLATE:
         yield f"The paper adapts to plates; beside those of its rows stand ours with {wanted.tta}."
+    if any(p.p is not None for _, p in printed):
+        yield (
+            "Published p: as the paper prints it, of two-sided t-tests paired by seed, without adaptation against "
+            "ERM and with it against AdaBN."
+        )
     yield (
         "Published p (Welch): computed here from the printed means, standard deviations and numbers of "
-        "seeds, as if seeds were not paired, with the range that their rounding leaves. It tells an order of "
-        "magnitude and is not the paper's p: those p-values are not among our sources, and a paired test "
-        "needs the accuracy of each seed, which is not printed."
+        "seeds, as if seeds were not paired, with the range that their rounding leaves. A paired test needs "
+        "the accuracy of each seed, which is not printed."
     )
-    wide = [
-        p.name + (" with TTA" if p.key[1] else "")
-        for _, p in printed
-        if (w := wanted.welch(p)) and w[2] > 10 * w[1]
-    ]
+    small = [_name(p) for _, p in printed if wanted.too_small(p)]
+    if small:
+        yield (
+            f"The published p of {', '.join(small)} is smaller than any paired t-test can give with the printed "
+            "means and standard deviations, however the seeds vary together: it was computed from other figures, "
+            "or by another test."
+        )
+    wide = [_name(p) for _, p in printed if (w := wanted.welch(p)) and w[2] > 10 * w[1]]
     if wide:
         yield f"Rounding alone leaves that p open by more than a factor of ten for {', '.join(wide)}."
+
+
+def _name(printed: PublishedRow) -> str:
+    return printed.name + (" with TTA" if printed.key[1] else "")
 
 
 def footnotes(table: Table) -> dict[str, str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import mode
 from typing import Any
 
 from runs import Entry
-from abra_wilds.significance import Paired, mean_std, welch, welch_range
+
+from abra_wilds.significance import Paired, least_paired, mean_std, welch, welch_range
 
 PUBLISHED = Path(__file__).with_name("published.json")
 ARXIV = "arXiv 2603.05622"
@@ -19,6 +20,7 @@ NUMBERS = (2, 3, 4, 5, 6)
 SPLITS = {"val": "Val", "id_test": "Test ID", "test": "Test OOD"}
 DATASETS = {"rxrx1": "RxRx1-WILDS", "rxrx1_6ch": "RxRx1 with six channels"}
 Key = tuple[str | None, str | None]
+Figures = tuple[float, float, int]
 PLATE = "plate_bn"
 
 
@@ -32,6 +34,7 @@ class PublishedRow:
         backbone: in our names.
         accs: column -> mean and standard deviation in percent.
         seeds: their number.
+        p: as the paper prints it, or None.
         footnote: of the audit, or None.
     """
 
@@ -40,9 +43,10 @@ class PublishedRow:
     backbone: str
     accs: Mapping[str, tuple[float, float]]
     seeds: int
+    p: float | None
     footnote: str | None
 
-    def figures(self, column: str) -> tuple[float, float, int]:
+    def figures(self, column: str) -> Figures:
         """Mean, standard deviation and number of seeds."""
         return (*self.accs[column], self.seeds)
 
@@ -120,14 +124,23 @@ class Layout:
         r = entry.record
         return r.checkpoint == self.checkpoint and r.split in {split for split, _ in self.columns.values()}
 
+    def printed_pair(self, row: PublishedRow) -> tuple[Figures, Figures] | None:
+        """The printed figures of a row and of its reference; None for a reference."""
+        (reference,) = [r for r in self.rows if r.key == self.reference(row.key)] or [row]
+        return None if reference is row else (row.figures(self.tested), reference.figures(self.tested))
+
     def welch(self, row: PublishedRow) -> tuple[float, float, float] | None:
         """The p of Welch's test of a printed row, its least and its most; None where there is no test."""
-        (reference,) = [r for r in self.rows if r.key == self.reference(row.key)] or [row]
-        if reference is row:
+        two = self.printed_pair(row)
+        if two is None:
             return None
-        two = row.figures(self.tested), reference.figures(self.tested)
         p, between = welch(*two), welch_range(*two)
         return None if p is None or between is None else (p, *between)
+
+    def too_small(self, row: PublishedRow) -> bool:
+        """Whether the printed p is below every p that a paired test of the printed figures could give."""
+        two = self.printed_pair(row)
+        return row.p is not None and two is not None and row.p < least_paired(*two)
 
 
 @cache
@@ -166,7 +179,9 @@ def _published_row(parts: Sequence[dict[str, Any]]) -> PublishedRow:
     for part in parts:
         accs["Total" if part["cells"] else SPLITS[part["split"]]] = tuple(part["total"])
     key = (first["method"], first["tta"])
-    return PublishedRow(first["row"], key, first["backbone"], accs, first["seeds"], first["footnote"])
+    return PublishedRow(
+        first["row"], key, first["backbone"], accs, first["seeds"], first["p"], first["footnote"]
+    )
 
 
 @dataclass(frozen=True)
@@ -194,6 +209,7 @@ class Comparison:
         result: None where there is no reference to compare with.
         p_holm: adjusted over the comparisons of the table.
         untested: why there is no p.
+        differs: terms in which the two differ.
     """
 
     against: str | None = None
@@ -201,6 +217,7 @@ class Comparison:
     result: Paired | None = None
     p_holm: float | None = None
     untested: str | None = None
+    differs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,6 +233,7 @@ class Row:
         budget: None where the row is missing.
         published: the paper's row, None where it has none.
         comparison: with the row that the paper compares with.
+        terms: on which it was made (terms.py).
         commits: of the source that the records were computed by.
     """
 
@@ -228,6 +246,7 @@ class Row:
     published: PublishedRow | None
     comparison: Comparison = Comparison()
     commits: tuple[str, ...] = ()
+    terms: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> bool:

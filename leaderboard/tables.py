@@ -22,14 +22,15 @@ from statistics import fmean
 
 from choice import add_runs, check_adaptation, chosen_runs
 from runs import Entry, Run, by_settings, differing, refuse_mixture, refuse_other_data
-from abra_wilds.significance import holm, paired_t
 from standing import all_entries
 from table_formats import FORMATS, markdown
 from table_notes import notes
 from table_rows import NUMBERS, PLATE, Budget, Comparison, Key, Layout, Row, Table, layout
+from terms import EQUAL, differing_terms, named, terms_of
 
 from abra_wilds.errors import InputError
 from abra_wilds.files import make_out, write_text
+from abra_wilds.significance import holm, paired_t
 from abra_wilds.terminal import Parser, guarded
 
 Groups = dict[Key, list[list[Entry]]]
@@ -171,7 +172,8 @@ def our_row(wanted: Layout, group: Sequence[Entry], label: str) -> Row:
             accs[column] = by_seed
     first = group[0].record
     row = Row(label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None)
-    return replace(row, commits=tuple(dict.fromkeys(e.record.commit for e in group)))
+    commits = tuple(dict.fromkeys(e.record.commit for e in group))
+    return replace(row, commits=commits, terms=terms_of(group[0].settings, group[0].epoch))
 
 
 def budget(group: Sequence[Entry]) -> Budget:
@@ -209,13 +211,17 @@ def comparison(row: Row, rows: Sequence[Row], wanted: Layout) -> Comparison:
         return Comparison(untested="reference" if len(found) == 1 else f"one of {len(found)} references")
     if len(found) != 1:
         return Comparison(name, untested=f"{len(found) or 'no'} rows of {name}")
+    differs = tuple(differing_terms(row.terms, found[0].terms))
+    unequal = [term for term in differs if term in EQUAL]
+    if unequal:
+        return Comparison(name, untested=f"other {named(unequal)} than {name}", differs=differs)
     a, b = (r.accs.get(wanted.tested, {}) for r in (row, found[0]))
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:
-        return Comparison(name, untested=f"no seed with {name}")
+        return Comparison(name, untested=f"no seed with {name}", differs=differs)
     result = paired_t([a[s] for s in seeds], [b[s] for s in seeds])
     why = None if result.p is not None else "one seed" if len(seeds) == 1 else "same difference by all seeds"
-    return Comparison(name, seeds, result, untested=why)
+    return Comparison(name, seeds, result, untested=why, differs=differs)
 
 
 def write_tables(tables: Sequence[Table], folder: Path) -> None:

@@ -30,7 +30,6 @@ from archives import (
     same_predictions,
     wrong_ids,
 )
-from abra_wilds.significance import spread_of
 from torch import Tensor
 
 from abra_wilds.data.wilds_data import is_simulated, load_dataset, split_subset
@@ -38,6 +37,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.evaluate import by_cell, evaluate
 from abra_wilds.files import write_text
 from abra_wilds.records import aligned
+from abra_wilds.significance import spread_of
 from abra_wilds.terminal import Parser, guarded
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Progress:
         flops: of the training steps so far.
         images: training images drawn so far.
         steps: optimiser steps so far.
+        picked: adaptation that picks an epoch of its own -> its best metric and epoch.
     """
 
     epoch: int = -1
@@ -43,6 +44,7 @@ class Progress:
     flops: float = 0.0
     images: int = 0
     steps: int = 0
+    picked: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 def save_checkpoint(

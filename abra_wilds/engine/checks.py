@@ -8,6 +8,7 @@ from abra_wilds.config import RunConfig
 from abra_wilds.engine.inputs import check_views
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method
+from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import HeadPhase, InputError
 
 
@@ -24,6 +25,7 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
     """
     check_head(config, method.head_phase(), setup)
     check_views(setup.train_loader, config.data, method.view_plan())
+    check_picks(config, setup)
     if "val" not in setup.subsets and not config.train.save_last:
         raise InputError(
             "--save_last false would leave nothing of this run, because --split_scheme "
@@ -31,6 +33,23 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
             "it out"
         )
     predict_blank(config, setup, method)
+
+
+def check_picks(config: RunConfig, setup: Setup) -> None:
+    """Raise where an adaptation of --also_tta has no val to pick an epoch by, or would adapt no image of it.
+
+    Raises:
+        InputError: with what to change.
+    """
+    alternatives = config.eval.alternatives()
+    if alternatives and "val" not in setup.subsets:
+        raise InputError(
+            f"--also_tta picks epochs by val, which --split_scheme {config.data.split_scheme} of "
+            f"{config.data.dataset} does not have; leave it out"
+        )
+    for e in alternatives:
+        if e.tta != "none":
+            check_plans({"val": split_plan(setup.subsets["val"], e, config.data.batch_size)}, e)
 
 
 def check_head(config: RunConfig, phase: HeadPhase | None, setup: Setup) -> None:
@@ -49,10 +68,10 @@ def check_head(config: RunConfig, phase: HeadPhase | None, setup: Setup) -> None
         if config.optim.n_epochs == 0:
             raise InputError(f"{name} learns from images alone: --n_epochs must be 1 or more; got 0")
         return
-    if config.eval.tta != "none":
+    if config.eval.tta != "none" or config.eval.also_tta:
         raise InputError(
             f"{name} trains its classifier on features that are computed once, without adaptation: leave "
-            "--tta out, and adapt the saved model by `abra-wilds predict`"
+            "--tta and --also_tta out, and adapt the saved model by `abra-wilds predict`"
         )
     if "val" not in setup.subsets and len(phase.rates) > 1:
         raise InputError(

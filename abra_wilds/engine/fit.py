@@ -23,9 +23,9 @@ from abra_wilds.engine.head_phase import train_heads
 from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
 from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
 from abra_wilds.engine.parallel import held_back, parallel, process_lines
+from abra_wilds.engine.picks import better, pick_epochs, picks_of
 from abra_wilds.engine.results import (
     adaptation_lines,
-    better,
     conclude,
     csv_logs,
     evaluate_splits,
@@ -69,6 +69,7 @@ def fit(config: RunConfig) -> list[Record]:
     optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
     check_method(config, setup, method)
+    picks = picks_of(config, setup)
     folder = on_main(lambda: open_folder(config))
 
     if t.resume:
@@ -170,11 +171,15 @@ def fit(config: RunConfig) -> list[Record]:
         )
         if is_best:
             done = replace(done, best_val_metric=results["val"][e.val_metric], best_epoch=epoch)
+        done, adapted, chosen = pick_epochs(config, setup, method, picks, done)
         done = replace(done, seconds=done.seconds + time.monotonic() - began)
-        save_epoch(config, folder, method, optimizer, done, predictions, is_best, scaler=scaler)
+        save_epoch(config, folder, method, optimizer, done, predictions, is_best, scaler=scaler, also=chosen)
         for split, found in results.items():
             tracker.write(split, found, global_step)
-        accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
+        accs = "  ".join(
+            [f"{split} {found['acc_avg']:.3f}" for split, found in results.items()]
+            + [f"val by {name} {value:.3f}{'*' * (name in chosen)}" for name, value in adapted.items()]
+        )
         log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
 
     bar.close()

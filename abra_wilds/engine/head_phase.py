@@ -24,7 +24,8 @@ from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.folder import RunFolder
 from abra_wilds.engine.heads import Features, Heads, features, head_optimizer, head_sampler
 from abra_wilds.engine.logs import CsvLog, Meter, TextLog, no_bar
-from abra_wilds.engine.results import Results, better, note_evaluation, save_epoch, screen_scores
+from abra_wilds.engine.picks import better
+from abra_wilds.engine.results import Results, note_evaluation, save_epoch, screen_scores
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ from abra_wilds.engine.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.engine.speed import speed_up
 from abra_wilds.evaluate import by_cell, evaluate, predict, read_predictions, save_predictions
-from abra_wilds.files import sha256
+from abra_wilds.files import same_file, sha256
 from abra_wilds.methods.base import Method
 from abra_wilds.provenance import commit, versions
 from abra_wilds.records import RESULTS, Record, append_records, results_table
@@ -59,7 +59,12 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
 
 
 def evaluate_checkpoint(
-    config: RunConfig, setup: Setup, folder: RunFolder, checkpoint: Path, label: str
+    config: RunConfig,
+    setup: Setup,
+    folder: RunFolder,
+    checkpoint: Path,
+    label: str,
+    picked_by: str | None = None,
 ) -> list[Record]:
     """Predict with a saved model, have WILDS score it, and write everything about it into a folder.
 
@@ -69,6 +74,7 @@ def evaluate_checkpoint(
         folder: exists; log, csv files and records in it are continued.
         checkpoint: the saved model.
         label: what the files call it.
+        picked_by: the adaptation that picked the best epoch; None for the evaluation's own.
 
     Raises:
         InputError: if there is no such model, or it does not fit.
@@ -85,7 +91,7 @@ def evaluate_checkpoint(
             save_predictions(folder.predictions(split, label), y_pred)
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
     checkpoints = [(label, saved.epoch)]
-    return on_main(lambda: conclude(config, setup, method, folder, log, spent, checkpoints))
+    return on_main(lambda: conclude(config, setup, method, folder, log, spent, checkpoints, picked_by))
 
 
 def load_method(config: RunConfig, setup: Setup, checkpoint: Path) -> tuple[Method, Progress]:
@@ -173,11 +179,6 @@ def note_evaluation(
     csvs[f"{split}_eval"].write({"epoch": epoch, **scores})
 
 
-def better(value: float, than: float | None, decreasing: bool) -> bool:
-    """Whether a validation metric improves on the best so far, if there is one."""
-    return than is None or (value < than if decreasing else value > than)
-
-
 def adaptation_lines(config: RunConfig, setup: Setup) -> list[str]:
     """For each split a line about how many images, bio-batches and passes --tta works with."""
     samplers = {split: loader.sampler.whole for split, loader in setup.eval_loaders.items()}
@@ -198,18 +199,25 @@ def save_epoch(
     is_best: bool,
     heads: nn.Module | None = None,
     scaler: GradScaler | None = None,
+    also: Sequence[str] = (),
 ) -> None:
     """Write an epoch's predictions and checkpoints; heads are the classifiers of the head phase.
 
-    The last checkpoint comes last, since it says the epoch is done. The main process alone writes.
+    The last checkpoint comes last, since it says the epoch is done. The main process alone writes. `also`
+    are the adaptations that this epoch is the best of; weights are stored once, whatever their names.
     """
     if not is_main():
         return
     t = config.train
     labels: list[str | int] = ["best"] if is_best and t.save_best else []
     labels += [done.epoch] if t.save_step is not None and (done.epoch + 1) % t.save_step == 0 else []
-    for label in labels:
-        save_checkpoint(folder.model(label), method, done)
+    first: Path | None = None
+    for label in [*labels, *(f"best_{name}" for name in also if t.save_best)]:
+        if first is None:
+            save_checkpoint(folder.model(label), method, done)
+            first = folder.model(label)
+        else:
+            same_file(first, folder.model(label))
     for label in [*labels, *(["last"] if t.save_last else [])]:
         for split, y_pred in predictions.items():
             if t.save_pred:
@@ -226,8 +234,20 @@ def conclude(
     log: TextLog,
     done: Progress,
     checkpoints: Iterable[tuple[str, int]],
+    picked_by: str | None = None,
 ) -> list[Record]:
-    """Have WILDS score the written predictions, append the records, and print the table."""
+    """Have WILDS score the written predictions, append the records, and print the table.
+
+    Args:
+        config: with the evaluation that was made.
+        setup: of the configuration.
+        method: that predicted.
+        folder: of the predictions.
+        log: of the folder.
+        done: what the run consumed.
+        checkpoints: label and epoch of each.
+        picked_by: the adaptation whose accuracy on val picks the best epoch; None for the evaluation's own.
+    """
     records = []
     made: Any = {"commit": commit(), "versions": versions(), "data_sha256": data_digest(setup.dataset)}
     budget = consumed(config, setup, method, done)
@@ -247,6 +267,7 @@ def conclude(
                 seed=config.train.seed,
                 checkpoint=label,
                 epoch=epoch,
+                picked_by=(picked_by or config.eval.name) if label == "best" else "",
                 tta=config.eval.adaptation,
                 bn_stats=config.eval.bn_stats,
                 bio_batch=config.data.bio_batch,

@@ -27,6 +27,7 @@ from abra_wilds.dist import local_rank, local_world, world
 from abra_wilds.engine.checkpoint import load_weights
 from abra_wilds.engine.schedule import warmup_steps
 from abra_wilds.engine.speed import check_speed
+from abra_wilds.eval_config import EvalConfig
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm
@@ -120,19 +121,31 @@ def make_loaders(
         **reading,
     )
     evaluated = {split: subset for split, subset in subsets.items() if split != "train"}
-    if config.eval.tta == "none":
-        return train_loader, {
-            split: make_eval_loader(
-                subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
-            )
-            for split, subset in evaluated.items()
-        }
-    plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
-    check_plans(plans, config.eval)
+    if config.eval.tta != "none":
+        plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
+        check_plans(plans, config.eval)
     return train_loader, {
-        split: Loader(evaluated[split], grouper, evaluation_share(PassSampler(plan, d.batch_size)), **reading)
-        for split, plan in plans.items()
+        split: adapted_loader(config, subset, grouper, device, config.eval)
+        for split, subset in evaluated.items()
     }
+
+
+def adapted_loader(
+    config: RunConfig,
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    device: torch.device,
+    e: EvalConfig,
+) -> Loader:
+    """The evaluation loader of a split for an adaptation, or for none."""
+    d = config.data
+    reading = reading_kwargs(d, device)
+    if e.tta == "none":
+        return make_eval_loader(
+            subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
+        )
+    plan = split_plan(subset, e, d.batch_size)
+    return Loader(subset, grouper, evaluation_share(PassSampler(plan, d.batch_size)), **reading)
 
 
 def check_batches(config: RunConfig, setup: Setup) -> None:
@@ -289,7 +302,8 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         )
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     method = get_method(config.algorithm)(net, info, config.method)
-    check_adaptable(method, config.eval)
+    for e in (config.eval, *config.eval.alternatives()):
+        check_adaptable(method, e)
     if m.pretrained_model_path is not None and load:
         load_weights(Path(m.pretrained_model_path), method, m.load_featurizer_only)
     return method

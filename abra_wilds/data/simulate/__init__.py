@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="wilds", help="RxRx1-WILDS or the research release"
     )
-    parser.add_argument("--preset", choices=tuple(PRESETS), default="mini", help="seconds, or 125,510 images")
+    parser.add_argument(
+        "--preset", choices=tuple(PRESETS), default="mini", help="seconds, a minute, or 125,510 images"
+    )
     parser.add_argument("--classes", type=int, metavar="N", help="classes, controls included")
     parser.add_argument("--image_size", type=int, metavar="S", help="pixels a side")
     parser.add_argument("--seed", type=int, metavar="N", help="decides everything random (default 0)")

@@ -1,4 +1,4 @@
-"""What to simulate: the frozen configuration, its two presets and its limits."""
+"""What to simulate: the frozen configuration, its presets and its limits."""
 
 from __future__ import annotations
 
@@ -110,24 +110,20 @@ class SimulationConfig:
         return (0, 1, 2) if self.layout == "wilds" else tuple(range(6))
 
 
-# mini is what a ResNet-18 learns from scratch in about three minutes on two cores: 20 classes, most of them
-# with 88 training images (4 treatments x 11 wells + 4 controls = 48 wells a plate). Two training
-# experiments a line rather than three, because three already taught it most of what the batch effects do.
 _EXPERIMENTS: dict[str, Counts] = {
     "train_experiments": (7, 16, 7, 3),
     "val_experiments": (1, 1, 1, 1),
     "test_experiments": (3, 7, 3, 1),
 }
+# mini is what a ResNet-18 learns from scratch in about three minutes on two cores: 20 classes, most of them
+# with 88 training images (4 treatments x 11 wells + 4 controls = 48 wells a plate). Two training
+# experiments a line rather than three, because three already taught it most of what the batch effects do.
 # midi is what methods are compared on: RxRx1-WILDS' experiments, and 28 treatments of which a plate shows a
 # quarter; a small network takes seconds for an epoch of it.
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": {},
     "midi": {"classes": 32, "image_size": 48, "replicates": 2, **_EXPERIMENTS},
-    "full": {
-        "classes": MAX_CLASSES,
-        "replicates": 1,
-        **_EXPERIMENTS,
-    },
+    "full": {"classes": MAX_CLASSES, "replicates": 1, **_EXPERIMENTS},
 }
 _FULL_SIZE = {"wilds": 256, "rxrx1": 512}
 
@@ -136,7 +132,7 @@ def preset(name: str, **overrides: Any) -> SimulationConfig:
     """A preset with some fields replaced.
 
     Args:
-        name: "mini" (seconds) or "full" (the official geometry, 125,510 images: hours).
+        name: "mini" (seconds), "midi" (a minute) or "full" (the official geometry, 125,510 images: hours).
         **overrides: fields of SimulationConfig; None leaves the preset's value.
 
     Raises:

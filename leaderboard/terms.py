@@ -1,0 +1,40 @@
+"""On what terms rows are compared: what must be the same for a test, and what is named where it differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# A test of two rows says nothing about methods where these differ.
+EQUAL = ("bn_stats", "epoch", "split_scheme", "frac")
+# Budget, images and first weights: a row may differ in them, and its table says so.
+NAMED = (
+    *("transform", "mix", "target_resolution", "packed_size"),
+    *("model", "pretrained", "new_stem", "pretrained_model_path"),
+    *("n_epochs", "batch_size", "gradient_accumulation_steps", "accumulate"),
+    *("optimizer", "optimizer_kwargs", "lr", "weight_decay", "max_grad_norm"),
+    *("scheduler", "scheduler_kwargs", "warmup_epochs", "warmup_from"),
+)
+TERMS = (*EQUAL, *NAMED)
+WORDS = {"bn_stats": "batch-norm statistics", "epoch": "choice of the epoch"}
+
+
+def terms_of(settings: Mapping[str, Any], epoch: str) -> dict[str, Any]:
+    """The terms of a row.
+
+    Args:
+        settings: flag name -> value.
+        epoch: how the epoch that counts was chosen.
+    """
+    return {name: settings.get(name) for name in TERMS} | {"epoch": epoch}
+
+
+def differing_terms(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Names of the terms in which two rows differ; those that an older run does not know are not compared."""
+    known = [name for name in TERMS if a.get(name) is not None or b.get(name) is not None]
+    return [name for name in known if a.get(name) != b.get(name)]
+
+
+def named(names: list[str]) -> str:
+    """Terms in words."""
+    return ", ".join(WORDS.get(name, f"--{name}") for name in names)
