@@ -143,7 +143,7 @@ def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     Raises:
         InputError: for a value that is not allowed or would have no effect.
     """
-    wanted = {**flags, "evaluate_all_splits": True, "eval_splits": (), "save_pred": True}
+    wanted = {**flags, "evaluate_all_splits": True, "eval_splits": (), "also_tta": (), "save_pred": True}
     parts = {}
     for section, kind in SECTIONS.items():
         new = {

@@ -39,7 +39,7 @@ class Adaptation:
         name: behind `tta_` in the folder's name.
         digest: of the configuration its records name.
         words: flags of `abra-wilds predict`.
-        model: label of the checkpoint that is adapted: "last", or the epoch that the adaptation picked on val.
+        model: label of the checkpoint that is adapted: "last", or the epoch that it picked on val itself.
     """
 
     name: str

@@ -123,8 +123,8 @@ def _published(table: Table) -> Iterator[str]:
         yield f"The paper adapts to plates; beside those of its rows stand ours with {wanted.tta}."
     if any(p.p is not None for _, p in printed):
         yield (
-            "Published p: as the paper prints it, of two-sided t-tests paired by seed, without adaptation against "
-            "ERM and with it against AdaBN."
+            "Published p: as the paper prints it, of two-sided t-tests paired by seed, without adaptation "
+            "against ERM and with it against AdaBN."
         )
     yield (
         "Published p (Welch): computed here from the printed means, standard deviations and numbers of "
@@ -134,9 +134,9 @@ def _published(table: Table) -> Iterator[str]:
     small = [_name(p) for _, p in printed if wanted.too_small(p)]
     if small:
         yield (
-            f"The published p of {', '.join(small)} is smaller than any paired t-test can give with the printed "
-            "means and standard deviations, however the seeds vary together: it was computed from other figures, "
-            "or by another test."
+            f"The published p of {', '.join(small)} is smaller than any paired t-test can give with the "
+            "printed means and standard deviations, however the seeds vary together: it was computed from "
+            "other figures, or by another test."
         )
     wide = [_name(p) for _, p in printed if (w := wanted.welch(p)) and w[2] > 10 * w[1]]
     if wide:

@@ -27,10 +27,11 @@ def shift_sets(cfg, groups, N):
     return [np.arange(N)] if cfg.stats_over == "batch" else groups
 
 
-def run(model, x, cfg, groups, shifts=None, constants=None):
+def run(model, x, cfg, groups, shifts=None, constants=None, units=None):
     """Pooled features; with shifts {name: (d_mu, d_sigma)} in (N, C), also shifted after those stages.
 
-    constants {name: [(mu, sigma), ...]} replaces the statistics. Returns features and statistics met.
+    constants {name: [(mu, sigma), ...]} replaces the statistics, units those that shifts are multiples of.
+    Returns features and statistics met.
     """
     met = {}
     for name, stage in model.stages.items():
@@ -42,11 +43,12 @@ def run(model, x, cfg, groups, shifts=None, constants=None):
         x = x.copy()
         for i, rows in enumerate(sets if shifts is not None else []):
             mu, sigma = (constants or met)[name][i]
+            unit = (units or met)[name][i][1] if cfg.k_unit == "sigma" else 1.0
             for n in rows:
-                d_sigma = shifts[name][1][n]
+                d_mu, d_sigma = (unit * shift[n] for shift in shifts[name])
                 if cfg.clamp_sigma:
                     d_sigma = np.maximum(sigma + d_sigma, 0) - sigma
-                x[n : n + 1] = reference.restyle(x[n : n + 1], mu, sigma, shifts[name][0][n], d_sigma)
+                x[n : n + 1] = reference.restyle(x[n : n + 1], mu, sigma, d_mu, d_sigma)
         x = np.maximum(x, 0) if cfg.before_relu else x
     return x.mean((2, 3)), met
 
@@ -60,8 +62,12 @@ def task(model, f, target, cfg):
     y, y_b, w = target
     Y = reference.dense(y, len(model.W), y_b, w)
     ce, arc = reference.cross_entropy(z, Y), 0.0
+    V = model.W if cfg.share_arc_weight else model.V
+    if "ce" not in cfg.terms or ("arc" in cfg.terms and cfg.lam == 0):
+        z = cfg.scale * np.array(
+            [[row @ v / np.linalg.norm(row) / np.linalg.norm(v) for v in V] for row in f]
+        )
     if "arc" in cfg.terms:
-        V = model.W if cfg.share_arc_weight else model.V
         if cfg.soft_arc == "dense":
             arc = reference.arcface(f, V, Y, cfg.margin, cfg.scale)
         else:
@@ -79,6 +85,8 @@ def scaled(noise, K):
 
 def start_K(cfg, sigma):
     """The first K of an insertion point, both equal, within the bound."""
+    if cfg.k_unit == "sigma":
+        return np.full((2, *sigma.shape), min(cfg.k_init, cfg.k_bound))
     first = cfg.k_init * sigma if cfg.k_init_relative else np.full_like(sigma, cfg.k_init)
     first = np.minimum(first, cfg.k_bound * sigma)
     return np.stack([first, first])
@@ -104,24 +112,25 @@ def ascend(model, x, target, cfg, groups, noise, K, ema, alpha):
     K = {name: K[name].copy() for name in K}
     first = None
     for _ in range(cfg.ascent_steps):
+        _, units = run(model, x, cfg, groups, scaled(noise, K))
 
-        def adversary(flat):
+        def adversary(flat, units=units):
             shifts = scaled(noise, unflattened(flat, K))
-            return task(model, run(model, x, cfg, groups, shifts)[0], target, cfg)[0]
+            return task(model, run(model, x, cfg, groups, shifts, units=units)[0], target, cfg)[0]
 
         flat = np.concatenate([K[name].ravel() for name in K])
         first = adversary(flat) if first is None else first
         flat = flat + alpha * cfg.alpha_scale * reference.finite_differences(adversary, flat)
         for name, free in unflattened(flat, K).items():
-            limit = cfg.k_bound * ema[name]
+            limit = cfg.k_bound * (1.0 if cfg.k_unit == "sigma" else ema[name])
             K[name] = np.clip(free, -limit, limit)
     return K, first
 
 
-def robust_loss(model, x, target, cfg, groups, noise, K, constants=None, p_constant=None):
-    """Phase 2 (Eq. 13); constants and p_constant stand where the configuration detaches."""
+def robust_loss(model, x, target, cfg, groups, noise, K, constants=None, p_constant=None, units=None):
+    """Phase 2 (Eq. 13); constants, p_constant and units stand where the configuration detaches."""
     clean, p = task(model, run(model, x, cfg, groups)[0], target, cfg)
-    hard, q = task(model, run(model, x, cfg, groups, scaled(noise, K), constants)[0], target, cfg)
+    hard, q = task(model, run(model, x, cfg, groups, scaled(noise, K), constants, units)[0], target, cfg)
     loss = (clean + hard) / (2 if cfg.reduce == "mean" else 1)
     if "js" in cfg.terms:
         loss += cfg.js_weight * reference.js(p if p_constant is None else p_constant, q)

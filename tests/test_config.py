@@ -33,7 +33,8 @@ def test_a_flag_wins_over_file_preset_method_and_default():
 def test_every_value_has_an_origin(name):
     config = run_config(name)
     assert {"algorithm", "loop", "world", *config.origin} == set(config.values())
-    assert set(config.origin.values()) == {"default", "method", f"preset {config.preset}"}
+    origins = {"default", "method", "training batches", f"preset {config.preset}"}
+    assert set(config.origin.values()) == origins
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,8 @@ OTHER = {
     "eval_epoch": 3,
     "tta": "batch_bn",
     "tta_group": "experiment",
+    "also_tta": ("plate_bn",),
+    "abra_k_unit": "sigma",
     "abra_at": ("res2",),
     "abra_terms": ("ce",),
     "abra_neck": "layernorm",
@@ -194,6 +197,7 @@ def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
         "root_dir",
         "data_format",
         "loader_kwargs",
+        "also_tta",
         "eval_only",
         "eval_epoch",
         "device",

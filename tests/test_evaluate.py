@@ -106,10 +106,11 @@ def test_reestimating_puts_momentum_and_mode_back(fails):
     modes = []
 
     def forward(x):
+        y = method.features(x)
         modes.append((method.training, {m.training for m in norms}, {m.momentum for m in norms}))
         if fails:
             raise KeyboardInterrupt
-        return method.features(x)
+        return y
 
     method.train()
     try:
@@ -119,6 +120,23 @@ def test_reestimating_puts_momentum_and_mode_back(fails):
     assert modes == [(False, {True}, {1.0})]
     assert [m.momentum for m in norms] == pytest.approx([0.1 * (i + 1) for i in range(len(norms))])
     assert not any(m.training for m in method.modules())
+
+
+@pytest.mark.parametrize(("name", "part"), [("DANN", "discriminator"), ("BYOL", "teacher")])
+def test_reestimating_leaves_alone_what_prediction_does_not_reach(name, part):
+    method = make_method(name)
+    with torch.no_grad():
+        for m in method.modules():
+            if isinstance(m, BATCH_NORMS):
+                m.running_mean.fill_(0.5)
+    inside = {id(m) for n, child in method.named_children() if part in n for m in child.modules()}
+    reestimate_bn(method, method.predict, [torch.randn(4, 3, 6, 6, dtype=torch.float64)])
+    norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
+    kept = [m for m in norms if bool((m.running_mean == 0.5).all())]
+    assert kept and {id(m) for m in kept} >= {id(m) for m in norms if id(m) in inside}
+    assert not any(
+        bool((m.running_mean == 0.5).any()) for m in method.net.modules() if isinstance(m, BATCH_NORMS)
+    )
 
 
 def test_plain_images_are_those_that_evaluation_sees(data, method):

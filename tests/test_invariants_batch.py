@@ -51,7 +51,7 @@ def test_T11_one_draw_for_each_channel_shifts_every_image_alike():
     assert [tuple(e.shape) for e in noise] == [(CHANNELS["res4"],)] * 2
     f_t = method.shifted(points[0], [noise], batch)
     point = points[0]
-    d_mu, d_sigma = method.perturb["res4"].shifts(noise)
+    d_mu, d_sigma = method.perturb["res4"].shifts(noise, torch.ones(6))
     rest = f_t - point.x - d_sigma * (point.x - point.mu) / point.sigma  # (N, C)
     assert worst(rest, d_mu.expand_as(rest)) < 1e-12
     assert d_mu.abs().min() > 0

@@ -25,6 +25,7 @@ LAYERS = [
         "files",
         "records",
         "provenance",
+        "significance",
         "compat",
         "writable",
     },

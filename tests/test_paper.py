@@ -84,7 +84,8 @@ def test_eq8_shifts_are_K_times_noise_with_mu_and_sigma_apart():
     perturb = StatPerturbation(3, start=0.1, relative=True, bound=0.5)
     perturb.K_mu.copy_(torch.tensor([1.0, 2.0, -3.0]))
     perturb.K_sigma.copy_(torch.tensor([0.5, 0.0, 4.0]))
-    d_mu, d_sigma = perturb.shifts((torch.tensor([1.0, -1.0, 2.0]), torch.tensor([-2.0, 5.0, 0.25])))
+    noise = (torch.tensor([1.0, -1.0, 2.0]), torch.tensor([-2.0, 5.0, 0.25]))
+    d_mu, d_sigma = perturb.shifts(noise, torch.ones(3))
     assert d_mu.tolist() == [1.0, -2.0, -6.0]
     assert d_sigma.tolist() == [-1.0, 0.0, 1.0]
 

@@ -367,7 +367,7 @@ def test_a_bad_number_is_refused_in_one_sentence(wrong: dict[str, Any], sentence
 
 
 def test_unknown_preset_and_setting_are_refused() -> None:
-    with pytest.raises(InputError, match="preset 'huge' is unknown; choose one of mini, full"):
+    with pytest.raises(InputError, match="preset 'huge' is unknown; choose one of mini, midi, full"):
         preset("huge")
     with pytest.raises(InputError, match="'colour' is no setting of the simulator; choose from batch_effect"):
         preset("mini", colour=1)

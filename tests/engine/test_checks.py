@@ -31,11 +31,6 @@ def test_batches_of_features_that_the_training_split_is_too_small_for(root, refu
     runs.assert_says(said, "IRMX", "80 rows, 4 bio-batches of 20", "has 64 images", "take fewer")
 
 
-def test_statistics_of_batch_norm_where_there_is_none(root, refused, tmp_path):
-    argv = runs.command(root, tmp_path / "run", "ERM", model="vit_small", bn_stats="precise")
-    runs.assert_says(refused(argv), "--bn_stats precise would have no effect", "vit_small", "leave it out")
-
-
 def test_without_batch_norm_no_image_is_read_for_statistics():
     def images():
         raise AssertionError("a training image is read")

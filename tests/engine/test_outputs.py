@@ -149,7 +149,10 @@ def test_config_json_keeps_every_value_with_its_origin(finished, root, name):
     assert set(saved["values"]) == {"algorithm", "loop", "world", *saved["origin"]} == set(config.values())
     assert saved["values"] == json.loads(json.dumps(config.values()))
     assert saved["origin"] == dict(config.origin)
-    assert set(saved["origin"].values()) == {"flag", "method", f"preset {config.preset}", "default"}
+    assert set(saved["origin"].values()) == {
+        *("flag", "method", "training batches", "default"),
+        f"preset {config.preset}",
+    }
     assert saved["origin"]["log_every"] == "flag" and saved["origin"]["lr"] == f"preset {config.preset}"
     assert (saved["digest"], saved["preset"]) == (config.digest(), config.preset)
     assert saved["bio_batch"] == ("plate" if name == "ABRA" else "experiment")

@@ -92,7 +92,7 @@ def test_an_interrupted_run_resumes_alike_wherever_it_stopped(root, tiny, whole_
 
 def test_the_last_checkpoint_holds_K_optimiser_and_progress(whole_runs):
     saved = runs.state(whole_runs["ABRA"])
-    progress = {"epoch", "best_val_metric", "best_epoch", "seconds", "flops", "images", "steps"}
+    progress = {"epoch", "best_val_metric", "best_epoch", "seconds", "flops", "images", "steps", "picked"}
     assert set(saved) == {"algorithm", "optimizer", *progress}
     assert {"perturb.res4.K_mu", "perturb.res4.K_sigma"} < set(saved["algorithm"])
     assert saved["algorithm"]["perturb.res4.seen"] == 48

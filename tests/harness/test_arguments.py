@@ -123,7 +123,7 @@ def test_a_flag_wins_over_the_preset_over_the_method_over_the_default(ask):
     run = ask("ABRA", "--preset", "wilds", "--n_epochs", 3).run
     assert (run.optim.n_epochs, run.origin["n_epochs"]) == (3, "flag")
     assert (run.data.transform, run.origin["transform"]) == ("rxrx1", "preset wilds")
-    assert (run.eval.bn_stats, run.origin["bn_stats"]) == ("precise", "method")
+    assert (run.eval.bn_stats, run.origin["bn_stats"]) == ("precise", "training batches")
     assert (run.data.frac, run.origin["frac"]) == (1.0, "default")
     assert ask("ABRA", "--transform", "none", "--preset", "wilds").run.data.transform == "none"
 

@@ -78,7 +78,7 @@ def make_run(screen: Screen, folder: Path, seed: int, tta: str | None = None, **
     """
     adapted = values.pop("adapted", {})
     algorithm = values.pop("algorithm", "ABRA")
-    values = {"save_last": False, **values}
+    values = {"save_last": False, "bn_stats": "precise", **values}
     config = run_config(algorithm, **values, seed=seed, root_dir=str(screen.root), log_dir=str(folder))
     own = RunFolder(folder, config.data.dataset, seed)
     folder.mkdir(parents=True)

@@ -99,10 +99,10 @@ def test_models_of_one_method_and_seed_are_told_apart_by_their_settings(tmp_path
     (axes,) = seven.figure.axes
     assert len(axes.lines) == 3
     shown = [" ".join(t.get_text().split()) for t in axes.get_legend().get_texts()]
-    plates = "ERM [groupby_fields ['experiment', 'plate'], train_loader plate]"
-    assert len(shown) == 4 and shown[0] == "ABRA" and plates in shown
+    flags = "bn_stats precise, groupby_fields ['experiment', 'plate'], train_loader plate"
+    assert len(shown) == 4 and shown[0] == "ABRA" and f"ERM [{flags}]" in shown
     told = {row["settings"] for row in seven.values if row["acc"] in (0.5, 0.6)}
-    assert told == {"groupby_fields ['experiment', 'plate'], train_loader plate"}
+    assert told == {flags}
     assert {row["settings"] for row in seven.values if row["method"] == "ABRA"} == {""}
 
 

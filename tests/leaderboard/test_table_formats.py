@@ -65,10 +65,8 @@ def markdown_cells(text):
 
 def test_markdown_is_aligned_and_holds_every_row(table):
     header, rule, *rows = markdown_cells(markdown(table))
-    assert header[:3] == ["Method", "TTA", "Backbone"] and header[-2:] == [
-        "published Seeds",
-        "published p (Welch)",
-    ]
+    assert header[:5] == ["Method", "TTA", "BN", "Epoch", "Backbone"]
+    assert header[-3:] == ["published Seeds", "published p", "published p (Welch)"]
     assert all(re.fullmatch(r"-+:?", cell) for cell in rule) and len(rows) == 3
     none, ours, odd = (dict(zip(header, row, strict=True)) for row in rows)
     assert (none["Method"], none["Total"], none["Seeds"]) == ("Gradient Reversal [a]", "missing", "0")
@@ -93,16 +91,16 @@ def test_html_and_latex_say_the_same_as_markdown(table):
 def test_published_columns_stand_under_their_source(table):
     source = "published (arXiv 2603.05622, Table 6)"
     assert Page(html_table(table)).rows[0] == ["ours", source]
-    assert rf"\multicolumn{{16}}{{c}}{{ours}} & \multicolumn{{7}}{{c}}{{{source}}} \\" in latex(table)
+    assert rf"\multicolumn{{18}}{{c}}{{ours}} & \multicolumn{{8}}{{c}}{{{source}}} \\" in latex(table)
 
 
 def test_html_is_a_plain_table_that_can_be_heard_and_reached_by_keyboard(table):
     tags = Page(html_table(table)).tags
-    assert [a["scope"] for t, a in tags if t == "th"] == ["colgroup"] * 2 + ["col"] * 23 + ["row"] * 3
+    assert [a["scope"] for t, a in tags if t == "th"] == ["colgroup"] * 2 + ["col"] * 26 + ["row"] * 3
     assert ("caption", {}) in tags and not any("id" in a or "style" in a for _, a in tags)
     (region,) = [a for t, a in tags if t == "div"]
     assert region["role"] == "region" and region["tabindex"] == "0" and region["aria-label"] == table.title
-    assert [a["span"] for t, a in tags if t == "colgroup"] == ["16", "7"]
+    assert [a["span"] for t, a in tags if t == "colgroup"] == ["18", "8"]
 
 
 def test_an_html_page_stands_alone_and_every_text_is_escaped(table):
@@ -117,7 +115,7 @@ def test_latex_has_as_many_cells_as_columns_and_escaped_names(table):
     kinds = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1]
     for line in text.splitlines():
         if line.endswith(r"\\") and "multicolumn" not in line:
-            assert len(re.split(r"(?<!\\)&", line)) == len(kinds) == 23
+            assert len(re.split(r"(?<!\\)&", line)) == len(kinds) == 26
     assert r"A\_B \& 50\% of <i>|\"\$x\"".replace(r"\"", '"') in text and r"plate\_bn" in text
     assert all(text.count(rf"\{rule}") == 1 for rule in ("toprule", "midrule", "bottomrule"))
     assert text.count(r"\begin{") == text.count(r"\end{") == 2

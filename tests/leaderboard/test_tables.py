@@ -206,7 +206,12 @@ def test_a_classifier_on_frozen_weights_has_drawn_no_images(mine):
 
 def test_the_page_says_what_of_the_published_p_values_can_be_had(made):
     told = " ".join(built(made, 3).notes)
-    assert "those p-values are not among our sources" in told and "as if seeds were not paired" in told
+    assert "Published p: as the paper prints it" in told and "as if seeds were not paired" in told
+    assert (
+        "The published p of SimCLR, BYOL, DINOv2, DSU, AdvBayes, ABRA is smaller than any paired t-test can "
+        "give with the printed means" in told
+    )
+    assert row_of(built(made, 3), "ABRA").published.p == 7.5e-6
     assert "more than a factor of ten for AdvStyle with TTA, ABRA with TTA." in told
 
 

@@ -83,6 +83,7 @@ ALTERNATIVES = {
     "neck": "layernorm",
     "k_init": 0.1,
     "k_init_relative": False,
+    "k_unit": "sigma",
     "alpha": 0.01,
     "alpha_scale": 0.2,
     "ascent_steps": 3,

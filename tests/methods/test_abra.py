@@ -39,13 +39,15 @@ def slow_step(method, batch, drawn, K, ema):
     alpha = method.context.lr if cfg.alpha is None else cfg.alpha
     K, adv = slow.ascend(model, x, target, cfg, groups, noise[0], K, ema, alpha)
     constants = p_constant = None
+    _, units = slow.run(model, x, cfg, groups, slow.scaled(noise[-1], K))
     if cfg.detach_stats:
-        _, constants = slow.run(model, x, cfg, groups, slow.scaled(noise[-1], K))
+        constants = units
     if cfg.js_detach_clean:
         _, p_constant = slow.task(model, slow.run(model, x, cfg, groups)[0], target, cfg)
 
     def loss():
-        return slow.robust_loss(as_model(method), x, target, cfg, groups, noise[-1], K, constants, p_constant)
+        fixed = constants, p_constant, units
+        return slow.robust_loss(as_model(method), x, target, cfg, groups, noise[-1], K, *fixed)
 
     return K, ema, adv, loss
 
@@ -99,6 +101,9 @@ CASES |= {
     "ce and arc": {"terms": ("ce", "arc")},
     "ce alone": {"terms": ("ce",)},
     "arc and js, halved": {"terms": ("arc", "js"), "halve_arc": True},
+    "arc and ce of no weight": {"lam": 0.0},
+    "arc by the shared weight": {"terms": ("arc", "js"), "share_arc_weight": True},
+    "res3+res4 in units of sigma": {"at": ("res3", "res4"), "k_unit": "sigma", "k_bound": 0.3},
     "res3+res4": {"at": ("res4", "res3")},
     "res3+res4 on maps, summed": {"at": ("res3", "res4"), "pooled_path": False, "reduce": "sum"},
     "res1+res3": {"at": ("res1", "res3")},

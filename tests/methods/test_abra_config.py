@@ -23,6 +23,7 @@ EFFECTS = {
     "neck": ({"loss", "K", "gradients", "logits"}, set()),
     "k_init": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
     "k_init_relative": ({"loss", "K", "gradients"}, {"logits", "L_clean"}),
+    "k_unit": ({"loss", "K", "gradients"}, {"logits", "L_clean", "L_adv"}),
     "alpha": ({"loss", "K", "gradients"}, {"logits", "L_clean", "L_adv"}),
     "alpha_scale": ({"loss", "K", "gradients"}, {"logits", "L_clean", "L_adv"}),
     "ascent_steps": ({"loss", "K", "gradients"}, {"logits", "L_clean", "L_adv"}),
