@@ -187,11 +187,28 @@ def test_predictions_need_no_state_of_the_method_and_no_other_image(name, label)
     assert worst(parts, whole) < 1e-5
 
 
+# A batch norm follows and takes any constant away again, so that only rounding is left of their gradients.
+CANCELLED = {
+    "BYOL": {"projector.layers.3.bias"},
+    "IID-lite": {"neck.3.bias"},
+    "ERM-CutMix": {"neck.3.bias"},
+    "DANN": {"discriminator.0.bias", "discriminator.3.bias"},
+}
+ROUNDING = 1e-9  # of float64; true gradients are above 1e-5
+
+
 @EVERY
 def test_every_parameter_has_a_gradient_after_one_step(name, label):
-    method = method_of(name, label)
-    method(batch_of()).loss.backward()
-    assert [n for n, p in learned(method).items() if p.grad is None or not p.grad.any()] == []
+    """IID-lite needs more: its deepest map has one pixel of small images, and a mean of 0 without dropout."""
+    method, size = method_of(name, label, dtype=torch.float64), 4
+    if name == "IID-lite":
+        size = 64
+        for inject in method.noise.values():
+            inject.dropout.p = 0.5
+    torch.manual_seed(0)
+    method(batch_of(dtype=torch.float64, size=size)).loss.backward()
+    largest = {n: 0.0 if p.grad is None else p.grad.abs().max().item() for n, p in learned(method).items()}
+    assert {n for n, g in largest.items() if g < ROUNDING} == CANCELLED.get(name, set())
 
 
 @EVERY
