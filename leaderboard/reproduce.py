@@ -20,7 +20,9 @@ def training(run: Run) -> str:
 def predicting(entry: Entry) -> str:
     """The `abra-wilds predict` that makes an adaptation's records."""
     r = entry.record
-    model = entry.run.path / model_name(r.dataset, r.seed, r.checkpoint)
+    picked = r.checkpoint == "best" and r.picked_by in entry.run.picks
+    label = f"best_{r.picked_by}" if picked else r.checkpoint
+    model = entry.run.path / model_name(r.dataset, r.seed, label)
     changed = {n: v for n, v in entry.settings.items() if entry.run.settings.get(n) != v}
     flags = {"tta": entry.settings["tta"], **changed}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value).lower())]

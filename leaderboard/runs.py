@@ -17,7 +17,8 @@ from typing import Any
 
 from abra_wilds.config import SECTIONS, canonical, digest_of, flag_name, flag_of, jsonable
 from abra_wilds.errors import InputError
-from abra_wilds.eval_config import GROUPED_TTA, TTA, TTA_MIN
+from abra_wilds.eval_config import GROUPED_TTA, TTA, TTA_MIN, EvalConfig
+from abra_wilds.options import default_of, typed
 from abra_wilds.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.speed_config import SpeedConfig
 
@@ -55,6 +56,15 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The values that can change a number, but the seed."""
         return without_seed(self.values)
+
+    @property
+    def picks(self) -> list[str]:
+        """Names of the adaptations that picked an epoch of their own, whose models are epoch:best_NAME."""
+        known = {f.name: f for f in fields(EvalConfig) if f.name in self.values}
+        values = {
+            name: typed(name, self.values[name], flag_of(f), default_of(f)) for name, f in known.items()
+        }
+        return [e.name for e in EvalConfig(**values).alternatives()]
 
     def adapted_folders(self) -> list[Path]:
         """Folders that `abra-wilds predict` made inside this one."""

@@ -8,6 +8,8 @@ from tests.leaderboard import boards
 from tests.leaderboard.boards import change_records, make_runs
 from tests.leaderboard.table_boards import built, row_of
 
+from reproduce import predicting  # isort: skip
+from runs import read_entries, read_run  # isort: skip
 from sweep_plan import picks_epochs, plan, unequal  # isort: skip
 from sweep_spec import read_spec  # isort: skip
 from table_formats import FORMATS  # isort: skip
@@ -107,3 +109,16 @@ def test_records_without_what_picked_them_count_as_picked_by_their_run(screen, t
     table = built(folder, 3)
     assert row_of(table, "ABRA").terms["epoch"] == "own val"
     assert row_of(table, "ABRA", "plate_bn").terms["epoch"] == "val by none"
+
+
+@pytest.mark.parametrize(("picked_by", "label"), [("plate_bn", "best_plate_bn"), ("none", "best")])
+def test_the_command_of_an_adaptation_names_the_model_that_it_was_made_with(
+    screen, tmp_path, picked_by, label
+):
+    flags = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}, "also_tta": ["plate_bn"]}
+    folder = boards.make_run(screen, tmp_path / "run", 0, preset="paper", **flags)
+    change_records(folder / "tta_plate_bn", picked_by=picked_by)
+    run = read_run(folder)
+    assert run.picks == ["plate_bn"]
+    (entry,) = (e for e in read_entries(run, folder / "tta_plate_bn") if e.record.split == "test")
+    assert f"rxrx1_seed:0_epoch:{label}_model.pth" in predicting(entry)
