@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before torch is imported, here and in processes that tests start: on tiny tensors threads only wait.
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ.get("ABRA_TEST_THREADS", "1")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # waiting threads would take cores of other tests
 
 import numpy as np
