@@ -35,7 +35,7 @@ check: $(VENV)/.setup-dev  ## lint, types and the quick tests
 	$(BIN)/python -m pytest -n auto
 
 bench: $(VENV)/.setup  ## time, FLOPs and memory of steps of ABRA and others, against ERM
-	$(BIN)/python examples/bench_step.py --json bench.json
+	$(BIN)/python examples/benchmarks/bench_step.py --json bench.json
 
 clean:  ## remove what the commands above made, but not the environment
 	rm -rf $(DEMO) bench.json .pytest_cache .mypy_cache .ruff_cache

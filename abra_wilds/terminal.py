@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from abra_wilds.errors import WORKER_KILLED, InputError, Lost
@@ -54,3 +54,22 @@ def guarded(body: Callable[[], int], onward: str = "the same command goes on or 
     except KeyboardInterrupt:
         print(f"interrupted; {onward}", file=sys.stderr)
         return 130
+
+
+def alone(
+    doc: str | None,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """A job of `abra-wilds` as a script of its own; returns its exit code.
+
+    Args:
+        doc: what --help says of it.
+        add_arguments: declares its flags.
+        run: does it.
+        argv: arguments; None takes this process'.
+    """
+    parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    return guarded(lambda: run(parser.parse_args(argv)))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from abra_wilds import METHODS
-from abra_wilds.cli import main
+from abra_wilds.commands.train import main
+from abra_wilds.config.fields import method_option, require
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.base import Method, MethodConfig
-from abra_wilds.options import method_option, require
 from abra_wilds.types import Batch, BatchPlan, StepOutput
 
 

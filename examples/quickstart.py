@@ -19,8 +19,8 @@ from pathlib import Path
 
 import torch
 
-from abra_wilds.data.simulate import preset, simulate
 from abra_wilds.errors import InputError
+from abra_wilds.simulate import preset, simulate
 from abra_wilds.terminal import guarded
 
 BOARD = Path(__file__).resolve().parents[1] / "leaderboard"
@@ -33,8 +33,7 @@ def steps(folder: Path) -> Iterator[tuple[str, list[object]]]:
     runs, archive, data = folder / "runs", folder / "ABRA.tar.gz", ("--root_dir", folder)
     # On a CPU two runs of one thread each are done sooner than one after the other.
     devices = () if torch.cuda.is_available() else ("--devices", "cpu", "--jobs", 2)
-    spec = BOARD / "specs" / "demo.yaml"
-    yield "Train three seeds each, and adapt them", ["sweep.py", spec, "--out", runs, *data, *devices]
+    yield "Train three seeds each, and adapt them", ["sweep.py", "demo", "--out", runs, *data, *devices]
     yield "Bundle ABRA's predictions", ["bundle.py", runs / "ABRA", "--out", archive]
     yield "Score the bundle anew", ["verify.py", archive, *data]
     figures = folder / "figures"

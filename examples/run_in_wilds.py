@@ -7,7 +7,7 @@ The same as `abra-wilds wilds`; from Python, see `abra_wilds.harness.register.re
 
 import sys
 
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main(["wilds", *sys.argv[1:]]))

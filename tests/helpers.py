@@ -15,7 +15,7 @@ from abra_wilds.nets.backbones import build_net, timm_package
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.vit import staged_vit
 from abra_wilds.types import Batch, DataInfo, StepContext, Target
-from tests.reference_abra import Model
+from tests.methods.abra.reference_abra import Model
 
 O = 5
 N_GROUPS = 6

@@ -83,7 +83,7 @@ def two_ranks() -> Iterator[Ranks]:
 
 def said(argv: list[str]) -> tuple[int | str | None, str]:
     """Exit code and everything on stderr of the main command in this process."""
-    from abra_wilds.cli import main
+    from abra_wilds.commands.train import main
 
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
@@ -147,7 +147,7 @@ def abra_step(cfg: Any, plates: tuple[tuple[int, ...], ...]) -> tuple[dict[str, 
 def group_means_of(batches: list[Any]) -> Any:
     """groupDRO's means over the losses of all ranks, in four groups."""
     from abra_wilds.dist import rank
-    from abra_wilds.methods.group_dro import group_means
+    from abra_wilds.methods.domains.group_dro import group_means
 
     values, g = batches[rank()]
     return group_means(values, g, 4, everywhere=True)

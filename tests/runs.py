@@ -209,7 +209,7 @@ def refusal(
     capsys: Any, argv: list[Any], log_dir: Path, written: Sequence[str] = (), printed: str = ""
 ) -> str:
     """The sentence with which the command refuses: all that is shown, and log_dir holds `written` alone."""
-    from abra_wilds.cli import main as command_main
+    from abra_wilds.commands.train import main as command_main
 
     capsys.readouterr()
     assert command_main([str(argument) for argument in argv]) == 2
@@ -230,8 +230,8 @@ def assert_says(sentence: str, *parts: str) -> None:
 
 def main() -> int:
     """The command with the tiny network; it waits for the end behind the step that the environment names."""
-    from abra_wilds import cli
     from abra_wilds.engine import fit as fit_module
+    from abra_wilds.recipes import flags as cli
 
     backbones.BACKBONES |= {"resnet18": tiny_backbone, "vit_small": tiny_transformer}
     wait_at, taken, step = int(os.environ.get(WAIT, -1)), [0], fit_module.step

@@ -7,14 +7,14 @@ import functools
 import numpy as np
 import torch
 
-from abra_wilds.config import OptimConfig
-from abra_wilds.data.simulate import Well, preset, site_picture
-from abra_wilds.data.transforms import augment
+from abra_wilds.config.optim import OptimConfig
+from abra_wilds.config.precision import SpeedConfig
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.engine.precision import make_scaler, speed_up
 from abra_wilds.engine.schedule import make_optimizer
-from abra_wilds.engine.speed import make_scaler, speed_up
 from abra_wilds.engine.step import step
 from abra_wilds.methods import METHODS
-from abra_wilds.speed_config import SpeedConfig
+from abra_wilds.simulate import Well, preset, site_picture
 from abra_wilds.types import Batch, StepContext, Target
 from tests.helpers import make_info
 from tests.runs import tiny_backbone

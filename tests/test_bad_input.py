@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abra_wilds.cli import main
+from abra_wilds.commands.train import main
 from tests import runs
 from tests.runs import assert_says
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from abra_wilds import dist
-from abra_wilds.data.passes import Adapted, PassSampler
-from abra_wilds.data.samplers import PlateSampler, SequentialSampler, ShuffledSampler
-from abra_wilds.data.sharding import Rounds, Share, evaluation_share, training_share
+from abra_wilds.data.samplers.batches import PlateSampler, SequentialSampler, ShuffledSampler
+from abra_wilds.data.samplers.distributed import Rounds, Share, evaluation_share, training_share
+from abra_wilds.data.samplers.passes import Adapted, PassSampler
 from abra_wilds.errors import InputError
 from tests import ranks
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from abra_wilds.functional.stats import channel_stats, restyle
-from abra_wilds.methods.abra import ABRA, refuse_batch_norm
-from abra_wilds.methods.abra_config import ABRAConfig
+from abra_wilds.methods.abra.abra import ABRA, refuse_batch_norm
+from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.nets.backbones import build_net
 from abra_wilds.nets.staged import STAGES
 from abra_wilds.types import InputError, StepContext

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds.data.loaders import make_train_loader
-from abra_wilds.data.mixing import mix
-from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
+from abra_wilds.data.augment.mixing import mix
+from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
+from abra_wilds.data.reading.loaders import make_train_loader
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.stats import channel_stats, restyle
-from abra_wilds.methods.abra import Point
-from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.perturbation import StatPerturbation
+from abra_wilds.methods.abra.abra import Point
+from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.methods.abra.perturbation import StatPerturbation
 from abra_wilds.types import Batch, Target
 from tests.helpers import (
     CHANNELS,

@@ -9,31 +9,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "abra_wilds"
+ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
+SCRIPTS = sorted([*(ROOT / "leaderboard").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 # From left to right; a module imports from its own layer or from those to its left.
 LAYERS = [
-    {
-        "errors",
-        "terminal",
-        "types",
-        "options",
-        "config",
-        "data_config",
-        "eval_config",
-        "speed_config",
-        "dist",
-        "files",
-        "records",
-        "provenance",
-        "significance",
-        "compat",
-        "writable",
-    },
+    {"errors", "terminal", "types", "dist", "config", "results", "compat"},
     {"functional"},
     {"nets", "data"},
     {"methods", "tta"},
-    {"engine", "evaluate", "scores"},
-    {"presets", "cli", "console", "doctor", "harness", "analysis", "predict", "embed"},
+    {"engine"},
+    {"recipes"},
+    {"analysis", "harness", "board", "fetch", "simulate"},
+    {"commands"},
+    {"__main__"},
 ]
 
 
@@ -101,6 +90,68 @@ def test_imports_point_one_way():
     assert where(wrong) == []
 
 
+def test_scripts_are_used_by_nothing_in_the_package():
+    names = {path.stem for path in SCRIPTS} | {"leaderboard", "examples"}
+    own = {"figures", "report", "tables", "sweep", "bundle", "verify"}  # jobs of the same names
+    wrong = [
+        (path, line)
+        for path in MODULES
+        for name, lines in imported(path).items()
+        if name.split(".")[0] in names - own
+        for line in lines
+    ]
+    assert where(wrong) == []
+
+
+def test_no_module_imports_another_in_a_circle():
+    """Nor for types alone; imports inside functions wait until they are called."""
+    known = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    needs = {}
+    for name, path in known.items():
+        tree = ast.parse(path.read_text())
+        found = set()
+        heads = [n for n in tree.body if not isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        for node in (inner for n in heads for inner in ast.walk(n)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                for alias in node.names:
+                    found |= {f"{node.module}.{alias.name}", node.module} & known.keys()
+        needs[name] = found - {name}
+    seen = {}
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join([*trail[trail.index(name) :], name])
+        if name not in seen:
+            for other in needs[name]:
+                visit(other, [*trail, name])
+            seen[name] = True
+
+    for name in known:
+        visit(name, [])
+
+
+def test_folders_are_small_enough_to_see_through():
+    folders = [ROOT / "leaderboard", *(p for p in (ROOT / "examples").rglob("*") if p.is_dir())]
+    folders += [PACKAGE, *(p for p in PACKAGE.rglob("*") if p.is_dir())]
+    files = {f: [p for p in f.iterdir() if p.is_file()] for f in folders if f.name != "__pycache__"}
+    assert [(f.name, len(inside)) for f, inside in files.items() if len(inside) > 15] == []
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+def test_a_third_file_of_a_family_of_names_is_a_folder():
+    """No x_y.py and x_z.py beside x.py."""
+    families = []
+    for path in MODULES:
+        beside = {p.stem for p in path.parent.glob("*.py")}
+        ours = [name for name in beside if name.startswith(f"{path.stem}_")]
+        families += [f"{path.stem}: {sorted(ours)}"] if len(ours) > 1 else []
+    assert families == []
+
+
+def test_half_of_the_modules_have_at_most_120_lines():
+    lengths = sorted(len(p.read_text().splitlines()) for p in [*MODULES, *SCRIPTS])
+    assert lengths[len(lengths) // 2] <= 120
+
+
 def test_importing_the_package_imports_nothing_of_it():
     assert list(own_imports(PACKAGE / "__init__.py")) == []
 
@@ -108,14 +159,14 @@ def test_importing_the_package_imports_nothing_of_it():
 def test_methods_know_neither_data_nor_engine_nor_harness():
     methods = [path for path in MODULES if part_of(path) == "methods"]
     assert len(methods) > 5
-    banned = {"data", "engine", "harness", "evaluate", "files", "records"}
+    banned = {"data", "engine", "harness", "results", "recipes", "commands"}
     assert where((p, line) for p in methods for part, line in own_imports(p) if part in banned) == []
 
 
 def test_records_need_the_standard_library_and_two_torch_free_modules_alone():
-    roots = {name.split(".")[0] for name in imported(PACKAGE / "records.py")}
+    roots = {name.split(".")[0] for name in imported(PACKAGE / "results" / "records.py")}
     assert roots - {"abra_wilds"} <= sys.stdlib_module_names
-    assert {part for part, _ in own_imports(PACKAGE / "records.py")} <= {"errors", "files"}
+    assert {part for part, _ in own_imports(PACKAGE / "results" / "records.py")} <= {"errors", "results"}
 
 
 def test_functions_of_tensors_see_no_configuration():
@@ -168,7 +219,7 @@ def test_truncated_images_are_never_asked_for():
                 assert ast.unparse(node.value) == "False", f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+@pytest.mark.parametrize("path", [*MODULES, *SCRIPTS], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_a_module_is_short_documented_and_raises_instead_of_asserting(path):
     text = path.read_text()
     tree = ast.parse(text)

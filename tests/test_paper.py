@@ -8,9 +8,9 @@ import torch
 
 from abra_wilds.functional.losses import arcface, js_divergence
 from abra_wilds.functional.stats import channel_stats, instance_stats, restyle
-from abra_wilds.methods.abra import Point
-from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.perturbation import StatPerturbation
+from abra_wilds.methods.abra.abra import Point
+from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.methods.abra.perturbation import StatPerturbation
 from abra_wilds.types import Target
 from tests import reference
 from tests.helpers import (

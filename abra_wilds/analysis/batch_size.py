@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from abra_wilds.analysis.saved import Saved
-from abra_wilds.data.samplers import Rows, even_chunks
+from abra_wilds.data.samplers.batches import Rows, even_chunks
+from abra_wilds.engine.evaluation.evaluate import evaluate
 from abra_wilds.errors import InputError
-from abra_wilds.evaluate import evaluate
 from abra_wilds.tta.adapters import own_statistics, running_statistics
 from abra_wilds.types import Batch
 

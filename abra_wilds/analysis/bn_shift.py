@@ -17,7 +17,7 @@ from torch import Tensor
 
 from abra_wilds.analysis.advice import SOURCE, Shift
 from abra_wilds.analysis.saved import Saved
-from abra_wilds.data.samplers import Rows
+from abra_wilds.data.samplers.batches import Rows
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_kl, gaussian_mmd2
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.analysis.saved import Saved, sampled
-from abra_wilds.data.samplers import even_chunks
+from abra_wilds.data.samplers.batches import even_chunks
 from abra_wilds.errors import InputError
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input
 

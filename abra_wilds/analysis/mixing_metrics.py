@@ -36,7 +36,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from abra_wilds.errors import InputError
-from abra_wilds.records import aligned
+from abra_wilds.results.records import aligned
 
 Floats = NDArray[np.floating]
 Names = NDArray[np.object_]

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from abra_wilds.data.controls import FIRST_CONTROL, N_CLASSES, check_well_types
-from abra_wilds.data.layouts import find_layout
-from abra_wilds.data.metadata import read_metadata
-from abra_wilds.data.wilds_data import is_simulated
+from abra_wilds.data.datasets.catalogue import is_simulated
+from abra_wilds.data.datasets.controls import FIRST_CONTROL, N_CLASSES, check_well_types
+from abra_wilds.data.datasets.layouts import find_layout
+from abra_wilds.data.datasets.metadata import read_metadata
 from abra_wilds.errors import InputError
-from abra_wilds.files import whole
+from abra_wilds.results.files import whole
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset

@@ -12,22 +12,22 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import Loader
-from abra_wilds.data.passes import Adapted, PassSampler
-from abra_wilds.data.samplers import Rows, members_of
-from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import is_simulated, make_grouper
-from abra_wilds.engine.folder import RunFolder
-from abra_wilds.engine.logs import no_bar
-from abra_wilds.engine.results import load_method
+from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.data.datasets.catalogue import is_simulated, make_grouper
+from abra_wilds.data.reading.loaders import Loader
+from abra_wilds.data.samplers.batches import Rows, members_of
+from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.engine.artifacts.folder import RunFolder
+from abra_wilds.engine.artifacts.logs import no_bar
+from abra_wilds.engine.evaluation.evaluate import bio_batches
+from abra_wilds.engine.evaluation.results import load_method
+from abra_wilds.engine.evaluation.saved import changed, located, saved_config, unadapted
 from abra_wilds.engine.setup import Setup, reading_kwargs
 from abra_wilds.errors import InputError
-from abra_wilds.eval_config import TTA_GROUPS
-from abra_wilds.evaluate import bio_batches
-from abra_wilds.files import sha256, write_text
 from abra_wilds.methods.base import Method
-from abra_wilds.predict import changed, located, saved_config, unadapted
+from abra_wilds.results.files import sha256, write_text
 from abra_wilds.types import Batch
 
 ANALYSIS = "analysis"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from abra_wilds.config import RunConfig
+from abra_wilds.config.run import RunConfig
 from abra_wilds.engine.inputs import check_views
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method

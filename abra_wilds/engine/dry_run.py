@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import coverage
-from abra_wilds.data.transforms import CROP, CROP_TO
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.transforms import CROP, CROP_TO
+from abra_wilds.data.reading.loaders import coverage
 from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.parallel import process_lines
 from abra_wilds.engine.setup import Setup, build_method, prepare

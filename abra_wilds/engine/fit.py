@@ -11,33 +11,33 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.prefetch import prefetched
-from abra_wilds.data.wilds_data import data_digest, is_simulated
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
+from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.dist import gathered, on_main, rank, started, world
-from abra_wilds.engine.checkpoint import Progress, common_progress, load_checkpoint
+from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
+from abra_wilds.engine.artifacts.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
+from abra_wilds.engine.artifacts.logs import Guard, Meter, TextLog, no_bar
+from abra_wilds.engine.artifacts.trackers import check_tracker, make_tracker
 from abra_wilds.engine.checks import check_method
-from abra_wilds.engine.flops import FlopCount
-from abra_wilds.engine.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
-from abra_wilds.engine.head_phase import train_heads
-from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
-from abra_wilds.engine.logs import Guard, Meter, TextLog, no_bar
-from abra_wilds.engine.parallel import held_back, parallel, process_lines
-from abra_wilds.engine.picks import better, pick_epochs, picks_of
-from abra_wilds.engine.results import (
+from abra_wilds.engine.evaluation.evaluate import average_bn, evaluate, plain_images, reestimate_bn
+from abra_wilds.engine.evaluation.picks import better, pick_epochs, picks_of
+from abra_wilds.engine.evaluation.results import (
     adaptation_lines,
     conclude,
     csv_logs,
     evaluate_splits,
     save_epoch,
 )
+from abra_wilds.engine.flops import FlopCount
+from abra_wilds.engine.heads.phase import train_heads
+from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
+from abra_wilds.engine.parallel import held_back, parallel, process_lines
+from abra_wilds.engine.precision import make_scaler, speed_up
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare, reading_lines
-from abra_wilds.engine.speed import make_scaler, speed_up
 from abra_wilds.engine.step import memory_told, share_of_step, step
-from abra_wilds.engine.trackers import check_tracker, make_tracker
-from abra_wilds.evaluate import average_bn, evaluate, plain_images, reestimate_bn
-from abra_wilds.records import Record
+from abra_wilds.results.records import Record
 from abra_wilds.types import StepContext
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.data.loaders import Loader
-from abra_wilds.data.mixing import mix
-from abra_wilds.data.transforms import augment, crop_side
-from abra_wilds.data.views import check_sides, make_views
-from abra_wilds.data_config import DataConfig
+from abra_wilds.config.data import DataConfig
+from abra_wilds.data.augment.mixing import mix
+from abra_wilds.data.augment.transforms import augment, crop_side
+from abra_wilds.data.augment.views import check_sides, make_views
+from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.types import Batch, ViewPlan
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from abra_wilds.data.sharding import Rounds
+from abra_wilds.data.samplers.distributed import Rounds
 from abra_wilds.dist import world
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import Trained

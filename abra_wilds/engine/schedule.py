@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from abra_wilds.config import OptimConfig
-from abra_wilds.engine.speed import fused
+from abra_wilds.config.optim import OptimConfig
+from abra_wilds.engine.precision import fused
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 

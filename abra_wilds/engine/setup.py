@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.images import check_images
-from abra_wilds.data.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
-from abra_wilds.data.parallel import usable_cores
-from abra_wilds.data.passes import PassSampler
-from abra_wilds.data.sharding import evaluation_share
-from abra_wilds.data.transforms import check_square
-from abra_wilds.data.wilds_data import data_info, load_dataset, make_grouper, split_subset
-from abra_wilds.data_config import DataConfig
+from abra_wilds.config.data import DataConfig
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.transforms import check_square
+from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data.reading.images import check_images
+from abra_wilds.data.reading.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
+from abra_wilds.data.reading.pools import usable_cores
+from abra_wilds.data.samplers.distributed import evaluation_share
+from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_rank, local_world, world
-from abra_wilds.engine.checkpoint import load_weights
+from abra_wilds.engine.artifacts.checkpoint import load_weights
+from abra_wilds.engine.precision import check_speed
 from abra_wilds.engine.schedule import warmup_steps
-from abra_wilds.engine.speed import check_speed
-from abra_wilds.eval_config import EvalConfig
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm

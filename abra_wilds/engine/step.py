@@ -11,7 +11,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
-from abra_wilds.config import OptimConfig
+from abra_wilds.config.optim import OptimConfig
 from abra_wilds.errors import Lost
 from abra_wilds.types import Batch, StepOutput
 

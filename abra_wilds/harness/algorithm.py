@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.loaders import Loader, make_plain_loader
-from abra_wilds.data.mixing import mix
-from abra_wilds.data.rows import groups_of
-from abra_wilds.data.wilds_data import data_info
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.mixing import mix
+from abra_wilds.data.datasets.catalogue import data_info
+from abra_wilds.data.reading.dataset import groups_of
+from abra_wilds.data.reading.loaders import Loader, make_plain_loader
+from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.artifacts.folder import folder_of
+from abra_wilds.engine.artifacts.logs import Guard
+from abra_wilds.engine.evaluation.evaluate import plain_images, reestimate_bn
 from abra_wilds.engine.fit import kept
-from abra_wilds.engine.folder import folder_of
-from abra_wilds.engine.logs import Guard
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import build_method, reading_kwargs
 from abra_wilds.engine.step import share_of_step, step
-from abra_wilds.evaluate import plain_images, reestimate_bn
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, StepContext, Target
 

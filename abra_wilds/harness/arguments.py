@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from abra_wilds.cli import WITHOUT_MEANING, flags_by_name, read_flags
-from abra_wilds.config import RunConfig
-from abra_wilds.data_config import SPLIT_SCHEMES
+from abra_wilds.config.data import SPLIT_SCHEMES
+from abra_wilds.config.run import RunConfig
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
-from abra_wilds.presets import resolve
+from abra_wilds.recipes.flags import WITHOUT_MEANING, flags_by_name, read_flags
+from abra_wilds.recipes.resolve import resolve
 from abra_wilds.terminal import Parser
 
 # Flags of WILDS without a meaning in our own command, that its scripts answer for our methods too.

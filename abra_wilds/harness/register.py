@@ -14,14 +14,15 @@ import torch
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from abra_wilds.config import SCHEDULERS, RunConfig
-from abra_wilds.data.images import decoded, unreadable
-from abra_wilds.data.transforms import augment
-from abra_wilds.data.wilds_data import NAMES, load_dataset
-from abra_wilds.data_config import TRANSFORMS
-from abra_wilds.engine.checkpoint import read_checkpoint
-from abra_wilds.engine.folder import as_trained, check_same_run, open_folder, write_config
-from abra_wilds.engine.logs import CsvLog
+from abra_wilds.config.data import TRANSFORMS
+from abra_wilds.config.optim import SCHEDULERS
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.data.datasets.catalogue import NAMES, load_dataset
+from abra_wilds.data.reading.images import decoded, unreadable
+from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
+from abra_wilds.engine.artifacts.folder import as_trained, check_same_run, open_folder, write_config
+from abra_wilds.engine.artifacts.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build

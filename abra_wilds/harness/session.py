@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import ImageFile
 
-from abra_wilds.compat import SUPPLIED, import_wilds
+from abra_wilds.compat.imports import SUPPLIED, import_wilds
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.supplies import ABSENT, transformers_supplied
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from abra_wilds.compat import forget
-from abra_wilds.config import OptimConfig
+from abra_wilds.compat.imports import forget
+from abra_wilds.config.optim import OptimConfig
 from abra_wilds.engine.schedule import learning_rate
 from abra_wilds.errors import InputError
 

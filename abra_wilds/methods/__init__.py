@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from abra_wilds.errors import InputError
-from abra_wilds.methods.abra import ABRA
-from abra_wilds.methods.advbayes import AdvBayes
-from abra_wilds.methods.advstyle import AdvStyle
-from abra_wilds.methods.arm_bn import ARMBN
+from abra_wilds.methods.abra.abra import ABRA
+from abra_wilds.methods.adaptive.arm_bn import ARMBN
+from abra_wilds.methods.adaptive.cs_arm_bn import CSARMBN
 from abra_wilds.methods.base import Method
-from abra_wilds.methods.byol import BYOL
-from abra_wilds.methods.coral import DeepCORAL
-from abra_wilds.methods.cs_arm_bn import CSARMBN
-from abra_wilds.methods.dann import DANN
-from abra_wilds.methods.dino import DINOv2
-from abra_wilds.methods.dsu import DSU
+from abra_wilds.methods.domains.coral import DeepCORAL
+from abra_wilds.methods.domains.dann import DANN
+from abra_wilds.methods.domains.group_dro import GroupDRO
+from abra_wilds.methods.domains.irm import IRM
+from abra_wilds.methods.domains.irmx import IRMX
+from abra_wilds.methods.domains.pair import IRMXPair
 from abra_wilds.methods.erm import ERM
-from abra_wilds.methods.erm_cutmix import ERMCutMix
-from abra_wilds.methods.group_dro import GroupDRO
-from abra_wilds.methods.iid_lite import IIDLite
-from abra_wilds.methods.irm import IRM
-from abra_wilds.methods.irmx import IRMX
-from abra_wilds.methods.lisa import LISA
-from abra_wilds.methods.mixstyle import MixStyle
-from abra_wilds.methods.pair import IRMXPair
-from abra_wilds.methods.simclr import SimCLR
+from abra_wilds.methods.mixing.erm_cutmix import ERMCutMix
+from abra_wilds.methods.mixing.iid_lite import IIDLite
+from abra_wilds.methods.mixing.lisa import LISA
+from abra_wilds.methods.ssl.byol import BYOL
+from abra_wilds.methods.ssl.dino import DINOv2
+from abra_wilds.methods.ssl.simclr import SimCLR
+from abra_wilds.methods.styles.advbayes import AdvBayes
+from abra_wilds.methods.styles.advstyle import AdvStyle
+from abra_wilds.methods.styles.dsu import DSU
+from abra_wilds.methods.styles.mixstyle import MixStyle
 
 METHODS: dict[str, type[Method]] = {
     m.name: m

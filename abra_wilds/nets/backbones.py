@@ -12,7 +12,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from abra_wilds.compat import torchvision_importable
+from abra_wilds.compat.imports import torchvision_importable
 from abra_wilds.errors import InputError
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.vit import staged_vit

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import nn
 
-from abra_wilds.compat import torchvision_importable
+from abra_wilds.compat.imports import torchvision_importable
 from abra_wilds.errors import InputError
 
 

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.errors import InputError
-from abra_wilds.eval_config import EvalConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 

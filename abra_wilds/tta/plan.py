@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from abra_wilds.data.controls import control_rows
-from abra_wilds.data.passes import Adapted
-from abra_wilds.data.samplers import Rows, SequentialSampler, even_chunks, members_of
-from abra_wilds.data.wilds_data import make_grouper
+from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.data.datasets.catalogue import make_grouper
+from abra_wilds.data.datasets.controls import control_rows
+from abra_wilds.data.samplers.batches import Rows, SequentialSampler, even_chunks, members_of
+from abra_wilds.data.samplers.passes import Adapted
 from abra_wilds.errors import InputError
-from abra_wilds.eval_config import TTA_GROUPS, EvalConfig
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from abra_wilds.analysis.batch_size import batch_size_curve, checked_sizes, partition
-from abra_wilds.data.loaders import Loader
-from abra_wilds.data.passes import Adapted, PassSampler
+from abra_wilds.data.reading.loaders import Loader
+from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.errors import InputError
-from abra_wilds.evaluate import predict
 from abra_wilds.tta.adapters import own_statistics
 
 

@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from abra_wilds.analysis.advice import advice
 from abra_wilds.analysis.bn_shift import bn_shift, common_size
 from abra_wilds.analysis.saved import Saved
-from abra_wilds.data.images import read_image
+from abra_wilds.data.reading.images import read_image
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_mmd2
 from tests.helpers import make_method, worst

@@ -7,7 +7,7 @@ import pytest
 
 from abra_wilds.analysis import profiles
 from abra_wilds.analysis.profiles import control_types, well_name
-from abra_wilds.data.wilds_data import load_dataset
+from abra_wilds.data.datasets.catalogue import load_dataset
 from tests import runs
 from tests.data import six
 

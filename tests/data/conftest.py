@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from abra_wilds.data.wilds_data import load_dataset, make_grouper, split_subset
+from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
 from tests.data.six import write_small_six
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from abra_wilds.data.simulate import SimulationConfig, preset, simulate
+from abra_wilds.simulate import SimulationConfig, preset, simulate
 
 
 def small_screen(layout: str = "rxrx1", replicates: int = 1) -> SimulationConfig:

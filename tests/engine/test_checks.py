@@ -7,8 +7,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from abra_wilds.cli import main
-from abra_wilds.evaluate import reestimate_bn
+from abra_wilds.commands.train import main
+from abra_wilds.engine.evaluation.evaluate import reestimate_bn
 from tests import runs
 from tests.helpers import tiny_vit
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from abra_wilds.cli import main
-from abra_wilds.engine import speed
+from abra_wilds.commands.train import main
+from abra_wilds.config.precision import SpeedConfig
+from abra_wilds.engine import precision as speed
+from abra_wilds.engine.evaluation.evaluate import reestimate_bn
 from abra_wilds.engine.flops import FlopCount
-from abra_wilds.engine.speed import check_speed, speed_up
-from abra_wilds.evaluate import reestimate_bn
-from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.dsu import DSUConfig
+from abra_wilds.engine.precision import check_speed, speed_up
+from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.methods.styles.dsu import DSUConfig
 from abra_wilds.nets.backbones import build_net, densenet
 from abra_wilds.nets.staged import STAGES, bn_buffers_kept
-from abra_wilds.speed_config import SpeedConfig
 from abra_wilds.tta.adapters import own_statistics
 from abra_wilds.types import InputError, Target
 from tests import runs

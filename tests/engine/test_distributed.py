@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from abra_wilds import METHODS, fit, run_config
-from abra_wilds.cli import main
+from abra_wilds.commands.train import main
+from abra_wilds.engine.evaluation.results import evaluate_saved
+from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.fit import seed_epoch
-from abra_wilds.engine.results import evaluate_saved
-from abra_wilds.methods import abra, perturbation
-from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.group_dro import group_means
-from abra_wilds.predict import predict_saved
+from abra_wilds.methods.abra import abra, perturbation
+from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.methods.domains.group_dro import group_means
 from tests import ranks, runs
 from tests.helpers import gradients, magnitudes, make_batch, make_method, worst
 

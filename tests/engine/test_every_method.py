@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from abra_wilds import METHODS, fit, run_config
-from abra_wilds.cli import main
+from abra_wilds.commands.train import main
 from abra_wilds.engine import fit as fit_module
-from abra_wilds.engine.results import evaluate_saved
-from abra_wilds.records import read_records
+from abra_wilds.engine.evaluation.results import evaluate_saved
+from abra_wilds.results.records import read_records
 from tests import runs
 from tests.data.six import write_small_six
 

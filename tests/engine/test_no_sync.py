@@ -12,12 +12,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from abra_wilds import run_config
-from abra_wilds.data.transforms import augment
-from abra_wilds.engine.heads import Features, Heads, head_optimizer
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.engine.artifacts.logs import Guard, Meter
+from abra_wilds.engine.heads.heads import Features, Heads, head_optimizer
 from abra_wilds.engine.inputs import learned_rows, method_batch
-from abra_wilds.engine.logs import Guard, Meter
+from abra_wilds.engine.precision import make_scaler, speed_up
 from abra_wilds.engine.schedule import make_optimizer, set_learning_rate
-from abra_wilds.engine.speed import make_scaler, speed_up
 from abra_wilds.engine.step import step
 from abra_wilds.methods import METHODS
 from abra_wilds.types import Batch, InputError, StepContext, Target

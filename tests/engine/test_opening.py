@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 from abra_wilds import run_config
-from abra_wilds.data.pack import from_files, pack
-from abra_wilds.engine.checkpoint import Progress
+from abra_wilds.data.reading.pack import from_files, pack
+from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.fit import opening
 from abra_wilds.engine.setup import prepare
 from tests import runs

@@ -11,17 +11,17 @@ from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from abra_wilds import run_config
-from abra_wilds.cli import main
-from abra_wilds.console import main as console
+from abra_wilds.__main__ import main as console
+from abra_wilds.commands.train import main
+from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.engine import fit as fit_module
-from abra_wilds.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.dry_run import activation_bytes
-from abra_wilds.engine.speed import check_speed, fused, make_scaler, speed_up
+from abra_wilds.engine.precision import check_speed, fused, make_scaler, speed_up
 from abra_wilds.engine.step import step
 from abra_wilds.functional.stats import channel_stats, instance_moments
-from abra_wilds.methods.abra_config import ABRAConfig
+from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.nets.staged import StagedNet
-from abra_wilds.speed_config import SpeedConfig
 from abra_wilds.types import InputError
 from tests import runs
 from tests.helpers import make_batch, make_info, make_method, worst

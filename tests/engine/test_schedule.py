@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from abra_wilds import fit, run_config
-from abra_wilds.config import OptimConfig
+from abra_wilds.config.optim import OptimConfig
 from abra_wilds.engine import fit as fit_module
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate, warmup_steps
 from abra_wilds.types import InputError

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from abra_wilds import run_config
-from abra_wilds.data import rows
+from abra_wilds.data.reading import dataset as rows
 from abra_wilds.engine import setup
-from abra_wilds.engine.checkpoint import Progress
+from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.fit import opening
 from abra_wilds.engine.setup import pick_device, prepare, reading_kwargs, reading_lines
 from abra_wilds.types import InputError

@@ -8,7 +8,7 @@ from torch import nn
 from torch.amp import GradScaler
 
 from abra_wilds.engine.step import step
-from abra_wilds.methods.abra_config import ABRAConfig
+from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.erm import ERM
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.types import StepOutput

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from abra_wilds.config import RunConfig
-from abra_wilds.data.rows import groups_of
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.harness.checkout import Checkout

@@ -8,10 +8,11 @@ from importlib import import_module
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.cli import WITHOUT_MEANING, main
+from abra_wilds.commands.train import main
 from abra_wilds.errors import InputError
 from abra_wilds.harness.arguments import ANSWERED, NO_PLACE, read_request, words
 from abra_wilds.harness.register import registered
+from abra_wilds.recipes.flags import WITHOUT_MEANING
 from tests.harness.inside import OUTSIDE
 from tests.runs import CORE, assert_says
 
@@ -199,7 +200,7 @@ def test_a_flag_of_the_checkout_that_says_nothing_to_ours_is_refused_with_the_re
 
 def test_every_flag_of_the_checkout_is_read_refused_or_passed_on(ask, checkout):
     """A flag that a later commit adds is met here."""
-    from abra_wilds.cli import flags_by_name
+    from abra_wilds.recipes.flags import flags_by_name
 
     known = {*flags_by_name(), *WITHOUT_MEANING, "algorithm", "model_kwargs"}
     assert checkout.flags() - known == set()

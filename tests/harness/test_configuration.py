@@ -10,9 +10,9 @@ from importlib import import_module
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.config import flag_name, flag_of
+from abra_wilds.config.fields import default_of
+from abra_wilds.config.schema import flag_name, flag_of
 from abra_wilds.harness.register import registered
-from abra_wilds.options import default_of
 from tests.runs import CORE
 
 # No more than the tiny data set has, and a multiple of the 4, 8 and 9 bio-batches of defaults and presets.

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
 from abra_wilds.errors import InputError
 from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones

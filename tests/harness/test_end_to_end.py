@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.cli import main as own_main
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
+from abra_wilds.commands.train import main as own_main
 from abra_wilds.engine.schedule import learning_rate
 from abra_wilds.harness.arguments import read_request
 from abra_wilds.harness.checkout import find_checkout
@@ -30,7 +30,7 @@ STAND_IN = Path(__file__).parent / "fake_checkout"
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
 from abra_wilds.harness import algorithm
 from abra_wilds.nets import backbones
 from tests import runs
@@ -255,7 +255,7 @@ def test_the_data_folder_is_not_written_to(place, tiny, root, tmp_path):
 @pytest.mark.parametrize("start", ["example", "console"])
 def test_the_commands_run_with_a_real_network(place, root, tmp_path, start):
     """A ResNet-18, one method of ours and one of the checkout's own, as a person would start them."""
-    code = "import sys; from abra_wilds.console import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from abra_wilds.__main__ import main; sys.exit(main(sys.argv[1:]))"
     begin = {"example": ["examples/run_in_wilds.py"], "console": ["-c", code, "wilds"]}[start]
     name = {"example": "ABRA", "console": "ERM"}[start]
     argv = line(place, root, tmp_path / "run", name, pretrained=None, model_kwargs={"pretrained": False})

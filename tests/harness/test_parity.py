@@ -22,14 +22,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from abra_wilds.config import OptimConfig
+from abra_wilds.config.optim import OptimConfig
 from abra_wilds.engine.schedule import learning_rate
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones
 from abra_wilds.nets.backbones import torchvision_models
 from abra_wilds.nets.staged import STAGES, StagedNet
-from abra_wilds.provenance import commit
+from abra_wilds.results.provenance import commit
 from tests.harness.parity import Columns, Runs, Trace, gap, gaps, renamed, three_runs
 
 LR = 1e-3

@@ -10,8 +10,8 @@ import shutil
 import pytest
 
 from abra_wilds import run_config
-from abra_wilds.cli import main as own_main
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
+from abra_wilds.commands.train import main as own_main
 from tests import runs
 from tests.runs import assert_says
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import ImageFile
 
-from abra_wilds.compat import import_wilds
+from abra_wilds.compat.imports import import_wilds
 from abra_wilds.harness import register
 from abra_wilds.harness.register import registered
 from abra_wilds.harness.session import Unclosed, attribute, entries, opened

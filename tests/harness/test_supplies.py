@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from abra_wilds import compat, doctor, writable
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
+from abra_wilds.commands import doctor
+from abra_wilds.compat import imports as compat
+from abra_wilds.compat import writable
 from abra_wilds.errors import InputError
 from abra_wilds.harness import supplies
 from abra_wilds.harness.register import registered

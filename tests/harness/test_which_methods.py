@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from abra_wilds import METHODS
-from abra_wilds.console import main
+from abra_wilds.__main__ import main
 from abra_wilds.errors import InputError
 from abra_wilds.harness import algorithm
 from abra_wilds.harness.algorithm import no_answers

@@ -2,23 +2,23 @@
 
 import math
 
-from abra_wilds.methods.abra_config import ABRAConfig
-from abra_wilds.methods.advbayes import AdvBayesConfig
-from abra_wilds.methods.advstyle import AdvStyleConfig
+from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.base import MethodConfig
-from abra_wilds.methods.byol import BYOLConfig
-from abra_wilds.methods.coral import DeepCORALConfig
-from abra_wilds.methods.dann import DANNConfig
-from abra_wilds.methods.dino import DINOv2Config
-from abra_wilds.methods.dsu import DSUConfig
-from abra_wilds.methods.erm_cutmix import ERMCutMixConfig
-from abra_wilds.methods.group_dro import GroupDROConfig
-from abra_wilds.methods.iid_lite import IIDLiteConfig
-from abra_wilds.methods.irm import IRMConfig
-from abra_wilds.methods.irmx import IRMXConfig
-from abra_wilds.methods.mixstyle import MixStyleConfig
-from abra_wilds.methods.pair import IRMXPairConfig
-from abra_wilds.methods.simclr import SimCLRConfig
+from abra_wilds.methods.domains.coral import DeepCORALConfig
+from abra_wilds.methods.domains.dann import DANNConfig
+from abra_wilds.methods.domains.group_dro import GroupDROConfig
+from abra_wilds.methods.domains.irm import IRMConfig
+from abra_wilds.methods.domains.irmx import IRMXConfig
+from abra_wilds.methods.domains.pair import IRMXPairConfig
+from abra_wilds.methods.mixing.erm_cutmix import ERMCutMixConfig
+from abra_wilds.methods.mixing.iid_lite import IIDLiteConfig
+from abra_wilds.methods.ssl.byol import BYOLConfig
+from abra_wilds.methods.ssl.dino import DINOv2Config
+from abra_wilds.methods.ssl.simclr import SimCLRConfig
+from abra_wilds.methods.styles.advbayes import AdvBayesConfig
+from abra_wilds.methods.styles.advstyle import AdvStyleConfig
+from abra_wilds.methods.styles.dsu import DSUConfig
+from abra_wilds.methods.styles.mixstyle import MixStyleConfig
 
 # Views as small as the tiny networks, and prototypes that move from the start.
 TINY_DINO = {

@@ -252,7 +252,7 @@ def test_methods_train_move_and_print_nothing(path):
 def test_each_method_is_found_by_its_name_and_has_a_test_file(name):
     cls = get_method(name)
     assert cls.name == name
-    assert Path(__file__).with_name(f"test_{cls.__module__.rsplit('.', 1)[-1]}.py").exists()
+    assert list(Path(__file__).parent.rglob(f"test_{cls.__module__.rsplit('.', 1)[-1]}.py"))
     assert cls.preset in ("paper", "wilds")
     assert cls.plan.train_loader in cls.plan.loaders
     assert cls.Config() == cls.Config()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from abra_wilds.config import MODELS, ModelConfig
+from abra_wilds.config.model import MODELS, ModelConfig
 from abra_wilds.functional.stats import restyle
 from abra_wilds.nets import backbones
 from abra_wilds.nets.backbones import BACKBONES, build_net, torchvision_models

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from abra_wilds.eval_config import TTA, EvalConfig
+from abra_wilds.config.evaluation import TTA, EvalConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.adapters import (
     ADAPTERS,

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from abra_wilds import fit, run_config
-from abra_wilds.config import PREDICTION_FLAGS
-from abra_wilds.data.controls import control_rows
-from abra_wilds.data.loaders import Loader, make_eval_loader
-from abra_wilds.data.passes import PassSampler
-from abra_wilds.data.transforms import standardise
-from abra_wilds.data.wilds_data import data_info, load_dataset, make_grouper, split_subset
-from abra_wilds.engine.results import evaluate_saved
-from abra_wilds.eval_config import TTA, EvalConfig
-from abra_wilds.evaluate import predict, save_predictions
+from abra_wilds.config.evaluation import TTA, EvalConfig
+from abra_wilds.config.run import PREDICTION_FLAGS
+from abra_wilds.data.augment.transforms import standardise
+from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data.datasets.controls import control_rows
+from abra_wilds.data.reading.loaders import Loader, make_eval_loader
+from abra_wilds.data.samplers.passes import PassSampler
+from abra_wilds.engine.evaluation.evaluate import predict, save_predictions
+from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.methods import METHODS
-from abra_wilds.records import read_records
+from abra_wilds.results.records import read_records
 from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.tta.plan import split_plan
 from abra_wilds.types import InputError

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from abra_wilds import run_config
-from abra_wilds.data.controls import control_rows
-from abra_wilds.data.passes import Adapted, PassSampler
-from abra_wilds.data.wilds_data import load_dataset, split_subset
-from abra_wilds.eval_config import EvalConfig
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
+from abra_wilds.data.datasets.controls import control_rows
+from abra_wilds.data.samplers.passes import Adapted, PassSampler
 from abra_wilds.tta.plan import check_plans, split_plan, tally
 from abra_wilds.types import InputError
 from tests import runs

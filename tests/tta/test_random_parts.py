@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from abra_wilds.data.wilds_data import load_dataset, split_subset
-from abra_wilds.eval_config import EvalConfig
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
 from abra_wilds.tta.plan import random_parts, split_plan
 
 

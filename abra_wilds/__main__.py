@@ -1,0 +1,77 @@
+"""`abra-wilds`: everything around the main command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from abra_wilds.terminal import RESUMING, Parser, guarded
+
+# Job -> what it does; the module of the same name declares its arguments and does it.
+JOBS = {
+    "train": "train and evaluate a method, as examples/run_expt.py",
+    "doctor": "versions, devices, what is missing and how to mend it",
+    "simulate": "write a simulated screen like RxRx1",
+    "fetch": "download RxRx1, resumed where it broke off, and checked",
+    "pack": "write images as one array a plate, which loaders read faster",
+    "validate": "read every file of a data set and of its packs",
+    "predict": "predict with a saved model, with or without adaptation",
+    "embed": "write what a saved model reads of images, as profiles of wells",
+    "wilds": "run our methods inside an unmodified checkout of WILDS",
+    "sweep": "all runs of a table or an ablation, here or on Slurm",
+    "bundle": "what the WILDS leaderboard asks for, from run folders",
+    "verify": "the scores of a bundle, by WILDS' evaluator",
+    "tables": "the paper's tables from run folders",
+    "figures": "the paper's figures from run folders and saved models",
+    "report": "one page about runs",
+}
+BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report")
+USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
+
+
+def make_parser(job: str | None) -> Parser:
+    """One sub-command for each job; only the one asked for is imported, so that doctor always starts."""
+    parser = Parser(prog="abra-wilds", description="Tools around training with abra_wilds.")
+    jobs = parser.add_subparsers(dest="job", required=True, metavar="JOB")
+    for name, what in JOBS.items():
+        own = jobs.add_parser(name, help=what, usage=USAGE.get(name))
+        if name == job:
+            module = import_module(f"abra_wilds.commands.{'board.' if name in BOARD else ''}{name}")
+            module.add_arguments(own)
+            own.set_defaults(run=module.run)
+    return parser
+
+
+def split_behind(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind `--`; only `wilds` hands on what is behind it.
+
+    >>> split_behind(["wilds", "co", "--", "--seed", "1"])
+    (['wilds', 'co'], ['--seed', '1'])
+    """
+    if words[:1] != ["wilds"] or "--" not in words:
+        return words, []
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["train"]:  # its flags depend on what they say
+        from abra_wilds.commands.train import main as train
+
+        return train(words[1:])
+
+    def body() -> int:
+        own, behind = split_behind(words)
+        args = make_parser(words[0] if words else None).parse_args(own)
+        args.command, args.behind = ["abra-wilds", *words], behind
+        code: int = args.run(args)
+        return code
+
+    return guarded(body, RESUMING) if words[:1] == ["wilds"] else guarded(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Submissions to the WILDS leaderboard, and their scores from the archive alone."""

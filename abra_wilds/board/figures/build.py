@@ -1,0 +1,136 @@
+"""What each of the paper's figures is drawn from, and how it is made."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+
+from abra_wilds.analysis.advice import SOURCE, Shift, advice
+from abra_wilds.board.figures.ablations import ablation
+from abra_wilds.board.figures.drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
+from abra_wilds.board.figures.style import Table, save_figure
+from abra_wilds.board.figures.values import COMPUTED, refuse_unlike, values_of
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import make_out
+from abra_wilds.results.runs import Run
+
+if TYPE_CHECKING:
+    from abra_wilds.analysis.saved import Saved
+
+ABLATIONS = {
+    5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
+    6: ("abra_terms", "Terms of ABRA's loss", "terms"),
+}
+NUMBERS = (*ABLATIONS, *COMPUTED)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A figure and what it shows.
+
+    Attributes:
+        name: of its files.
+        figure: the figure.
+        values: its numbers, one row each.
+        sentence: what it says, where it says something in words.
+    """
+
+    name: str
+    figure: Figure
+    values: Table
+    sentence: str | None = None
+
+
+def figures_of(runs: Sequence[Run], number: int) -> Iterator[Made]:
+    """The figures of a number, from records and from values computed earlier.
+
+    Args:
+        runs: of which.
+        number: 5 to 10.
+
+    Raises:
+        InputError: if there is nothing to make it of.
+    """
+    if number in ABLATIONS:
+        flag, title, xlabel = ABLATIONS[number]
+        bars = ablation(runs, flag)
+        yield Made(f"figure_{number}", draw_bars(bars, title, xlabel), [asdict(bar) for bar in bars])
+        return
+    found = values_of(runs, number)
+    if number == 7:
+        rows = [row for values in found for row in values.rows]
+        refuse_unlike(rows)
+        yield Made("figure_7", draw_batch_sizes(rows), rows)
+        return
+    for values in found:
+        name = f"figure_{number}_{values.name}"
+        if number == 8:
+            sentence = advised(values.rows)
+            yield Made(name, draw_shift(values.rows, sentence), values.rows, sentence)
+        else:
+            yield Made(name, draw_points(values.rows), values.rows)
+
+
+def advised(rows: Table) -> str:
+    """The sentence about adaptation, from the values of Figure 8."""
+    names = [f.name for f in fields(Shift)]
+    shifts = [Shift(**{name: row[name] for name in names}) for row in rows]
+    target = next(s.split for s in shifts if s.split != SOURCE)
+    return advice(shifts, target).sentence
+
+
+def compute(saved: Saved, number: int, split: str, draws: int) -> None:
+    """Write the values of one of Figures 7-10 into the run's folder.
+
+    Raises:
+        InputError: if the model or the data do not serve.
+    """
+    from abra_wilds.analysis.batch_size import batch_size_curve
+    from abra_wilds.analysis.bn_shift import bn_shift
+    from abra_wilds.analysis.embeddings import embedded
+    from abra_wilds.analysis.saved import write_rows
+
+    jobs: Mapping[int, Callable[[], Sequence[Any]]] = {
+        7: lambda: batch_size_curve(saved, split, draws=draws),
+        8: lambda: bn_shift(saved, split),
+        9: lambda: embedded(saved, (SOURCE, split)),
+        10: lambda: embedded(saved, (SOURCE, split), adapted=True),
+    }
+    write_rows(saved, COMPUTED[number], jobs[number]())
+
+
+def save(made: Made, number: int, folder: Path) -> None:
+    """Write the files of a figure and say so.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    make_out(folder)
+    save_figure(made.figure, made.values, folder, made.name)
+    print(f"Figure {number}: {folder / made.name}.png, .svg, .csv", made.sentence or "")
+
+
+def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace) -> dict[int, str]:
+    """Compute the values of some figures from a model; returns why any of them could not be.
+
+    Raises:
+        InputError: if the model cannot be opened, or lies where no figure looks for it.
+    """
+    from abra_wilds.analysis.saved import open_saved
+
+    if args.runs.resolve() not in checkpoint.resolve().parents:
+        raise InputError(f"--checkpoint {checkpoint} does not lie in {args.runs}; give RUNS that holds it")
+    flags = {} if args.root_dir is None else {"root_dir": args.root_dir}
+    saved = open_saved(checkpoint, flags, args.tta_group)
+    failed = {}
+    for number in numbers:
+        try:
+            compute(saved, number, args.split, args.draws)
+        except InputError as fault:
+            failed[number] = str(fault)
+    return failed

@@ -1,0 +1,61 @@
+"""How figures look, and the three files that each becomes. Colours are told apart by the colour-blind."""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from abra_wilds.results.files import whole, write_text
+
+# Okabe and Ito's palette without its yellow, which is faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#8C8C8C"
+# A fixed salt and no date: the same values give the same bytes.
+STYLE: Any = {"svg.hashsalt": "abra_wilds", "svg.fonttype": "none"}
+Table = Sequence[Mapping[str, Any]]
+
+
+def new_figure(title: str, width: float, height: float, *, simulated: bool) -> Figure:
+    """An empty figure with its title, width and height in inches; simulated data is called so."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(f"Simulated data. {title}" if simulated else title, fontsize=11)
+    return figure
+
+
+def note(figure: Figure, text: str) -> None:
+    """What a reader needs to know, below a figure."""
+    across = int(15 * figure.get_figwidth())
+    figure.supxlabel("\n".join(textwrap.wrap(text, across)), fontsize=8, color="#404040")
+
+
+def plain(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label both axes, and leave lines that say nothing away."""
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#E0E0E0", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def save_figure(figure: Figure, values: Table, folder: Path, name: str) -> list[Path]:
+    """Write a figure as .png and .svg, and its values as .csv."""
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
+    with rc_context(STYLE):
+        with whole(paths[0]) as temporary:
+            figure.savefig(temporary, format="png", dpi=150)
+        with whole(paths[1]) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(values[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(values)
+    write_text(paths[2], text.getvalue())
+    return paths

@@ -1,0 +1,190 @@
+"""Where in a screen predictions are right: by experiment, by plate and well, and which classes are confused.
+
+Predictions carry no ids: their order is that of the split's rows in metadata.csv, as WILDS reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from abra_wilds.board.report.parts import Group
+from abra_wilds.data.datasets.layouts import find_folder
+from abra_wilds.data.datasets.metadata import read_metadata, read_table
+from abra_wilds.data.datasets.splits import split_array
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import sha256
+from abra_wilds.results.runs import SPLIT_NAMES, Entry
+
+WELL = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
+ROWS, COLUMNS = 16, 24
+LEVELS = 5
+MOST_PLATES = 16
+MOST_PAIRS = 15
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The rows of a data set.
+
+    Attributes:
+        path: of its metadata.csv.
+        rows: in its order, with a column split.
+        names: class id -> name, empty where the table has none.
+    """
+
+    path: Path
+    rows: pd.DataFrame
+    names: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A plate map.
+
+    Attributes:
+        name: experiment and plate.
+        share: of images that are right, in percent.
+        svg: the map, with its text alternative.
+    """
+
+    name: str
+    share: float
+    svg: str
+
+
+def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
+    """The rows of a data set, from its metadata.csv alone.
+
+    Args:
+        root: as --root_dir of the runs.
+        dataset: "rxrx1" or "rxrx1_6ch".
+        scheme: its --split_scheme.
+
+    Raises:
+        InputError: if there is no metadata.csv, it is wrong, or the splits are others.
+    """
+    path = (root / "rxrx1_v1.0" if dataset == "rxrx1" else find_folder(root)) / "metadata.csv"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; give --root_dir that holds the data of the runs")
+    rows = read_metadata(path)
+    if dataset != "rxrx1":
+        ids = split_array(rows, scheme, path)
+        split = np.array(["train", "val", "test", "id_test"])[ids]
+    elif scheme == "official":
+        split = rows["dataset"].mask((rows["dataset"] == "train") & (rows["site"] == 2), "id_test").to_numpy()
+    else:
+        raise InputError(f"maps of plates are not made for --split_scheme {scheme}; leave --root_dir out")
+    named = read_table(path, ["sirna_id"], optional=["sirna"], dtype={"sirna": str}).drop_duplicates(
+        "sirna_id"
+    )
+    names = dict(zip(named["sirna_id"], named["sirna"], strict=True)) if "sirna" in named else {}
+    return Screen(path, rows.assign(split=split), names)
+
+
+def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
+    """The rows of an entry's split, with the columns predicted and right.
+
+    Raises:
+        InputError: if the predictions are not those of the record, or not of this data set.
+    """
+    path, r = entry.predictions, entry.record
+    if not path.is_file() or sha256(path) != r.predictions_sha256:
+        raise InputError(f"{path} is missing or not what its record was made of; predict again")
+    rows = screen.rows[screen.rows["split"] == r.split]
+    predicted = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    right = predicted == rows["sirna_id"].to_numpy() if len(predicted) == len(rows) else np.zeros(1)
+    # WILDS' accuracies are float32.
+    if len(predicted) != len(rows) or abs(right.mean() - r.acc) > 1e-5:
+        raise InputError(
+            f"{path} does not have the accuracy of its record on the {len(rows):,} rows of {r.split} in "
+            f"{screen.path}, which is another data set; give the --root_dir of the runs"
+        )
+    return rows.assign(predicted=predicted, right=right)
+
+
+def all_scored(group: Group, split: str, screen: Screen) -> pd.DataFrame:
+    """The rows of a split once for each seed, with the columns predicted and right."""
+    return pd.concat([scored(e, screen) for e in group.of(split)], ignore_index=True)
+
+
+def by_experiment(groups: Sequence[Group], split: str, screen: Screen) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: accuracy of each experiment in percent, a column for each row of the report."""
+    shown = [g for g in groups if g.of(split)]
+    shares = [all_scored(g, split, screen).groupby("experiment")["right"].mean() for g in shown]
+    header = ["Experiment", *(f"{g.label}, {g.checkpoint}" for g in shown)]
+    return header, [[str(name), *(f"{100 * s[name]:.1f}" for s in shares)] for name in shares[0].index]
+
+
+def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: accuracy of each plate in percent."""
+    shares = rows.groupby(["experiment", "plate"])["right"].mean().unstack()
+    header = ["Experiment", *(f"Plate {plate}" for plate in shares.columns)]
+    return header, [
+        [str(name), *("-" if np.isnan(v) else f"{100 * v:.1f}" for v in values)]
+        for name, values in zip(shares.index, shares.to_numpy(), strict=True)
+    ]
+
+
+def plates(rows: pd.DataFrame) -> tuple[list[Plate], str]:
+    """Maps of all plates, or where there are many, of the worst of each experiment, and which these are."""
+    if not rows["well"].map(lambda well: bool(WELL.fullmatch(well))).all():
+        return [], "Wells are not named A01 to P24, so there are no maps."
+    shares = rows.groupby(["experiment", "plate"])["right"].mean()
+    chosen, told = shares, f"All {len(shares)} plates."
+    if len(shares) > MOST_PLATES:
+        worst = shares.loc[shares.groupby("experiment").idxmin()]
+        chosen = worst.sort_values(kind="stable").head(MOST_PLATES).sort_index()
+        few = f", for the {len(chosen)} experiments where it is lowest" if len(worst) > len(chosen) else ""
+        others = len(shares) - len(chosen)
+        told = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
+    by_plate = dict(iter(rows.groupby(["experiment", "plate"])))
+    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], told
+
+
+def plate(name: str, rows: pd.DataFrame) -> Plate:
+    """A map of rows A-P and columns 1-24, whose wells have one of LEVELS shades."""
+    wells = rows.groupby("well")["right"].mean()
+    paths = [""] * LEVELS
+    for well, share in wells.items():
+        x, y = int(str(well)[1:]) - 1, ord(str(well)[0]) - ord("A")
+        paths[min(int(share * LEVELS), LEVELS - 1)] += f"M{x} {y}h.9v.9h-.9z"
+    share = 100 * float(rows["right"].mean())
+    never = int((wells == 0).sum())
+    alt = f"{name}: {share:.1f} % of images right; {len(wells)} wells, {never} of them never right."
+    axis = f'<rect class="plate" x="-.3" y="-.3" width="{COLUMNS + 0.5}" height="{ROWS + 0.5}" rx=".4"/>'
+    axis += "".join(f'<text x="{x - 0.55}" y="-.6">{x}</text>' for x in (1, 6, 12, 18, 24))
+    axis += "".join(f'<text x="-1.1" y="{y + 0.85}">{chr(65 + y)}</text>' for y in range(0, ROWS, 3))
+    drawn = "".join(f'<path class="w{k}" d="{d}"/>' for k, d in enumerate(paths) if d)
+    return Plate(
+        name,
+        share,
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="-1.8 -1.8 {COLUMNS + 2.2} {ROWS + 2.2}">'
+        f"{axis}{drawn}</svg>",
+    )
+
+
+def confusions(rows: pd.DataFrame, names: dict[int, str]) -> list[list[str]]:
+    """Rows of the most frequent pairs: true and predicted class, images, share of the true class's."""
+    wrong = rows[~rows["right"]].groupby(["sirna_id", "predicted"]).size()
+    top = wrong.sort_values(ascending=False, kind="stable").head(MOST_PAIRS)
+    of = rows["sirna_id"].value_counts()
+    return [
+        [named(y, names), named(p, names), f"{n:,}", f"{100 * n / of[y]:.0f} %"] for (y, p), n in top.items()
+    ]
+
+
+def named(label: int, names: dict[int, str]) -> str:
+    """A class by id and name."""
+    return f"{label} ({names[label]})" if label in names else str(label)
+
+
+def split_name(split: str) -> str:
+    """A split as the page calls it."""
+    return SPLIT_NAMES.get(split, split)

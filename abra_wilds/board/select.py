@@ -1,0 +1,48 @@
+"""Which runs a command is about: its flags, and what they choose."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from abra_wilds.board.sweep.spec import read_spec, spec_path
+from abra_wilds.errors import InputError
+from abra_wilds.results.records import CONFIG
+from abra_wilds.results.runs import ADAPTATION, Run, find_runs, read_run
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which runs are chosen."""
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders, or one of them")
+    parser.add_argument(
+        "--spec", metavar="SPEC", help="of RUNS take those alone that a sweep of this file or name leaves"
+    )
+
+
+def chosen_runs(args: argparse.Namespace) -> list[Run]:
+    """The runs of `add_runs`.
+
+    Raises:
+        InputError: if there is none, the spec cannot be used, or a config.json is not a run's.
+    """
+    if args.spec is None:
+        return find_runs(args.runs)
+    spec = read_spec(spec_path(args.spec))
+    folders = [args.runs / row.folder / f"seed{seed}" for row in spec.rows for seed in spec.seeds]
+    runs = [read_run(folder) for folder in folders if (folder / CONFIG).is_file()]
+    if not runs:
+        raise InputError(f"{args.runs} holds no run of {args.spec}; give the --out of its sweep")
+    return runs
+
+
+def check_adaptation(name: str) -> None:
+    """Raise for what is no adaptation's name.
+
+    Raises:
+        InputError: with what is.
+    """
+    if ADAPTATION.fullmatch(name) is None:
+        raise InputError(
+            f"--tta got {name!r}; give a name as 'abra-wilds predict' forms it behind tta_, such as plate_bn "
+            "or plate_bn_experiment"
+        )

@@ -1,0 +1,1 @@
+"""All runs of a table: rows times seeds, on one machine or on Slurm."""

@@ -1,0 +1,211 @@
+"""A sweep's YAML file, read and checked; what its settings mean is left to `sweep_plan`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from abra_wilds.config.run import PREDICTION_FLAGS
+from abra_wilds.errors import InputError
+
+SPECS = Path(__file__).parents[1] / "specs"
+SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
+ROW_KEYS = ("label", "algorithm", "config", "settings", "tta", "differs")
+# Flags whose values the sweep decides.
+OURS = ("algorithm", "config", "seed", "log_dir", "root_dir", "device", "resume", "overwrite")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: one configuration, over seeds.
+
+    Attributes:
+        label: its name.
+        words: of the command line, but for seed and places.
+        tta: flags of `abra-wilds predict` for each adaptation of its models.
+        differs: terms (terms.py) in which the row differs from the reference on purpose -> why.
+    """
+
+    label: str
+    words: tuple[str, ...]
+    tta: tuple[Mapping[str, Any], ...]
+    differs: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The label as the name of a folder."""
+        return re.sub(r"[^\w.+-]+", "_", self.label).strip("_")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A sweep's file.
+
+    Attributes:
+        name: of the sweep.
+        seeds: of every row.
+        rows: in the file's order.
+        gpus_per_run: processes of each run, one a device.
+        reference: label of the row that the others are compared with.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+    gpus_per_run: int
+    reference: str
+
+
+def spec_path(name: str | Path) -> Path:
+    """The file of a sweep: a path, or one of the package's without its ending.
+
+    >>> spec_path("table_3").name
+    'table_3.yaml'
+    """
+    packaged = SPECS / f"{str(name).removesuffix('.yaml')}.yaml"
+    return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
+
+
+def read_spec(path: Path) -> Spec:
+    """A sweep's file.
+
+    With `same_as: FILE` it has the seeds and rows of another file beside it.
+
+    Raises:
+        InputError: for whatever in it cannot be used.
+    """
+    content = read_yaml(path)
+    if "same_as" in content:
+        only_keys(content, ("name", "same_as"), f"{path} with same_as")
+        other = path.parent / str(content["same_as"])
+        if "same_as" in read_yaml(other):
+            raise InputError(
+                f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
+            )
+        return replace(read_spec(other), name=str(content.get("name", path.stem)))
+    only_keys(content, SPEC_KEYS, str(path))
+    seeds, rows, k = content.get("seeds"), content.get("rows"), content.get("gpus_per_run", 1)
+    if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
+        raise InputError(f"seeds of {path} must be a list of whole numbers, such as [0, 1, 2]; got {seeds!r}")
+    if type(k) is not int or k < 1:
+        raise InputError(f"gpus_per_run of {path} must be a whole number of 1 or more; got {k!r}")
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"rows of {path} must be a list of rows with a label each; got {rows!r}")
+    shared = as_mapping(content.get("settings"), f"settings of {path}")
+    read = tuple(read_row(row, shared, path) for row in rows)
+    refuse_twice((row.folder for row in read), f"rows of {path} share a folder, by their labels")
+    refuse_twice(seeds, f"seeds of {path} are there twice")
+    reference = str(content.get("reference", read[0].label))
+    if reference not in [row.label for row in read]:
+        raise InputError(f"reference of {path} is {reference!r}, which is no label of its rows; name one")
+    all_differ = as_mapping(content.get("differs"), f"differs of {path}")
+    read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
+    return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
+
+
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """The content of a YAML file of names and values.
+
+    Raises:
+        InputError: if it has none.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as fault:
+        raise InputError(f"SPEC {path} cannot be read ({fault}); give a YAML file") from None
+    except yaml.YAMLError as fault:
+        raise InputError(f"SPEC {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
+    return as_mapping(content, f"SPEC {path}")
+
+
+def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
+    """A row, with the settings that all share.
+
+    Raises:
+        InputError: for whatever in it cannot be used.
+    """
+    row = as_mapping(row, f"a row of {path}")
+    label = str(row.get("label", ""))
+    where = f"row {label!r} of {path}"
+    only_keys(row, ROW_KEYS, where)
+    settings = {**shared, **as_mapping(row.get("settings"), f"settings of {where}")}
+    for name in OURS:
+        if name in settings:
+            raise InputError(f"settings of {where} hold {name}, which the sweep decides; leave it out")
+    words = [] if "algorithm" not in row else ["--algorithm", str(row["algorithm"])]
+    words += [] if "config" not in row else ["--config", str(row["config"])]
+    if not words or not re.search(r"\w", label):
+        raise InputError(f"{where} needs a label, and algorithm or config; add what is missing")
+    tta = row.get("tta", [])
+    if not isinstance(tta, list):
+        raise InputError(f"tta of {where} must be a list such as [{{tta: plate_bn}}]; got {tta!r}")
+    for flags in tta:
+        only_keys(
+            as_mapping(flags, f"tta of {where}"), sorted(set(PREDICTION_FLAGS) - set(OURS)), f"tta of {where}"
+        )
+    differs = as_mapping(row.get("differs"), f"differs of {where}")
+    return Row(label, (*words, *as_words(settings, where)), tuple(tta), differs)
+
+
+def as_mapping(value: Any, what: str) -> Mapping[str, Any]:
+    """The value, an empty mapping for nothing.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f"{what} must be names and values, one `name: value` a line; got {value!r}")
+    return {str(name): entry for name, entry in (value or {}).items()}
+
+
+def only_keys(content: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:
+    """Raise for a name that nothing reads.
+
+    Raises:
+        InputError: with what may stand there.
+    """
+    allowed = list(allowed)
+    for name in content:
+        if name not in allowed:
+            raise InputError(f"{what} has {name!r}; it may have {', '.join(allowed)}")
+
+
+def refuse_twice(values: Iterable[Any], what: str) -> None:
+    """Raise if a value is there twice.
+
+    Raises:
+        InputError: naming it.
+    """
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise InputError(f"{what}: {value}; change one")
+        seen.add(value)
+
+
+def as_words(settings: Mapping[str, Any], where: str) -> list[str]:
+    """Settings as a command line.
+
+    Raises:
+        InputError: for one without a value.
+
+    >>> as_words({"n_epochs": 3, "pretrained": False, "loader_kwargs": {"num_workers": 0}}, "")
+    ['--n_epochs', '3', '--pretrained', 'false', '--loader_kwargs', 'num_workers=0']
+    """
+
+    def word(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    words: list[str] = []
+    for name, value in settings.items():
+        if value is None:
+            raise InputError(f"{name} of {where} has no value; give one, or leave it out")
+        pairs = [f"{k}={word(v)}" for k, v in value.items()] if isinstance(value, Mapping) else None
+        many = list(value) if isinstance(value, list) else [value]
+        words += [f"--{name}", *(map(word, many) if pairs is None else pairs)]
+    return words

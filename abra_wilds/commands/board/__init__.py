@@ -1,0 +1,1 @@
+"""Jobs from run folders to the leaderboard and the paper's tables and figures."""

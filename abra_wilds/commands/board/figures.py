@@ -1,0 +1,75 @@
+"""Figures 5-10 of the ABRA paper from run folders, each as .png, .svg and its values as .csv.
+
+    python leaderboard/figures.py logs --out figures
+    python leaderboard/figures.py logs --out figures --figure 7 8 --checkpoint logs/ABRA/rxrx1_..._model.pth
+
+Figures 5 and 6 come from records. Those of Figures 7-10 are computed from saved models, which needs torch and
+the images, and kept in the folder `analysis` of the model's run; without --checkpoint what lies there is
+drawn. Every figure that cannot be made is named with the reason, and the exit code is then 1.
+
+5: insertion points of ABRA (--abra_at). 6: terms of its loss (--abra_terms). 7: accuracy against inference
+batch size. 8: shift of batch-norm statistics, and whether adaptation is advisable. 9: embeddings by the
+model's own statistics. 10: embeddings by the statistics of each bio-batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from abra_wilds.analysis.advice import SOURCE
+from abra_wilds.board.figures.build import NUMBERS, computed, figures_of, save
+from abra_wilds.board.figures.values import COMPUTED
+from abra_wilds.board.select import add_runs, chosen_runs
+from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.errors import InputError
+from abra_wilds.terminal import alone
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    add_runs(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the files go")
+    parser.add_argument("--figure", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="unset: all")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", default=(), metavar="FILE", help="models of runs in RUNS"
+    )
+    parser.add_argument("--root_dir", metavar="ROOT", help="folder of the data; unset: as in the run")
+    parser.add_argument("--split", default="test", metavar="NAME", help="that is compared with train")
+    parser.add_argument(
+        "--tta_group", choices=tuple(TTA_GROUPS), default="plate", help="what a bio-batch is to Figures 7-10"
+    )
+    parser.add_argument("--draws", type=int, default=10, help="random partitions of Figure 7")
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code.
+
+    Raises:
+        InputError: if there is no run, a model cannot be opened, or the files have no place.
+    """
+    if args.split == SOURCE:
+        raise InputError("--split train would be compared with itself; name another split, such as test")
+    runs, numbers = chosen_runs(args), list(dict.fromkeys(args.figure))
+    failed: dict[int, str] = {}
+    for checkpoint in args.checkpoint:
+        failed |= computed(checkpoint, [n for n in numbers if n in COMPUTED and n not in failed], args)
+    for number in numbers:
+        try:
+            if number in failed:
+                raise InputError(failed[number])
+            found = list(figures_of(runs, number))
+        except InputError as fault:
+            failed[number] = str(fault)
+            print(f"Figure {number} was not made: {fault}", file=sys.stderr)
+            continue
+        for made in found:
+            save(made, number, args.out)
+    return 1 if failed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`leaderboard/figures.py`: the same as a script."""
+    return alone(__doc__, add_arguments, run, argv)

@@ -1,0 +1,59 @@
+"""Tables 2-6 of the ABRA paper from run folders, with the published numbers beside ours.
+
+    python leaderboard/tables.py logs --out tables --table 3 4
+
+RUNS is a folder of run folders. Their results.jsonl are read, and those of the adaptations inside them
+(tta_...). Rows are the paper's, in its order; those without a run are shown as missing, and rows of ours that
+the paper lacks come behind. A table is written as table_N.md, .tex, .csv and .html. Needs neither torch nor
+data.
+
+What the paper's printed means and standard deviations tell of its own p-values is said in significance.py and
+under each table.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from abra_wilds.board.select import add_runs, check_adaptation, chosen_runs
+from abra_wilds.board.tables.build import build_tables, write_tables
+from abra_wilds.board.tables.formats import markdown
+from abra_wilds.board.tables.rows import NUMBERS, PLATE
+from abra_wilds.terminal import alone
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    add_runs(parser)
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where table_N.md and so on go")
+    parser.add_argument(
+        "--table", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="which; unset: all"
+    )
+    parser.add_argument(
+        "--backbone", nargs="+", default=(), metavar="NAME", help="of the runs; unset: the table's own"
+    )
+    parser.add_argument(
+        "--tta", default=PLATE, metavar="NAME", help="adaptation of ours that stands for the paper's"
+    )
+    parser.add_argument(
+        "--split_settings", action="store_true", help="show several settings of a method as rows of their own"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
+    check_adaptation(args.tta)
+    runs = chosen_runs(args)
+    told = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
+    tables = build_tables(runs, dict.fromkeys(args.table), **told)
+    if args.out is not None:
+        write_tables(tables, args.out)
+    print("\n".join(map(markdown, tables)))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`leaderboard/tables.py`: the same as a script."""
+    return alone(__doc__, add_arguments, run, argv)

@@ -1,0 +1,46 @@
+"""`abra-wilds predict`: a saved model's predictions, with any test-time adaptation."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config.run import PREDICTION_FLAGS, SECTIONS
+from abra_wilds.config.schema import flag_of
+from abra_wilds.engine.evaluation.saved import predict_saved
+from abra_wilds.recipes.flags import add_flag
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="DATASET_seed:S_epoch:E_model.pth of a run")
+    parser.add_argument("--split", nargs="+", metavar="NAME", help="splits to predict; unset: all but train")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where everything goes; unset: tta_NAME in the run's folder"
+    )
+    add_flags(parser)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the main command that a saved model may be used with."""
+    for section in SECTIONS.values():
+        for f in fields(section):
+            if f.name in PREDICTION_FLAGS:
+                add_flag(parser, f.name, flag_of(f), "as in the run")
+
+
+def given_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `add_flags` that were given."""
+    given = {name: value for name, value in vars(args).items() if name in PREDICTION_FLAGS}
+    if "loader_kwargs" in given:
+        given["loader_kwargs"] = dict(given["loader_kwargs"])
+    return given
+
+
+def run(args: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
+    out = None if args.out is None else Path(args.out)
+    predict_saved(Path(args.checkpoint), args.split, out, given_flags(args))
+    return 0

@@ -1,0 +1,55 @@
+"""`abra-wilds validate`: read every file of a data set and of its packs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from abra_wilds.commands.pack import add_data_arguments
+from abra_wilds.data.datasets.validate import (
+    bad_plates,
+    blank_line,
+    check_arrays,
+    check_files,
+    no_files,
+    opened,
+    report,
+    size_of,
+    split_table,
+)
+from abra_wilds.data.reading import pools as parallel
+from abra_wilds.data.reading.pack import found_name, from_files
+from abra_wilds.data.reading.packed import pack_command
+from abra_wilds.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of `abra-wilds validate`."""
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `abra-wilds validate`; 1 if anything is wrong."""
+    parallel.check_workers(args.workers)
+    name = args.dataset or found_name(Path(args.root))
+    try:
+        dataset = from_files(name, args.root)
+    except InputError as fault:
+        return report([str(fault)])
+    folder = Path(dataset.data_dir)
+    packs, problems = opened(dataset, args.root)
+    problems += bad_plates(dataset)
+    sys.stdout.write(f"{name} in {folder}: {len(dataset):,} images\n{split_table(dataset)}\n")
+    full = next((pack for pack in packs if pack.folder.name == "packed"), None)
+    if full is not None and no_files(dataset):
+        sys.stdout.write("no image file is left beside the pack\n")
+    else:
+        found = check_files(dataset, full, args.workers, pack_command(dataset, args.root))
+        problems += found.problems
+        sys.stdout.write(f"{blank_line(found)}\n")
+    for pack in packs:
+        size = size_of(pack.folder) or 0
+        problems += check_arrays(pack, args.workers, pack_command(dataset, args.root, size))
+        sys.stdout.write(f"{pack.folder.name}: {len(pack):,} images of {pack.shape} read\n")
+    return report(problems)

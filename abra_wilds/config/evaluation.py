@@ -1,0 +1,149 @@
+"""What is measured after training, when, and with whose batch-norm statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from abra_wilds.config.fields import check_choices, option, require
+from abra_wilds.errors import InputError
+
+TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn")
+# Adaptations to a bio-batch, which --tta_group defines.
+GROUPED_TTA = ("plate_bn", "mixed_bn", "controls_bn")
+TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
+TTA_MIN = 16
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What is measured, when, and with which batch-norm statistics."""
+
+    val_metric: str = option("acc_avg", "entry of WILDS' evaluation of `val` that picks the best epoch")
+    val_metric_decreasing: bool = option(False, "smaller values of val_metric are better")
+    evaluate_all_splits: bool = option(
+        True, "evaluate every split after each epoch, not only val", local=True
+    )
+    eval_splits: tuple[str, ...] = option((), "splits to evaluate besides val", kind=str, local=True)
+    bn_stats: str = option(
+        "running",
+        "batch-norm statistics: running, or re-estimated on training images",
+        choices=("running", "precise"),
+    )
+    tta: str = option(
+        "none",
+        "test-time adaptation: predict by batch-norm statistics of each batch in dataset order, of each "
+        "bio-batch, mixed of those and the running ones, or of each bio-batch's control wells",
+        choices=TTA,
+    )
+    tta_group: str = option("plate", "what one bio-batch is to --tta", choices=tuple(TTA_GROUPS))
+    tta_batch_size: int = option(
+        0,
+        "most images whose statistics are taken together; a larger bio-batch is cut at random into "
+        "near-equal parts; 0: never cut, and for batch_bn --batch_size",
+    )
+    tta_prior: float = option(
+        256.0,
+        "mixed_bn: the running statistics weigh as much as this many images (M of Schneider et al. 2020)",
+    )
+    tta_min: int = option(
+        TTA_MIN, "statistics of fewer images are not used: those images are predicted with the running ones"
+    )
+    also_tta: tuple[str, ...] = option(
+        (),
+        "further adaptations that pick an epoch of their own by val, whose model is kept as epoch:best_NAME: "
+        "a --tta, and after commas what differs of group, batch_size, prior and min",
+        kind=str,
+        local=True,
+    )
+    eval_only: bool = option(False, "evaluate a saved model of --log_dir and stop", local=True)
+    eval_epoch: int | None = option(
+        None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.tta_prior >= 0, "tta_prior", "0 or more, inf included", self.tta_prior)
+        require(self.tta_min >= 1, "tta_min", "1 or more", self.tta_min)
+        # A bio-batch just above the limit is cut in two, and a half must not be too small.
+        least = self.tta_min if self.tta == "batch_bn" else 2 * self.tta_min
+        fits = self.tta_batch_size == 0 or self.tta_batch_size >= least
+        allowed = f"0, or {least} or more (with --tta_min {self.tta_min})"
+        require(fits, "tta_batch_size", allowed, self.tta_batch_size)
+        names = [e.name for e in self.alternatives()]
+        distinct = len({*names, self.name}) == len(names) + 1
+        require(distinct, "also_tta", "adaptations that differ from each other and --tta", self.also_tta)
+
+    @property
+    def name(self) -> str:
+        """`adaptation`, or "none"."""
+        return self.adaptation or "none"
+
+    def alternatives(self) -> list[EvalConfig]:
+        """These settings with each adaptation of --also_tta.
+
+        Raises:
+            InputError: for one that is none.
+        """
+        return [replace(self, also_tta=(), **adaptation_flags(text)) for text in self.also_tta]
+
+    def idle(self) -> dict[str, str]:
+        """Flags that would have no effect with this --tta, and what they need."""
+        works = {
+            "eval_loader": ("none",),
+            "tta_group": GROUPED_TTA,
+            "tta_batch_size": ("batch_bn", "plate_bn", "mixed_bn"),
+            "tta_prior": ("mixed_bn",),
+            "tta_min": TTA[1:],
+        }
+        return {name: f"--tta {' or '.join(tta)}" for name, tta in works.items() if self.tta not in tta}
+
+    @property
+    def adaptation(self) -> str | None:
+        """The test-time adaptation in one word fit for file names, such as "plate_bn_b128", or None.
+
+        Behind its name stand the group where it is the experiment, m and the prior, b and the batch size, and
+        min with the least images where that is not the default.
+        """
+        if self.tta == "none":
+            return None
+        parts = [
+            "experiment" if self.tta in GROUPED_TTA and self.tta_group == "experiment" else "",
+            f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
+            f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta != "controls_bn" else "",
+            f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
+        ]
+        return "_".join([self.tta, *filter(None, parts)])
+
+
+def adaptation_flags(text: str) -> dict[str, Any]:
+    """Flags of an adaptation as --also_tta takes it.
+
+    Raises:
+        InputError: for another name, or a value of another kind.
+
+    >>> adaptation_flags("plate_bn,group=experiment,min=8")
+    {'tta': 'plate_bn', 'tta_group': 'experiment', 'tta_min': 8}
+    """
+    name, *others = text.split(",")
+    found: dict[str, Any] = {"tta": name}
+    kinds = {"group": str, "batch_size": int, "prior": float, "min": int}
+    for pair in others:
+        key, _, value = pair.partition("=")
+        try:
+            found[f"tta_{key}"] = kinds[key](value)
+        except (KeyError, ValueError):
+            allowed = f"{', '.join(TTA)}, and after commas group=, batch_size=, prior= or min="
+            raise InputError(f"--also_tta got {text!r}; give one of {allowed}") from None
+    return found
+
+
+def adaptation_text(flags: Mapping[str, Any]) -> str:
+    """The same as --also_tta takes it.
+
+    >>> adaptation_text({"tta": "plate_bn", "tta_group": "experiment"})
+    'plate_bn,group=experiment'
+    """
+    others = (f"{name.removeprefix('tta_')}={value}" for name, value in flags.items() if name != "tta")
+    return ",".join([str(flags["tta"]), *others])

@@ -1,0 +1,26 @@
+"""Which backbone, from which weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abra_wilds.config.fields import check_choices, option, require
+
+# The last stands for any of timm's.
+MODELS = ("resnet18", "resnet50", "densenet161", "vit_small", "timm:NAME")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which backbone, from which weights."""
+
+    model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
+    pretrained: bool = option(True, "start from published weights: torchvision's ImageNet ones, or timm's")
+    new_stem: bool = option(False, "replace the first convolution by a fresh one")
+    pretrained_model_path: str | None = option(None, "checkpoint whose weights to start from", kind=str)
+    load_featurizer_only: bool = option(False, "take the backbone alone from --pretrained_model_path")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        known = self.model in MODELS[:-1] or self.model.startswith("timm:")
+        require(known, "model", f"one of {', '.join(MODELS)}", self.model)

@@ -1,0 +1,125 @@
+"""The configuration of a run: frozen dataclasses whose fields are the command's flags, under WILDS' names.
+
+A field marked `local` says where or how a run happens and does not change its numbers; the digest leaves it
+out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from abra_wilds.config.data import DataConfig
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.fields import check_choices, option, require
+from abra_wilds.config.model import ModelConfig
+from abra_wilds.config.optim import OptimConfig
+from abra_wilds.config.precision import SpeedConfig
+from abra_wilds.config.schema import digest_of, flag_name, flag_of
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The seed, and what is local to this machine and run."""
+
+    seed: int = option(0, "seed of weights, batches, augmentation and noise")
+    device: tuple[str, ...] = option(
+        ("0",),
+        "index of the CUDA device, or cpu, which also serves where there is no CUDA; torchrun gives each "
+        "process its own",
+        local=True,
+    )
+    log_dir: str = option("./logs", "folder for everything the run writes", local=True)
+    log_every: int = option(50, "steps between two rows of train_algo.csv", local=True)
+    save_step: int | None = option(
+        None, "also keep model and predictions every so many epochs", kind=int, local=True
+    )
+    save_best: bool = option(True, "keep the model of the best epoch", local=True)
+    save_last: bool = option(True, "keep the model of the last epoch; --resume needs it", local=True)
+    save_pred: bool = option(True, "write predictions", local=True)
+    no_group_logging: bool = option(False, "leave the per-group columns out of *_algo.csv", local=True)
+    progress_bar: bool | None = option(None, "show progress; unset: at a terminal", kind=bool, local=True)
+    tracker: str = option(
+        "none", "also write curves for a viewer", choices=("none", "tensorboard"), local=True
+    )
+    resume: bool = option(False, "go on from the last epoch saved in --log_dir", local=True)
+    overwrite: bool = option(False, "empty --log_dir of an earlier run first", local=True)
+    dry_run: bool = option(False, "show what would be run, and stop", local=True)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.seed >= 0, "seed", "0 or more", self.seed)
+        require(self.log_every >= 1, "log_every", "1 or more", self.log_every)
+        require(self.save_step is None or self.save_step >= 1, "save_step", "1 or more", self.save_step)
+        several = "one device: on several, start one process each by torchrun"
+        require(len(self.device) == 1, "device", several, " ".join(self.device))
+        number = self.device[0].isdecimal()
+        require(number or self.device[0] == "cpu", "device", "a CUDA index or cpu", self.device[0])
+        require(not (self.resume and self.overwrite), "resume", "given without --overwrite", "both")
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "optim": OptimConfig,
+    "eval": EvalConfig,
+    "train": TrainConfig,
+    "speed": SpeedConfig,
+}
+# What a saved model may be used with; what is not given is as in its run.
+PREDICTION_FLAGS = (
+    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
+    *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
+)
+
+
+OWN_LOOP = "abra_wilds"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: an algorithm, and everything it needs to be repeated.
+
+    `abra_wilds.run_config` builds one from a preset, the method's own wishes and defaults.
+
+    Attributes:
+        algorithm: name in the table of methods.
+        preset: "paper" or "wilds".
+        origin: flag name -> where its value came from.
+        method: the method's own dataclass; the other sections are those above.
+        loop: whose training loop runs it.
+        world: processes that train together, each on batches of its own.
+    """
+
+    algorithm: str
+    preset: str
+    origin: Mapping[str, str]
+    data: DataConfig
+    model: ModelConfig
+    optim: OptimConfig
+    eval: EvalConfig
+    train: TrainConfig
+    speed: SpeedConfig
+    method: Any
+    loop: str = OWN_LOOP
+    world: int = 1
+
+    def values(self, local: bool = True) -> dict[str, Any]:
+        """Flag name -> value, over all sections; without `local` only what can change a number."""
+        found: dict[str, Any] = {"algorithm": self.algorithm, "loop": self.loop, "world": self.world}
+        for section in (*(getattr(self, name) for name in SECTIONS), self.method):
+            for f in fields(section):
+                if local or not flag_of(f).local:
+                    found[flag_name(f, self.algorithm)] = getattr(section, f.name)
+        return found
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of everything that can change a number; it goes into every record."""
+        return digest_of(self.values(local=False))
+
+
+def sections(method_config: type) -> Iterator[tuple[str, type]]:
+    """Every section's name and dataclass, the method's last."""
+    yield from SECTIONS.items()
+    yield "method", method_config

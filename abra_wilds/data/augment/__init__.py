@@ -1,0 +1,1 @@
+"""Augmentation, views and mixing of whole batches."""

@@ -1,0 +1,1 @@
+"""Data sets, their tables, splits and controls."""

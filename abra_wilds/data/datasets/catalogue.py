@@ -1,0 +1,202 @@
+"""WILDS data sets, its own and ours, behind checks: where WILDS would meet a bare assert, a sentence.
+
+Letters: n rows of a data set, F metadata fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from abra_wilds.compat.imports import import_wilds
+from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
+from abra_wilds.data.datasets.layouts import METADATA, absent
+from abra_wilds.data.datasets.metadata import check_discarded, read_metadata
+from abra_wilds.data.reading.images import read_image
+from abra_wilds.data.reading.packed import chosen_pack
+from abra_wilds.types import DataInfo, InputError
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
+
+NAMES = tuple(SPLIT_SCHEMES)
+
+
+def load_dataset(
+    name: str,
+    root_dir: str | Path,
+    version: str | None = None,
+    split_scheme: str | None = None,
+    *,
+    data_format: str | None = None,
+    packed_size: int = 0,
+) -> WILDSDataset:
+    """A WILDS data set, checked before WILDS sees it.
+
+    Args:
+        name: "rxrx1" (RxRx1-WILDS, three channels) or "rxrx1_6ch" (RxRx1, six).
+        root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
+        version: WILDS' version string, None for the newest.
+        split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
+        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and the
+            newer one.
+        packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
+
+    Returns:
+        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None.
+
+    Raises:
+        InputError: one sentence that says what came, what is allowed and what to do.
+    """
+    if name not in NAMES:
+        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
+    schemes = SPLIT_SCHEMES[name]
+    scheme = schemes[0] if split_scheme is None else split_scheme
+    if scheme not in schemes:
+        raise InputError(f"unknown split_scheme {scheme!r} of {name}; choose one of {', '.join(schemes)}")
+    kind = _dataset_class(name)
+    versions = sorted(kind._versions_dict)
+    version = versions[-1] if version is None else version
+    if version not in versions:
+        raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
+    if name == "rxrx1":
+        _check_wilds_rxrx1(Path(root_dir), version, scheme)
+    dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+    dataset.pack = chosen_pack(dataset, root_dir, data_format, packed_size)
+    return dataset
+
+
+def _dataset_class(name: str) -> type[WILDSDataset]:
+    import_wilds()
+    from wilds.datasets.rxrx1_dataset import RxRx1Dataset
+
+    from abra_wilds.data.datasets.rxrx1 import RxRx1SixChannel
+
+    classes: dict[str, type[WILDSDataset]] = {"rxrx1": RxRx1Dataset, "rxrx1_6ch": RxRx1SixChannel}
+    return classes[name]
+
+
+def is_simulated(dataset: WILDSDataset) -> bool:
+    """Whether the images were made by our simulator, which leaves SIMULATED.json beside them."""
+    return (Path(dataset.data_dir) / MARKER).is_file()
+
+
+def data_digest(dataset: WILDSDataset) -> str:
+    """Hexadecimal sha256 of labels and metadata of all images, and of what the simulator left beside them."""
+    found = hashlib.sha256(dataset.metadata_array.numpy().tobytes())
+    marker = Path(dataset.data_dir) / MARKER
+    found.update(marker.read_bytes() if marker.is_file() else b"")
+    return found.hexdigest()
+
+
+def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSSubset:
+    """A split, or a random share of it in dataset order, with WILDS' meaning of --frac.
+
+    The share is the same for all seeds of a run, so that they can be compared image by image; WILDS draws
+    another one for each.
+
+    Args:
+        dataset: from `load_dataset`.
+        split: a key of `dataset.split_dict`.
+        frac: share of the split's rows to keep, in (0, 1].
+
+    Raises:
+        InputError: for an unknown split, a share outside (0, 1], or nothing left.
+    """
+    if split not in dataset.split_dict:
+        raise InputError(f"unknown split {split!r}; choose one of {', '.join(dataset.split_dict)}")
+    if not 0 < frac <= 1:
+        raise InputError(f"frac is the share of a split to keep and must lie in (0, 1]; got {frac}")
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+    rows = np.flatnonzero(dataset.split_array == dataset.split_dict[split])
+    if frac < 1:
+        kept = int(np.round(len(rows) * frac))
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:kept])
+    if not len(rows):
+        raise InputError(
+            f"split {split!r} has no image with frac={frac}; choose another split or raise --frac"
+        )
+    return WILDSSubset(dataset, rows, transform=None)
+
+
+def make_grouper(dataset: WILDSDataset, fields: Sequence[str]) -> CombinatorialGrouper:
+    """WILDS' grouper over metadata fields; which combination of them is one bio-batch.
+
+    Fields are put into the data set's order: WILDS numbers groups in that order but names them in the order
+    given.
+
+    Args:
+        dataset: the whole data set, not a subset.
+        fields: such as ("experiment", "plate").
+
+    Raises:
+        InputError: for no field, an unknown one, or numbers with so many gaps that groups would fill memory.
+    """
+    known = list(dataset.metadata_fields)
+    unknown = [field for field in fields if field not in known]
+    if unknown or not fields:
+        raise InputError(f"groupby_fields got {list(fields)}; give one or more of {', '.join(known)}")
+    from wilds.common.grouper import CombinatorialGrouper
+
+    with warnings.catch_warnings():
+        # Plates count from 1, so the groups of plate 0 are empty, as in every published WILDS run.
+        warnings.filterwarnings("ignore", message="Minimum metadata value")
+        grouper = CombinatorialGrouper(dataset, sorted(set(fields), key=known.index))
+    _check_gaps(dataset, grouper)
+    return grouper
+
+
+def _check_gaps(dataset: WILDSDataset, grouper: CombinatorialGrouper) -> None:
+    """Refuse a grouper almost all of whose groups are empty: each is columns of a csv and rows of tables."""
+    sizes = grouper.cardinality.tolist()  # WILDS' own product of them may have overflowed
+    groups, present = math.prod(sizes), len(grouper.metadata_to_group(dataset.metadata_array).unique())
+    # Any two fields of RxRx1 give at most 6.8 groups for one that is filled (1.25 by experiment and plate),
+    # and a thousand cost nothing however few are filled; a row of ten thousand takes seconds to write.
+    if groups > 1000 + 10 * present:
+        reach = ", ".join(
+            f"{field} to {size - 1}" for field, size in zip(grouper.groupby_fields, sizes, strict=True)
+        )
+        raise InputError(
+            f"bio-batches by numbers that go up to {reach} would be {groups:,}, of which {present:,} have "
+            "images; number the plates of each experiment from 1, in the column plate and in the names of "
+            "their folders, or group by fewer fields"
+        )
+
+
+def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: CombinatorialGrouper) -> DataInfo:
+    """What a method may know of the data; reads one training image for its channels."""
+    present = torch.unique(grouper.metadata_to_group(train_subset.metadata_array))
+    return DataInfo(
+        n_classes=int(dataset.n_classes),
+        in_channels=len(read_image(dataset, int(train_subset.indices[0]))),
+        n_groups=int(grouper.n_groups),
+        train_groups=tuple(present.tolist()),
+    )
+
+
+def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
+    """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
+    make = (
+        f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
+        f"'abra-wilds simulate {root}'"
+    )
+    folder = root / f"rxrx1_v{version}"
+    if not (folder / METADATA).is_file():
+        raise absent([folder], METADATA, make)
+    release = folder / f"RELEASE_v{version}.txt"
+    if not release.is_file():
+        raise InputError(
+            f"{folder} holds no {release.name}, by which WILDS knows a complete data set; {make}"
+        )
+    rows = read_metadata(folder / METADATA)
+    if split_scheme == "mixed-to-test":
+        check_discarded(rows, folder / METADATA)

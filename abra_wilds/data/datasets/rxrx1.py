@@ -1,0 +1,166 @@
+"""RxRx1 with all six stains, as a WILDS data set beside WILDS' own three-channel one; or a screen like it.
+
+Where rows and images lie is found by `layouts`, and who trains and tests is decided by `splits`. Classes,
+metadata fields, groups and evaluation are those of WILDS' RxRx1; the input and the split schemes differ.
+Importing this module imports WILDS.
+
+Letters: n rows of the data set, C stains (6 in RxRx1), H W of an image, T classes that are treatments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from abra_wilds.compat.imports import import_wilds
+from abra_wilds.data.datasets.controls import known_controls, treatment_classes
+from abra_wilds.data.datasets.layouts import find_layout
+from abra_wilds.data.datasets.splits import SPLITS, split_array
+from abra_wilds.data.reading.images import unreadable_file
+from abra_wilds.errors import InputError
+
+import_wilds()  # WILDS loads only after what it misses has been supplied, in a worker process too
+
+from wilds.common.grouper import CombinatorialGrouper  # noqa: E402
+from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
+from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
+
+# What _w1 to _w6 show.
+STAINS = ("Hoechst", "ConA", "phalloidin", "SYTO 14", "MitoTracker", "WGA")
+
+
+class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
+    """RxRx1: six stains of 512 x 512, 1,139 siRNAs, 51 experiments of four cell lines (Taylor et al. 2019).
+
+    A screen of one's own with the same columns may have any number of stains, classes, plates and sites.
+
+    Args:
+        version: "1.0" or None, which are the same.
+        root_dir: the folder that holds the data set's, `rxrx1_6ch_v1.0` or `rxrx1`, or is it.
+        download: must be false; WILDS' signature.
+        split_scheme: "wilds", "official" or "heldout"; see `split_array`.
+
+    Attributes:
+        suffixes: what follows an entry of `_input_array` in the names of its files, stain by stain.
+        controls: (n,) bool, which rows show control wells; None if nothing says it.
+        treatments: (T,) int64, the classes that are treatments; None if that is not known.
+
+    Raises:
+        InputError: if the folder or its tables cannot be used, or have no such splits.
+    """
+
+    _dataset_name = "rxrx1_6ch"
+    _versions_dict = {"1.0": {"download_url": None, "compressed_size": None}}  # noqa: RUF012
+
+    def __init__(
+        self,
+        version: str | None = None,
+        root_dir: str | Path = "data",
+        download: bool = False,
+        split_scheme: str = "wilds",
+    ):
+        if download:
+            raise InputError("rxrx1_6ch is not downloaded here; get it with 'abra-wilds fetch rxrx1_6ch'")
+        self._version = version or "1.0"
+        self._split_scheme = split_scheme
+        layout = find_layout(Path(root_dir))
+        rows, self._data_dir = layout.rows, layout.folder
+        self._input_array, self.suffixes = layout.stems, layout.suffixes
+        self._split_array = split_array(rows, split_scheme, layout.table)
+        self._split_dict = {split: number for split, (number, _) in SPLITS.items()}
+        self._split_names = {split: name for split, (_, name) in SPLITS.items()}
+        labels = rows["sirna_id"].to_numpy()
+        self._y_array, self._y_size = torch.tensor(labels), 1
+        self._n_classes = int(labels.max()) + 1
+        self.controls = known_controls(rows.get("well_type"), labels, self._n_classes, layout.table)
+        treatments = treatment_classes(self.controls, labels)
+        self.treatments = None if treatments is None else torch.tensor(treatments)
+        codes, self._metadata_map = coded(rows, ("cell_type", "experiment", "well"))
+        columns = [codes["cell_type"], codes["experiment"], rows["plate"], codes["well"], rows["site"]]
+        self._metadata_array = torch.tensor(np.stack([*columns, labels], axis=1))
+        self._metadata_fields = ["cell_type", "experiment", "plate", "well", "site", "y"]
+        self._eval_grouper = CombinatorialGrouper(self, ["cell_type"])
+        super().__init__(root_dir, download, split_scheme)
+        # Only now: WILDS' own check insists on a split called val.
+        for split in ("val", "id_test"):
+            if not (self._split_array == self._split_dict[split]).any():
+                del self._split_dict[split], self._split_names[split]
+
+    def get_input(self, idx: int) -> Tensor:
+        """The stains of a row, (C, H, W) uint8, in the order of their numbers: in RxRx1 that of STAINS.
+
+        Raises:
+            InputError: as `read_stains`.
+        """
+        return read_stains([self._data_dir / f"{self._input_array[idx]}{end}" for end in self.suffixes])
+
+    def eval(
+        self,
+        y_pred: Tensor,
+        y_true: Tensor,
+        metadata: Tensor,
+        prediction_fn: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[dict[str, Any], str]:
+        """Accuracy over images and over each cell line's, under the names of WILDS' RxRx1.
+
+        Args:
+            y_pred: (n,) class ids, or what `prediction_fn` makes class ids of.
+            y_true: (n,) class ids.
+            metadata: (n, F) rows of `metadata_array`.
+            prediction_fn: see y_pred.
+        """
+        metric = Accuracy(prediction_fn=prediction_fn)
+        results: tuple[dict[str, Any], str] = self.standard_group_eval(
+            metric, self._eval_grouper, y_pred, y_true, metadata
+        )
+        return results
+
+
+def coded(
+    rows: pd.DataFrame, columns: Sequence[str]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, list[Any]]]:
+    """Columns of text as numbers, and the text of each number, in order of first appearance as in WILDS."""
+    pairs = {column: pd.factorize(rows[column]) for column in columns}
+    return {c: codes for c, (codes, _) in pairs.items()}, {c: list(texts) for c, (_, texts) in pairs.items()}
+
+
+def read_stains(paths: Sequence[Path]) -> Tensor:
+    """One site from the files of its stains, (C, H, W) uint8 in their order.
+
+    Raises:
+        InputError: with the file that is missing, damaged, not 8-bit grey, or of another size than the first.
+    """
+    stains = [read_stain(path) for path in paths]
+    for path, stain in zip(paths, stains, strict=True):
+        if stain.shape != stains[0].shape:
+            size, first = (" x ".join(map(str, s.shape)) for s in (stain, stains[0]))
+            raise InputError(
+                f"{path} is {size} pixels and {paths[0]} is {first}; the stains of a site must be alike, so "
+                "restore or convert it"
+            )
+    return torch.stack(stains)
+
+
+def read_stain(path: Path) -> Tensor:
+    """One stain, (H, W) uint8.
+
+    Raises:
+        InputError: if the file is missing, damaged, or not 8-bit grey.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, grey = image.mode, np.array(image)
+    # As in `read_image`: a damaged file is answered with many kinds of exception.
+    except Exception as fault:
+        raise unreadable_file(path, fault) from fault
+    if mode != "L":
+        raise InputError(f"{path} has pixels of mode {mode}, and a stain is 8-bit grey; convert it to that")
+    return torch.from_numpy(grey)

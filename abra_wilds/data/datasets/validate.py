@@ -1,0 +1,238 @@
+"""`abra-wilds validate`: read every file of a data set, and of its packs, before a training run does.
+
+Letters: C H W of an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.data.datasets.catalogue import make_grouper
+from abra_wilds.data.reading import pools as parallel
+from abra_wilds.data.reading.images import image_path, missing_files, read_files
+from abra_wilds.data.reading.pack_plate import Plate, plates_of, stems_of
+from abra_wilds.data.reading.packed import Pack, check_pack, pack_command
+from abra_wilds.errors import InputError
+from abra_wilds.results.records import aligned
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
+
+MOST_LINES = 20
+
+
+@dataclass
+class Findings:
+    """What reading some images has shown.
+
+    Attributes:
+        problems: a sentence each.
+        blank: how many images have a channel of one value alone, by channel.
+        first_blank: the first of them.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    blank: Counter[int] = field(default_factory=Counter)
+    first_blank: str = ""
+
+    def add(self, other: Findings) -> None:
+        """Take in what others have shown."""
+        self.problems += other.problems
+        self.blank += other.blank
+        self.first_blank = min(filter(None, (self.first_blank, other.first_blank)), default="")
+
+
+def report(problems: Sequence[str]) -> int:
+    """Print what is wrong, and return the exit code."""
+    if not problems:
+        sys.stdout.write("nothing is wrong\n")
+        return 0
+    lines = sorted(problems)[:MOST_LINES]
+    more = [f"and {len(problems) - MOST_LINES:,} more"] if len(problems) > MOST_LINES else []
+    count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}:"
+    sys.stdout.write("\n  ".join([count, *lines, *more]) + "\n")
+    return 1
+
+
+def split_table(dataset: WILDSDataset) -> str:
+    """Images, experiments, plates and the sizes of plates, a line for each split."""
+    fields = list(dataset.metadata_fields)
+    pairs = dataset.metadata_array[:, [fields.index("experiment"), fields.index("plate")]].numpy()
+    rows = [("split", "images", "experiments", "plates", "images a plate")]
+    for split, number in dataset.split_dict.items():
+        own = pairs[np.asarray(dataset.split_array) == number]
+        plates, sizes = np.unique(own, axis=0, return_counts=True)
+        spread = f"{sizes.min()} to {sizes.max()}" if len(own) else "-"
+        counts = (len(own), len(np.unique(plates[:, 0])), len(plates))
+        rows.append((split, *(f"{count:,}" for count in counts), spread))
+    return aligned(rows)
+
+
+def bad_plates(dataset: WILDSDataset) -> list[str]:
+    """What is wrong with the numbers of plates."""
+    try:
+        make_grouper(dataset, TTA_GROUPS["plate"])
+    except InputError as fault:
+        return [str(fault)]
+    return []
+
+
+def blank_line(found: Findings) -> str:
+    """How many images have a channel without content."""
+    if not found.blank:
+        return "blank channels: none"
+    counts = ", ".join(f"channel {c} in {n:,} images" for c, n in sorted(found.blank.items()))
+    return f"blank channels: {counts}, first {found.first_blank}"
+
+
+def opened(dataset: WILDSDataset, root: str) -> tuple[list[Pack], list[str]]:
+    """The packs of a data set that can be opened, and what is wrong with these or others."""
+    packs, problems = [], []
+    for folder in sorted(Path(dataset.data_dir).glob("packed*")):
+        size = size_of(folder)
+        if size is None or not folder.is_dir():
+            continue
+        try:
+            packs.append(Pack.open(folder))
+            check_pack(packs[-1], dataset)
+        except InputError as fault:
+            problems.append(f"{fault}; run '{pack_command(dataset, root, size)}' again")
+    return packs, problems
+
+
+def size_of(folder: Path) -> int | None:
+    """The size to which a pack's folder says that its images are shrunk, 0 for none; None for other folders.
+
+    >>> [size_of(Path(name)) for name in ("packed", "packed_64", "packed_old")]
+    [0, 64, None]
+    """
+    found = re.fullmatch(r"packed(?:_(\d+))?", folder.name)
+    return int(found[1] or 0) if found else None
+
+
+def no_files(dataset: WILDSDataset) -> bool:
+    """Whether all image files are gone, as they may be once they are packed."""
+    missing, n = missing_files(dataset, range(len(dataset)))
+    return len(missing) == n
+
+
+def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int, command: str) -> Findings:
+    """Decode every image; they must be alike, and what the full-size pack holds of them.
+
+    Args:
+        dataset: read from files.
+        pack: of full size, or None.
+        workers: processes that decode.
+        command: makes the pack, for messages.
+    """
+    found = Findings()
+    plates = plates_of(dataset)
+    check = partial(check_plate, first_shape(dataset), command)
+    tasks = [(plate, packed_crcs(dataset, plate, pack)) for plate in plates]
+    for _, result in parallel.each(
+        check, dataset, tasks, workers=workers, n_images=lambda task: len(task[0].rows), desc="images"
+    ):
+        found.add(result)
+    return found
+
+
+def first_shape(dataset: WILDSDataset) -> tuple[int, ...] | None:
+    """(C, H, W) of the first image that can be read; others must have it."""
+    for row in range(len(dataset)):
+        try:
+            return tuple(read_files(dataset, row).shape)
+        except InputError:
+            continue
+    return None
+
+
+def packed_crcs(dataset: WILDSDataset, plate: Plate, pack: Pack | None) -> list[int | None]:
+    """The checksum that the pack has of each image of a plate, None where it has none."""
+    stems = stems_of(dataset, plate)
+    if pack is None:
+        return [None] * len(stems)
+    places = pack.find(stems)
+    return [pack.crc32(stem) if place >= 0 else None for stem, place in zip(stems, places, strict=True)]
+
+
+def check_plate(
+    shape: tuple[int, ...] | None, command: str, dataset: WILDSDataset, task: tuple[Plate, list[int | None]]
+) -> Findings:
+    """Decode the images of a plate and hold them against the shape and checksums they should have."""
+    found = Findings()
+    plate, crcs = task
+    for row, crc in zip(plate.rows, crcs, strict=True):
+        try:
+            x = read_files(dataset, row)
+        except InputError as fault:
+            found.problems.append(str(fault))
+            continue
+        path = image_path(dataset, row)
+        if tuple(x.shape) != shape:
+            found.problems.append(
+                f"{path} has shape {tuple(x.shape)}, others have {shape}; restore or convert it"
+            )
+        elif crc is not None and zlib.crc32(x.numpy().data) != crc:
+            found.problems.append(
+                f"{path} is not what was packed; delete {plate.name}.npy of the pack and run "
+                f"'{command}' again"
+            )
+        values = x.flatten(1)
+        blank = torch.nonzero(values.amin(1) == values.amax(1)).flatten().tolist()
+        found.add(Findings([], Counter(channel + 1 for channel in blank), str(path) if blank else ""))
+    return found
+
+
+def check_arrays(pack: Pack, workers: int, command: str) -> list[str]:
+    """Hold every file of a pack, and every image in it, against their checksums."""
+    problems: list[str] = []
+    check = partial(check_array, math.prod(pack.shape), command)
+    tasks = [
+        Array(pack.folder / file["name"], file["sha256"], *pack.images_of(number))
+        for number, file in enumerate(pack.files)
+    ]
+    for _, found in parallel.each(
+        check, None, tasks, workers=workers, n_images=lambda array: len(array.stems), desc=pack.folder.name
+    ):
+        problems += found
+    return problems
+
+
+class Array(NamedTuple):
+    """What the index of a pack says of a file."""
+
+    path: Path
+    sha256: str
+    stems: list[str]
+    crc32: list[int]
+
+
+def check_array(n_bytes: int, command: str, _: None, array: Array) -> list[str]:
+    """What is wrong with one file of a pack, whose images have n_bytes each."""
+    again = f"delete {array.path} and run '{command}' again"
+    values = np.memmap(array.path, dtype=np.uint8, mode="r")
+    start = len(values) - n_bytes * len(array.stems)
+    sha = hashlib.sha256(values[:start].data)
+    problems = []
+    images = values[start:].reshape(-1, n_bytes)
+    for stem, crc, image in zip(array.stems, array.crc32, images, strict=True):
+        sha.update(image.data)
+        if zlib.crc32(image.data) != crc:
+            problems.append(f"{array.path} has changed where {stem} is; {again}")
+    if sha.hexdigest() != array.sha256 and not problems:
+        problems.append(f"{array.path} has changed in its first {start} bytes; {again}")
+    return problems

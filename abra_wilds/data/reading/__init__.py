@@ -1,0 +1,1 @@
+"""From files and packs to batches on the host."""

@@ -1,0 +1,114 @@
+"""The images of a split by row: what worker processes read, and how rows become the columns of a batch.
+
+Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an image.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from abra_wilds.data.reading.crops import Item
+from abra_wilds.data.reading.images import check_shape, image_path, read_image
+from abra_wilds.data.reading.packed import cut
+from abra_wilds.types import InputError
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an image, as a value: an exception in a worker would arrive inside a traceback."""
+
+    message: str
+
+
+Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[int], Tensor | None]
+
+
+class Rows(Dataset[tuple[int, Tensor | Fault]]):
+    """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
+
+    Nothing in it is a Python object a row. Workers share this process's memory until they write to it, and
+    whoever looks at a Python object writes its count of references: lists of paths would be copied into each
+    worker in the course of an epoch.
+
+    Attributes:
+        first: the split's first image.
+        shape: its (C, H, W); every other image must have it.
+        y: (n,) int64 class ids.
+        g: (n,) int64 bio-batch ids.
+        metadata: (n, F) int64.
+
+    Raises:
+        InputError: if the split's first image cannot be read.
+    """
+
+    def __init__(self, subset: WILDSSubset, grouper: CombinatorialGrouper):
+        self.dataset = copy.copy(subset.dataset)
+        self.dataset._input_array = np.asarray(subset.dataset._input_array, dtype=str)
+        self.indices = np.asarray(subset.indices)
+        self.y = torch.as_tensor(subset.y_array).long()
+        self.metadata = subset.metadata_array.long()
+        self.g = grouper.metadata_to_group(subset.metadata_array)
+        first = int(self.indices[0])
+        self.first, self.shape = image_path(self.dataset, first), tuple(read_image(self.dataset, first).shape)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, item: Item) -> tuple[int, Tensor | Fault]:
+        position, window = item
+        row = int(self.indices[max(position, ~position)])
+        try:
+            if getattr(self.dataset, "pack", None) is not None:  # whose images are alike
+                return position, read_image(self.dataset, row, window)
+            # A file is decoded whole whatever is wanted of it, and only then known to be like the others.
+            x, path = read_image(self.dataset, row), image_path(self.dataset, row)
+            check_shape(path, x.shape, self.shape, self.first)
+            return position, x[cut(self.shape, window, str(path))]
+        except InputError as fault:
+            return position, Fault(str(fault))
+
+    def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
+        """The columns of a Batch, or the first fault among its rows.
+
+        Its bio-batches come as `ordered`: every tensor costs a file descriptor and a message on its way from
+        a worker, and a batch may have dozens of bio-batches.
+        """
+        images = []
+        for _, x in items:
+            if isinstance(x, Fault):
+                return x
+            images.append(x)
+        positions = torch.tensor([position for position, _ in items])
+        rows = torch.maximum(positions, ~positions)
+        context = positions < 0 if bool((positions < 0).any()) else None
+        g = self.g[rows]
+        # In a worker torch's own collation stacks into shared memory, which saves copying the batch there.
+        return default_collate(images), self.y[rows], g, self.metadata[rows], rows, *ordered(g), context
+
+
+def groups_of(g: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
+
+    >>> groups_of(torch.tensor([7, 3, 7]))
+    (tensor([0, 2]), tensor([1]))
+    """
+    order, sizes = ordered(g)
+    return torch.split(order, sizes)
+
+
+def ordered(g: Tensor) -> tuple[Tensor, list[int]]:
+    """The rows of a batch, (N,), bio-batch after bio-batch as in `groups_of`, and how many each has."""
+    number = {group: k for k, group in enumerate(dict.fromkeys(g.tolist()))}
+    which = torch.tensor([number[group] for group in g.tolist()], dtype=torch.int64)
+    return which.argsort(stable=True), which.bincount().tolist()

@@ -1,0 +1,160 @@
+"""From a row of a data set to the pixels of its image: out of a pack if the data set has one, else its files.
+
+Letters: C H W of an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageFile
+from torch import Tensor
+
+from abra_wilds.data.reading.packed import Pack, Window, cut, suffixes_of
+from abra_wilds.errors import InputError
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
+
+
+def image_files(dataset: WILDSDataset, row: int) -> list[str]:
+    """Where the image of a row of the data set lies: one file, or one for each of its stains."""
+    stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
+    return [stem + suffix for suffix in suffixes_of(dataset)]
+
+
+def image_path(dataset: WILDSDataset, row: int) -> Path:
+    """The first of a row's `image_files`, by which messages name its image."""
+    return Path(image_files(dataset, row)[0])
+
+
+def read_image(dataset: WILDSDataset, row: int, window: Window | None = None) -> Tensor:
+    """The image of a row of the data set, or a square window of it, (C, H, W) uint8.
+
+    Args:
+        dataset: from `load_dataset`; with a pack, only the window's rows of it are touched.
+        row: of the whole data set.
+        window: (top, left, side), or None for all of the image.
+
+    Raises:
+        InputError: if it is missing, damaged, not 8 bits a channel, or the window is not inside; the sentence
+            holds the path.
+    """
+    pack: Pack | None = getattr(dataset, "pack", None)
+    if pack is not None:
+        return pack.read(str(dataset._input_array[row]), window)
+    x = read_files(dataset, row)
+    if window is None:
+        return x
+    return x[cut(tuple(x.shape), window, str(image_path(dataset, row)))].contiguous()
+
+
+def read_files(dataset: WILDSDataset, row: int) -> Tensor:
+    """The image of a row, decoded from its files, (C, H, W) uint8.
+
+    Raises:
+        InputError: as `read_image`.
+    """
+    # WILDS' own example script turns this on, and a cut-off file then loads with its lower rows zero.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        image = dataset.get_input(row)
+        x = image if isinstance(image, Tensor) else decoded(image)
+    except InputError:
+        raise
+    # Pillow answers damaged files with OSError, SyntaxError, ValueError, struct.error, zlib.error and its
+    # own.
+    except Exception as fault:
+        raise unreadable(dataset, row, fault) from fault
+    if x.dtype != torch.uint8 or x.dim() != 3:
+        raise InputError(
+            f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
+            "8 bits a channel; convert it to an 8-bit grey or RGB PNG"
+        )
+    return x
+
+
+def check_shape(path: Path, shape: Sequence[int], wanted: Sequence[int], first: str | Path) -> None:
+    """Refuse an image that is not of another's (C, H, W).
+
+    Args:
+        path: of the image, for the message.
+        shape: its own.
+        wanted: that of the other.
+        first: which that is, for the message.
+
+    Raises:
+        InputError: if they differ.
+    """
+    if tuple(shape) != tuple(wanted):
+        raise InputError(
+            f"{path} has shape {tuple(shape)} and {first} has {tuple(wanted)} (channels, height, width); all "
+            "images of a data set must be alike, so restore or convert it"
+        )
+
+
+def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:
+    """The sentence about an image that could not be read, with its path."""
+    return unreadable_file(image_path(dataset, row), fault)
+
+
+def unreadable_file(path: Path, fault: Exception) -> InputError:
+    """The sentence about a file of an image that could not be read."""
+    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+    return InputError(f"{path} cannot be read ({reason}); restore this image")
+
+
+def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
+    """Refuse to go on unless every wanted row's image is there, by the index or by listing each folder once.
+
+    Args:
+        dataset: from `load_dataset`.
+        rows: rows of the whole data set, such as `subset.indices`.
+
+    Raises:
+        InputError: with how many are missing and the first of them.
+    """
+    pack: Pack | None = getattr(dataset, "pack", None)
+    if pack is None:
+        missing, n = missing_files(dataset, rows)
+    else:
+        stems = np.array([str(dataset._input_array[row]) for row in rows])
+        missing, n = stems[pack.find(stems) < 0].tolist(), len(stems)
+    if missing:
+        raise InputError(
+            f"{len(missing):,} of {n:,} images are missing, the first is {missing[0]}; restore them"
+        )
+
+
+def missing_files(dataset: WILDSDataset, rows: Iterable[int]) -> tuple[list[str], int]:
+    """Files of the images of these rows that are not there, and how many files there should be."""
+    listed: dict[str, frozenset[str]] = {}
+    missing = []
+    n = 0
+    for path in (path for row in rows for path in image_files(dataset, row)):
+        folder, name = os.path.split(path)
+        if folder not in listed:
+            listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+        n += 1
+        if name not in listed[folder]:
+            missing.append(path)
+    return missing, n
+
+
+def decoded(image: Image.Image) -> Tensor:
+    """An image as (C, H, W) uint8; its file is closed.
+
+    Raises:
+        ValueError: if it is not 8-bit grey or RGB.
+    """
+    with image:
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(f"its pixels are of mode {image.mode}, not 8-bit grey or RGB")
+        x = np.array(image)
+    x = x[:, :, None] if x.ndim == 2 else x
+    return torch.from_numpy(x).permute(2, 0, 1).contiguous()

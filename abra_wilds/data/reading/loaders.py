@@ -1,0 +1,259 @@
+"""From rows on disk to `Batch`: the same batches whatever the number of worker processes.
+
+Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from abra_wilds.config.data import TRAIN_LOADERS
+from abra_wilds.data.datasets.controls import control_rows
+from abra_wilds.data.reading.crops import Requests
+from abra_wilds.data.reading.dataset import Columns, Fault, Rows
+from abra_wilds.data.samplers.batches import (
+    BalancedSampler,
+    BatchSampler,
+    GroupedSampler,
+    GroupSampler,
+    PlateSampler,
+    SequentialSampler,
+    ShuffledSampler,
+)
+from abra_wilds.data.samplers.distributed import evaluation_share, training_share
+from abra_wilds.data.samplers.paired import ControlSampler, PairSampler
+from abra_wilds.dist import world
+from abra_wilds.errors import WORKER_KILLED, Lost
+from abra_wilds.types import Batch, InputError, Target
+
+if TYPE_CHECKING:
+    from wilds.common.grouper import CombinatorialGrouper
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+
+class Loader:
+    """The batches of one epoch of a split, as `Batch`es on the host, of whole images.
+
+    Attributes:
+        rows: the images behind it.
+        sampler: decides which rows make a batch.
+        grouper: names the bio-batches.
+
+    Args:
+        subset: a WILDS subset.
+        grouper: defines the bio-batches.
+        sampler: which rows make a batch.
+        num_workers: processes that read images; 0 reads in this one.
+        pin_memory: page-locked batches, for a copy to a GPU that does not wait.
+    """
+
+    def __init__(
+        self,
+        subset: WILDSSubset,
+        grouper: CombinatorialGrouper,
+        sampler: BatchSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ):
+        self.rows = Rows(subset, grouper)
+        self.sampler = sampler
+        self.grouper = grouper
+        self._requests = Requests(sampler, self.rows.shape[1])
+        self._kwargs: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._loader = self._reader()
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Number of images of one epoch, repeats included."""
+        return self.sampler.images_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration yields."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, side: int | None = None) -> Iterator[Batch]:
+        """The batches of whole images, or of a random square of each, which is then all that is read.
+
+        Args:
+            side: of the squares, at most the height and width of an image; None for whole images.
+        """
+        self._requests.side = side
+        for columns in self._arriving():
+            if isinstance(columns, Fault):
+                # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
+                self._loader = self._reader()
+                raise InputError(columns.message)
+            x, y, g, metadata, rows, order, sizes, context = columns
+            groups, cropped = torch.split(order, sizes), side is not None
+            yield Batch(x, Target(y), g, metadata, rows, groups, context=context, cropped=cropped)
+
+    def _arriving(self) -> Iterator[Columns | Fault]:
+        """What torch's loader brings.
+
+        Raises:
+            Lost: when a worker was killed while it handed a batch over: torch tells of a broken connection.
+        """
+        try:
+            yield from self._loader
+        except (ConnectionError, EOFError) as fault:
+            # What a worker itself has met comes with torch's preface.
+            if self._kwargs["num_workers"] == 0 or str(fault).startswith("Caught "):
+                raise
+            raise Lost(WORKER_KILLED) from fault
+
+    def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
+        """Torch's loader, which gives each worker one thread.
+
+        Its generator is its own: the seed of its workers would otherwise come from the global one, and a run
+        depend on how often it evaluated.
+        """
+        return DataLoader(
+            self.rows,
+            batch_sampler=self._requests,
+            collate_fn=self.rows.collate,
+            persistent_workers=self._kwargs["num_workers"] > 0,
+            generator=torch.Generator().manual_seed(0),
+            **self._kwargs,
+        )
+
+
+def make_train_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    *,
+    train_loader: str,
+    batch_size: int,
+    n_groups_per_batch: int = 1,
+    uniform_over_groups: bool | None = None,
+    distinct_groups: bool = True,
+    remainder: str = "even",
+    pairs_cross: bool = True,
+    n_controls: int = 0,
+    seed: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """The training loader of a name; long for its list of arguments alone.
+
+    Args:
+        subset: the training split.
+        grouper: defines the bio-batches.
+        train_loader: "plate" (each image once, each batch one bio-batch), WILDS' "group" and "standard",
+            "pairs" (images and partners of their class) or "controls" ("plate" with the plate's controls as
+            context).
+        batch_size: rows of a batch; for "plate" and "controls" the largest number that is learned from.
+        n_groups_per_batch: bio-batches of a batch ("group").
+        uniform_over_groups: draw bio-batches alike; None is WILDS' default, true for "group", else false.
+        distinct_groups: whether the bio-batches of a batch must differ ("group").
+        remainder: "even" or "drop" ("plate").
+        pairs_cross: whether partners come from another bio-batch ("pairs").
+        n_controls: controls added to a batch, 0 for all ("controls").
+        seed: of the order; the epoch is added by `set_epoch`.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
+
+    Raises:
+        InputError: for an unknown loader or batches that cannot be made.
+    """
+    group_of = grouper.metadata_to_group(subset.metadata_array).numpy()
+    sampler: BatchSampler
+    if train_loader == "plate":
+        sampler = PlateSampler(group_of, batch_size, seed, remainder, name_of=grouper.group_str)
+    elif train_loader == "group":
+        uniform = uniform_over_groups is not False
+        sampler = GroupSampler(group_of, batch_size, n_groups_per_batch, seed, uniform, distinct_groups)
+    elif train_loader == "standard" and uniform_over_groups:
+        sampler = BalancedSampler(group_of, batch_size, seed)
+    elif train_loader == "standard":
+        sampler = ShuffledSampler(len(subset), batch_size, seed)
+    elif train_loader == "pairs":
+        sampler = PairSampler(group_of, subset.y_array.numpy(), batch_size, seed, pairs_cross)
+    elif train_loader == "controls":
+        is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
+        sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
+    else:
+        raise InputError(f"unknown train_loader {train_loader!r}; choose {', '.join(TRAIN_LOADERS)}")
+    share = training_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def make_plain_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    batch_size: int,
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """Every image of the training split once, bio-batches mixed, in the same near-equal batches every time.
+
+    Batch-norm statistics are estimated over them, whatever the batches of training are, so that all methods
+    predict by statistics of the same images, and deeper layers see what prediction will show them.
+
+    Args:
+        subset: the training split.
+        grouper: names the bio-batches.
+        batch_size: largest number of rows of a batch.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
+    """
+    n = len(subset)
+    sampler = PlateSampler(np.zeros(n, dtype=np.int64), min(batch_size, max(n // world(), 1)), seed=0)
+    share = training_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def make_eval_loader(
+    subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    *,
+    eval_loader: str,
+    batch_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Loader:
+    """The evaluation loader of a name: every image once.
+
+    Args:
+        subset: the split.
+        grouper: defines the bio-batches.
+        eval_loader: "standard" is dataset order; "group" gives batches of one bio-batch each.
+        batch_size: largest number of rows of a batch.
+        num_workers: processes that read images.
+        pin_memory: page-locked batches.
+
+    Raises:
+        InputError: for an unknown loader.
+    """
+    sampler: BatchSampler
+    if eval_loader == "standard":
+        sampler = SequentialSampler(len(subset), batch_size)
+    elif eval_loader == "group":
+        sampler = GroupedSampler(grouper.metadata_to_group(subset.metadata_array).numpy(), batch_size)
+    else:
+        raise InputError(f"unknown eval_loader {eval_loader!r}; choose standard or group")
+    share = evaluation_share(sampler)
+    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def coverage(loader: Loader) -> float:
+    """Share of the split's images that the sampler's current epoch learns from, without reading any.
+
+    Exact where every epoch touches as many images; of a random loader it is one draw, close to its
+    expectation for a large split.
+    """
+    return len({row for row in chain.from_iterable(loader.sampler.whole) if row >= 0}) / len(loader.rows)

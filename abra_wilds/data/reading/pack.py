@@ -1,0 +1,200 @@
+"""`abra-wilds pack`: write a data set's images as one array for each experiment's plate; `packed` reads them.
+
+A plate is written under a temporary name and renamed when its bytes are on the disk; a table beside it says
+that it is whole, and `index.json`, which comes last, that all are. A second start keeps what is whole and as
+new as the image files, so that an interrupted one loses only the plates it was at.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from abra_wilds.data.datasets.catalogue import load_dataset
+from abra_wilds.data.datasets.layouts import find_folder
+from abra_wilds.data.reading import pools as parallel
+from abra_wilds.data.reading.images import check_images, read_files
+from abra_wilds.data.reading.pack_plate import Plan, Plate, kept_table, plates_of, read_table, write_plate
+from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import whole
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
+
+# Of tables and index, an image: its name and checksum, twice.
+_TABLE_BYTES = 160
+_HEADER_BYTES = 128
+
+
+def from_files(name: str, root: str | Path) -> WILDSDataset:
+    """A data set that is read from its image files, with the split scheme that every one of its kind has."""
+    return load_dataset(name, root, split_scheme="official", data_format="png")
+
+
+def found_name(root: Path) -> str:
+    """The name of the only data set below a root_dir.
+
+    Raises:
+        InputError: if there is none, or both.
+    """
+    found = ["rxrx1"] if (root / "rxrx1_v1.0").is_dir() else []
+    try:
+        find_folder(root)
+        found.append("rxrx1_6ch")
+    except InputError as fault:
+        if not found:
+            raise InputError(f"{root} holds no rxrx1_v1.0, and of six channels {fault}") from fault
+    if len(found) > 1:
+        raise InputError(f"{root} holds {' and '.join(found)}; choose one of them with --dataset")
+    return found[0]
+
+
+def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
+    """Pack a data set, or go on where an earlier start was interrupted; waits for another that is at it.
+
+    Args:
+        dataset: from `from_files`.
+        size: pixels a side to shrink images to; 0 packs them as they are.
+        workers: processes that decode.
+
+    Returns:
+        The folder of the pack.
+
+    Raises:
+        InputError: for images that are missing, damaged or not alike, too little disk, or a size that would
+            not shrink. Plates that are packed by then are kept for the next start.
+    """
+    parallel.check_workers(workers)
+    if size < 0:
+        raise InputError(f"size is {size}; give the pixels a side of a shrunk image, or leave it out")
+    with alone(Path(dataset.data_dir)):
+        return pack_alone(dataset, size, workers)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from packing what lies in a folder until this one has ended, in whatever way."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:
+            print(f"{folder} cannot be locked; pack it by one command at a time", file=sys.stderr)
+        yield
+    finally:
+        os.close(fd)
+
+
+def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
+    """What `pack` does once no other process does it."""
+    begun = time.time_ns()
+    folder = pack_folder(dataset.data_dir, size)
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
+    plates = plates_of(dataset)
+    tables = {plate.name: kept_table(dataset, plate, folder) for plate in plates}
+    todo = [plate for plate in plates if tables[plate.name] is None]
+    if todo:
+        check_images(dataset, [row for plate in todo for row in plate.rows])
+        plan = Plan(folder, tuple(read_files(dataset, todo[0].rows[0]).shape), size)
+        check_plan(plan, todo, [table for table in tables.values() if table is not None])
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as fault:
+            raise InputError(
+                f"{folder} cannot be made ({fault.strerror}); make {folder.parent} writable"
+            ) from fault
+        # From here on the pack is not whole, whatever it was before.
+        (folder / INDEX).unlink(missing_ok=True)
+        write_plates(dataset, plan, todo, workers)
+        tables |= {plate.name: read_table(folder, plate.name) for plate in todo}
+    write_index(dataset, folder, tables, begun)
+    return folder
+
+
+def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse what cannot be packed, before the first byte is written.
+
+    Raises:
+        InputError: for a size that would not shrink, kept plates of another shape, or too little disk.
+    """
+    _, H, W = plan.shape
+    if plan.size and (H != W or plan.size >= H):
+        raise InputError(
+            f"size is {plan.size} and images are {H} x {W}; square images are shrunk and none is enlarged, "
+            "so give fewer pixels a side or leave --size out"
+        )
+    others = {tuple(table["shape"][1:]) for table in kept} - {plan.packed}
+    if others:
+        raise InputError(
+            f"{plan.folder} holds images of {others.pop()} and {todo[0].name} has {plan.packed} (channels, "
+            f"height, width); restore its images, or delete {plan.folder} if all images changed"
+        )
+    n = sum(len(plate.rows) for plate in todo)
+    need = n * (math.prod(plan.packed) + _TABLE_BYTES) + len(todo) * _HEADER_BYTES
+    free = shutil.disk_usage(plan.folder.parent).free
+    if need > free:
+        raise InputError(
+            f"packing {n:,} images needs {need / 1e9:.2f} GB and {plan.folder.parent} has "
+            f"{free / 1e9:.2f} GB free; free some, or pack smaller images with --size"
+        )
+
+
+def write_plates(dataset: WILDSDataset, plan: Plan, todo: Sequence[Plate], workers: int) -> None:
+    """Pack plates in parallel; those with an image that cannot be packed are left out, and named at the end.
+
+    Raises:
+        InputError: with how many images cannot be packed, and what is wrong with the first.
+    """
+    write = partial(write_plate, plan)
+    faults: list[str] = []
+    for _, found in parallel.each(
+        write, dataset, todo, workers=workers, n_images=lambda plate: len(plate.rows), desc="pack"
+    ):
+        faults += found
+    if faults:
+        raise InputError(
+            f"{len(faults):,} images cannot be packed, the first: {min(faults)}; then start again, which "
+            "keeps the plates that are packed"
+        )
+
+
+def write_index(
+    dataset: WILDSDataset, folder: Path, tables: Mapping[str, Mapping[str, Any] | None], begun: int
+) -> None:
+    """Write index.json, which makes the pack whole; its time is that of the start, in ns.
+
+    Raises:
+        InputError: if a plate has gone meanwhile.
+    """
+    files = []
+    for name, table in tables.items():
+        if table is None:
+            raise InputError(f"{folder / name}.npy was removed while the others were packed; start again")
+        files.append({"name": f"{name}.npy", **table})
+    index = {
+        "format": FORMAT,
+        "dataset": dataset.dataset_name,
+        "suffixes": files[0]["suffixes"],
+        "shape": files[0]["shape"][1:],
+        "filter": files[0]["filter"],
+        "files": files,
+    }
+    with whole(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index), encoding="utf-8")
+        # Image files that changed while others were packed are then newer than the pack.
+        os.utime(temporary, ns=(begun, begun))

@@ -1,0 +1,212 @@
+"""One plate of a pack: its array, and the table beside it that says that the array is whole.
+
+Letters: n images of a plate, C H W of an image, N pixels a side of a shrunk one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from abra_wilds.data.reading.images import check_shape, image_files, image_path, read_files
+from abra_wilds.data.reading.packed import suffixes_of
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import sha256, whole, write_text
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
+
+
+@dataclass(frozen=True)
+class Plate:
+    """The rows of a data set that go into one file, sorted by the names of their images."""
+
+    name: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every plate is packed by.
+
+    Attributes:
+        folder: of the pack.
+        shape: (C, H, W) of the image files.
+        size: N, or 0 for images as they are.
+    """
+
+    folder: Path
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def packed(self) -> tuple[int, ...]:
+        """The shape of a packed image."""
+        return (self.shape[0], self.size, self.size) if self.size else self.shape
+
+    @property
+    def filter(self) -> str | None:
+        """How images are shrunk.
+
+        Where N divides the side, by the mean of the pixels that one covers: intensities stay, and nothing
+        rings around bright spots, which on the nearly black ground of a stain would be cut off at 0. That
+        mean would be uneven for another N, so that Lanczos' filter serves there.
+        """
+        if not self.size:
+            return None
+        return "lanczos" if self.shape[1] % self.size else "box"
+
+
+def plates_of(dataset: WILDSDataset) -> list[Plate]:
+    """The plates of a data set by name, alike whatever the order of its rows."""
+    fields = list(dataset.metadata_fields)
+    columns = dataset.metadata_array[:, [fields.index("experiment"), fields.index("plate")]]
+    pairs, which = np.unique(columns.numpy(), axis=0, return_inverse=True)
+    stems = np.array([str(stem) for stem in dataset._input_array])
+    rows_of: list[list[int]] = [[] for _ in pairs]
+    for row in np.argsort(stems).tolist():
+        rows_of[which.flat[row]].append(row)
+    names = dataset._metadata_map["experiment"]
+    found = [
+        Plate(f"{names[experiment]}_plate{plate}", tuple(rows))
+        for (experiment, plate), rows in zip(pairs.tolist(), rows_of, strict=True)
+    ]
+    return sorted(found, key=lambda plate: plate.name)
+
+
+def stems_of(dataset: WILDSDataset, plate: Plate) -> list[str]:
+    """The names of a plate's images, in order."""
+    return [str(dataset._input_array[row]) for row in plate.rows]
+
+
+def read_table(folder: Path, name: str) -> dict[str, Any] | None:
+    """The table beside a plate's array; None if it was never written, or the array has not all its bytes."""
+    try:
+        table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        size = (folder / f"{name}.npy").stat().st_size
+    except (OSError, ValueError):
+        return None
+    return table if size == table["bytes"] else None
+
+
+def kept_table(dataset: WILDSDataset, plate: Plate, folder: Path) -> dict[str, Any] | None:
+    """The table of a plate that need not be packed again, else None.
+
+    It holds every image, no image file is newer, and if all files are there, their sizes are as they were.
+    Files may be deleted once they are packed. Where every single file is newer and none has another size, the
+    data set was copied without its times, and the pack with it.
+    """
+    table = read_table(folder, plate.name)
+    if table is None or not set(stems_of(dataset, plate)) <= set(table["stems"]):
+        return None
+    oldest, newest, digest = sources(dataset, plate)
+    copied = oldest > table["newest"] and digest == table["sources"]
+    kept = newest <= table["newest"] and digest in (None, table["sources"])
+    return table if kept or copied else None
+
+
+def sources(dataset: WILDSDataset, plate: Plate) -> tuple[int, int, str | None]:
+    """Oldest and newest time in ns of a plate's image files, and a digest of their names and sizes.
+
+    The digest is None unless all are there, and the times are 0 where none is.
+    """
+    times, lines, missing = [], [], False
+    for path in (path for row in plate.rows for path in image_files(dataset, row)):
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            missing = True
+            continue
+        times.append(found.st_mtime_ns)
+        lines.append(f"{os.path.basename(path)} {found.st_size}")
+    digest = None if missing else hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return min(times, default=0), max(times, default=0), digest
+
+
+def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
+    """Pack a plate, or leave it out and say what is wrong with each of its images that cannot be packed.
+
+    Raises:
+        InputError: if the disk does not take it.
+    """
+    # Before the pixels: a file that changes meanwhile is then newer than the table says.
+    _, newest, digest = sources(dataset, plate)
+    path = plan.folder / f"{plate.name}.npy"
+    shape = (len(plate.rows), *plan.packed)
+    suffixes = list(suffixes_of(dataset))
+    table: dict[str, Any] = {"suffixes": suffixes, "shape": shape, "filter": plan.filter}
+    try:
+        with whole(path) as temporary:
+            crcs = write_array(temporary, plan, dataset, plate)
+            table |= {"stems": stems_of(dataset, plate), "crc32": crcs}
+            table |= {"sha256": sha256(temporary), "bytes": temporary.stat().st_size}
+        table |= {"newest": newest, "sources": digest}
+        write_text(path.with_suffix(".json"), json.dumps(table))
+    except OSError as fault:
+        raise InputError(
+            f"{path} cannot be written ({fault.strerror}); mend that and start again, which keeps the plates "
+            "that are packed"
+        ) from fault
+    except Unpackable as fault:
+        return fault.faults
+    return []
+
+
+class Unpackable(Exception):
+    """Images of a plate cannot be packed; `faults` has a sentence for each."""
+
+    def __init__(self, faults: list[str]):
+        super().__init__(faults[0])
+        self.faults = faults
+
+
+def write_array(path: Path, plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[int]:
+    """Write a plate's images as `.npy`, (n, C, H, W) uint8, and return the crc32 of each.
+
+    Raises:
+        Unpackable: once all have been tried.
+    """
+    crcs, faults = [], []
+    with open(path, "wb") as file:
+        shape = (len(plate.rows), *plan.packed)
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for row in plate.rows:
+            try:
+                image = pixels(plan, dataset, row).tobytes()
+            except InputError as fault:
+                faults.append(str(fault))
+                continue
+            crcs.append(zlib.crc32(image))
+            file.write(image)
+    if faults:
+        raise Unpackable(faults)
+    return crcs
+
+
+def pixels(plan: Plan, dataset: WILDSDataset, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What is packed of a row, (C, H, W) or (C, N, N) uint8.
+
+    Raises:
+        InputError: if the image cannot be read or is not of the plan's shape.
+    """
+    x = read_files(dataset, row)
+    check_shape(image_path(dataset, row), x.shape, plan.shape, "the first image")
+    return (shrunk(x, plan) if plan.filter else x).numpy()
+
+
+def shrunk(x: Tensor, plan: Plan) -> Tensor:
+    """An image, (C, H, W) uint8, channel by channel at N x N."""
+    kind = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}[str(plan.filter)]
+    side = (plan.size, plan.size)
+    channels = [np.asarray(Image.fromarray(channel.numpy()).resize(side, kind)) for channel in x]
+    return torch.from_numpy(np.stack(channels))

@@ -1,0 +1,203 @@
+"""The folder of a run: WILDS' file names, and what may stand in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config.fields import default_of
+from abra_wilds.config.run import OWN_LOOP, RunConfig, sections
+from abra_wilds.config.schema import flag_name, jsonable
+from abra_wilds.dist import is_main
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import write_text
+from abra_wilds.results.provenance import commit, versions
+from abra_wilds.results.records import CONFIG, RESULTS, model_name
+
+TRACKER = "tensorboard"
+OURS = re.compile(
+    rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of a run's files.
+
+    Attributes:
+        path: the folder.
+        dataset: name of the data set.
+        seed: of the run.
+        mark: what stands behind the epoch in the names of predictions.
+    """
+
+    path: Path
+    dataset: str
+    seed: int
+    mark: str = ""
+
+    def predictions(self, split: str, epoch: str | int) -> Path:
+        """Predictions of a split by the "best", "last" or numbered epoch."""
+        return self.path / f"{self.dataset}_split:{split}_seed:{self.seed}_epoch:{epoch}{self.mark}_pred.csv"
+
+    def model(self, epoch: str | int) -> Path:
+        """Checkpoint of the "best", "last" or numbered epoch."""
+        return self.path / model_name(self.dataset, self.seed, epoch)
+
+
+def folder_of(config: RunConfig) -> RunFolder:
+    """The names of a run's files; nothing is touched."""
+    return RunFolder(Path(config.train.log_dir), config.data.dataset, config.train.seed)
+
+
+def open_folder(config: RunConfig) -> RunFolder:
+    """The run's folder, made, found writable, and free for this run.
+
+    Raises:
+        InputError: if it cannot be written, or is not empty without --resume or --overwrite.
+    """
+    t = config.train
+    path = Path(t.log_dir)
+    if config.eval.eval_only and not path.is_dir():
+        raise InputError(f"--log_dir {path} does not exist, so it holds no model to evaluate; train first")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except OSError as fault:
+        raise InputError(
+            f"--log_dir {path} cannot be written ({fault.strerror}); give another folder"
+        ) from None
+    inside = sorted(entry.name for entry in path.iterdir())
+    if inside and t.overwrite:
+        _empty(path, inside)
+    elif inside and not (t.resume or config.eval.eval_only):
+        raise InputError(
+            f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give "
+            "another folder"
+        )
+    return folder_of(config)
+
+
+def _empty(path: Path, inside: list[str]) -> None:
+    foreign = [name for name in inside if not OURS.fullmatch(name)]
+    if foreign:
+        raise InputError(
+            f"--overwrite empties folders of runs only, and --log_dir {path} also holds {foreign[0]}; give "
+            "another folder"
+        )
+    for name in inside:
+        entry = path / name
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def write_config(
+    folder: RunFolder,
+    config: RunConfig,
+    command: Sequence[str] | None = None,
+    data_sha256: str | None = None,
+) -> None:
+    """config.json: every value, where it came from, what code and data it has; of the main process alone.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        command: as it was given; None takes this process'.
+        data_sha256: `data_digest` of what it trains on; None where that is not known.
+    """
+    if not is_main():
+        return
+    content = {
+        "command": started_by() if command is None else list(command),
+        "preset": config.preset,
+        "values": jsonable(config.values()),
+        "origin": dict(config.origin),
+        "bio_batch": config.data.bio_batch,
+        "digest": config.digest(),
+        "commit": commit(),
+        "versions": versions(),
+        "data_sha256": data_sha256,
+    }
+    write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def started_by() -> list[str]:
+    """This process's command line; where the package's own module was started, as a person would type it."""
+    program, *words = sys.argv
+    own = Path(program).parts[-3:] == ("abra_wilds", "commands", "train.py")
+    return ["abra-wilds", "train", *words] if own else [program, *words]
+
+
+def read_config(folder: RunFolder) -> dict[str, Any]:
+    """The content of config.json; empty where there is none.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = folder.path / CONFIG
+    if not path.exists():
+        return {}
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise InputError(f"{path} is not JSON; restore it, or start anew with --overwrite") from None
+    return content
+
+
+def as_trained(folder: RunFolder, config: RunConfig) -> RunConfig:
+    """The configuration with the loop and processes that trained the folder's model: it predicts the same."""
+    values = read_config(folder).get("values", {})
+    return replace(config, loop=values.get("loop", config.loop), world=values.get("world", config.world))
+
+
+def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None = None) -> None:
+    """Raise if the folder holds a run that differs in anything that can change a number.
+
+    What an older version did not record counts as the default, which is what that version did.
+
+    Args:
+        folder: of a run, or empty.
+        config: of the run that would go on there.
+        data_sha256: `data_digest` of what that one has; None where it is not known.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    saved = read_config(folder)
+    known = {saved.get("data_sha256"), data_sha256} - {None}
+    if len(known) > 1:
+        raise InputError(
+            f"{folder.path} holds a run on other labels or metadata than --root_dir "
+            f"{config.data.root_dir} has now; give the data of that run, or another --log_dir"
+        )
+    if not saved or saved.get("digest") == config.digest():
+        return
+    now = jsonable(config.values(local=False))
+    then = {**jsonable(defaults(config)), **saved.get("values", {})}
+    said = {"world": "number of processes"}
+    differing = [
+        f"{said.get(name, name)} (was {then.get(name)}, is {now[name]})"
+        for name in now
+        if now[name] != then.get(name)
+    ]
+    if not differing:
+        return
+    raise InputError(
+        f"{folder.path} holds a run with other settings: {', '.join(differing)}; repeat its command, or "
+        "give another --log_dir"
+    )
+
+
+def defaults(config: RunConfig) -> dict[str, Any]:
+    """Flag name -> its value where nothing decides otherwise, over all sections."""
+    found: dict[str, Any] = {"loop": OWN_LOOP, "world": 1}
+    for _, section in sections(type(config.method)):
+        found |= {flag_name(f, config.algorithm): default_of(f) for f in fields(section)}
+    return found

@@ -1,0 +1,1 @@
+"""Predictions, their scores, their records, and what they cost."""

@@ -1,0 +1,58 @@
+"""What a run consumed, so that tables can print the budget beside the number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from abra_wilds.config.run import RunConfig
+from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.checks import predict_blank
+from abra_wilds.engine.flops import FlopCount
+from abra_wilds.engine.setup import Setup
+from abra_wilds.methods.base import Method
+from abra_wilds.nets.backbones import by_timm
+
+
+def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
+    """The budget and the sources of a run up to where it is.
+
+    Returns:
+        images (training images drawn), steps (of the optimiser), forward_equivalents (the training steps'
+        FLOPs in units of one prediction of one image; batch norms and activations are not counted), seconds
+        (evaluations included), labels (images whose label was learned from), batch_statistics (of the images
+        that are predicted enter the predictions), test_images (of the evaluated split change the model),
+        outside_data (what else the first weights have seen, or None). The first three are None where an older
+        version did not count them.
+    """
+    counted = done.steps > 0 or done.epoch < 0
+    adapted = config.eval.tta != "none"
+    return {
+        "images": done.images if counted else None,
+        "steps": done.steps if counted else None,
+        "forward_equivalents": round(done.flops / prediction_flops(config, setup, method))
+        if counted
+        else None,
+        "seconds": round(done.seconds, 3),
+        "labels": len(setup.subsets["train"]),
+        "batch_statistics": adapted,
+        "test_images": adapted,
+        "outside_data": outside_data(config),
+    }
+
+
+def prediction_flops(config: RunConfig, setup: Setup, method: Method) -> float:
+    """FLOPs of predicting one image without adaptation."""
+    with FlopCount() as count:
+        predict_blank(config, setup, method)
+    return float(count.total)
+
+
+def outside_data(config: RunConfig) -> str | None:
+    """Where the first weights come from, if not from the seed."""
+    m = config.model
+    if m.pretrained_model_path is not None:
+        return f"the weights of {m.pretrained_model_path}"
+    if not m.pretrained:
+        return None
+    name = m.model.removeprefix("timm:")
+    return f"{name}, published by timm" if by_timm(m.model) else "ImageNet"

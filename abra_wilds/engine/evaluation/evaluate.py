@@ -1,0 +1,201 @@
+"""Predictions in dataset order, WILDS' own evaluation of them, and batch-norm statistics to predict with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.data.reading.dataset import groups_of
+from abra_wilds.data.reading.loaders import Loader
+from abra_wilds.data.reading.prefetch import prefetched
+from abra_wilds.data.samplers.passes import PassSampler
+from abra_wilds.dist import max_across_ranks, means_across_ranks
+from abra_wilds.methods.base import Method
+from abra_wilds.nets.staged import BATCH_NORMS
+from abra_wilds.results.files import whole
+from abra_wilds.tta.adapters import Adapter, running_statistics
+from abra_wilds.types import Batch, InputError, Target
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
+Watch = Callable[[Tensor, Batch], None]
+Size = tuple[int, int] | None
+
+
+@torch.no_grad()
+def predict(
+    method: Method,
+    loader: Loader,
+    device: torch.device,
+    size: Size = None,
+    watch: Watch | None = None,
+    *,
+    adapter: Adapter = running_statistics,
+) -> Tensor:
+    """Class ids of a split, (n,) int64 on the host, in dataset order whatever the loader's order.
+
+    Of a bio-batch all images wait on the host as bytes, and one pass of them at a time is on the device.
+
+    Args:
+        method: is left in evaluation mode.
+        loader: yields every image of the split once.
+        device: where the method lives.
+        size: (H, W) to which images are resized, or None.
+        watch: called with the logits (N, O) of a pass and its batch without images, for whoever averages
+            losses.
+        adapter: predicts the bio-batches of a loader with a `PassSampler`.
+
+    Raises:
+        InputError: if a pass does not fit the device.
+    """
+    method.eval()
+    y_pred = torch.full((len(loader.rows),), -1, dtype=torch.int64, device=device)
+    for passes, adapted in bio_batches(loader):
+        images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
+        try:
+            logits = (adapter if adapted else running_statistics)(method, images)  # (N, O) each
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"a forward pass of up to {max(map(len, passes))} images does not fit the device's memory; "
+                "train with a lower --batch_size, predict a saved model with --amp bf16 or on --device cpu, "
+                "or with --tta give a --tta_batch_size, whose parts then have statistics of their own"
+            ) from None
+        for batch, found in zip(passes, logits, strict=True):
+            batch = replace(batch, x=batch.x[:0]).to(device)
+            y_pred[batch.rows] = found.argmax(1)
+            if watch is not None:
+                watch(found, batch)
+    return max_across_ranks(y_pred).cpu()
+
+
+def bio_batches(loader: Loader) -> Iterator[tuple[list[Batch], bool]]:
+    """The passes of each bio-batch, on the host, and whether its statistics are to be used.
+
+    Of a loader without a `PassSampler` every batch is one, with the running statistics.
+    """
+    batches = iter(loader)
+    if not isinstance(loader.sampler, PassSampler):
+        yield from (([batch], False) for batch in batches)
+        return
+    for group, reads in zip(loader.sampler.plan, loader.sampler.reads, strict=True):
+        yield [joined(list(islice(batches, n))) for n in reads], group.adapted
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches of an evaluation loader as one."""
+    if len(batches) == 1:
+        return batches[0]
+    x, y, g, metadata, rows = (
+        torch.cat(columns)
+        for columns in zip(*((b.x, b.target.y, b.g, b.metadata, b.rows) for b in batches), strict=True)
+    )
+    return Batch(x, Target(y), g, metadata, rows, groups_of(g))
+
+
+def evaluate(subset: WILDSSubset, y_pred: Tensor, rows: Tensor | None = None) -> dict[str, float]:
+    """WILDS' evaluation of predictions (n,): acc_avg, acc_cell_type:NAME, acc_wg and counts.
+
+    Args:
+        subset: the split.
+        y_pred: class ids.
+        rows: positions in the split that they are of; None for the whole split in dataset order.
+    """
+    y_true, metadata = subset.y_array, subset.metadata_array
+    if rows is not None:
+        y_true, metadata = y_true[rows], metadata[rows]
+    results, _ = subset.eval(y_pred, y_true, metadata)
+    return {name: float(value) for name, value in results.items()}
+
+
+def by_cell(results: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy of each cell type that occurs, as a fraction."""
+    prefix = "acc_cell_type:"
+    names = [k.removeprefix(prefix) for k in results if k.startswith(prefix)]
+    return {name: results[prefix + name] for name in names if results[f"count_cell_type:{name}"] > 0}
+
+
+@torch.no_grad()
+def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: Iterable[Tensor]) -> None:
+    """Replace running batch-norm statistics by their plain average over batches of training images.
+
+    An exponential average over one-plate batches keeps the last few plates' noise; the average over one pass
+    does not. Only the batch norms that `forward` reaches are touched, so that a discriminator or a teacher
+    keeps its own. They alone run in training mode, and their momentum is put back.
+
+    Args:
+        method: whose batch norms are re-estimated, alike on all processes; left in evaluation mode.
+        forward: runs images (N, C_in, H, W) through them.
+        images: standardised batches on the method's device.
+    """
+    method.eval()
+    norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
+    if not norms:
+        return
+    momenta = {m: m.momentum for m in norms}
+    reached: set[nn.Module] = set()
+
+    def reset(norm: Any, _: Any) -> None:
+        if norm not in reached:
+            reached.add(norm)
+            norm.reset_running_stats()
+            norm.train()
+
+    hooks = [m.register_forward_pre_hook(reset) for m in norms]
+    try:
+        for k, x in enumerate(images):
+            for m in norms:
+                m.momentum = 1 / (k + 1)  # the plain average; for None, torch's sign for it, the host waits
+            with torch.compiler.set_stance("force_eager"):  # each momentum would be compiled anew
+                forward(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, momentum in momenta.items():
+            m.momentum = momentum
+            m.eval()
+    average_bn(method)
+
+
+@torch.no_grad()
+def average_bn(method: nn.Module) -> None:
+    """Replace running batch-norm statistics by their mean over all processes, so that all predict alike."""
+    norms = [m for m in method.modules() if isinstance(m, BATCH_NORMS)]
+    own = [t for m in norms for t in (m.running_mean, m.running_var) if t is not None]
+    for t, mean in zip(own, means_across_ranks(own), strict=True):
+        t.copy_(mean)
+
+
+def plain_images(loader: Loader, device: torch.device, size: Size) -> Iterable[Tensor]:
+    """The loader's images as evaluation sees them: standardised, not augmented."""
+    for _, batch in prefetched(loader, device):
+        yield augment(batch.x, "none", size=size)
+
+
+def save_predictions(path: Path, y_pred: Tensor) -> None:
+    """Write one class id a line, as WILDS does."""
+    with whole(path) as temporary:
+        np.savetxt(temporary, y_pred.numpy(), fmt="%d")
+
+
+def read_predictions(path: Path, n: int) -> Tensor:
+    """Class ids (n,) int64 of a predictions file.
+
+    Raises:
+        InputError: if it holds anything but n integers.
+    """
+    try:
+        values = [int(line) for line in path.read_text(encoding="utf-8").split()]
+    except ValueError as fault:
+        raise InputError(f"{path} must hold one class id a line ({fault}); predict again") from None
+    if len(values) != n:
+        raise InputError(f"{path} holds {len(values)} predictions for {n} images; predict again")
+    return torch.tensor(values, dtype=torch.int64)

@@ -1,0 +1,180 @@
+"""`abra-wilds predict`: a saved model's predictions, with any test-time adaptation, beside its run.
+
+They go into a folder of their own, because WILDS' official evaluator takes the first file whose name begins
+with rxrx1_split:SPLIT_seed:SEED.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config.checks import refuse_idle
+from abra_wilds.config.fields import default_of, typed
+from abra_wilds.config.run import SECTIONS, RunConfig, sections
+from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.dist import started
+from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, read_config
+from abra_wilds.engine.evaluation.results import evaluate_checkpoint
+from abra_wilds.engine.setup import Setup, make_loaders, prepare
+from abra_wilds.errors import InputError
+from abra_wilds.methods import get_method
+from abra_wilds.results.files import make_out
+from abra_wilds.results.records import CONFIG, Record
+
+CHECKPOINT = re.compile(r"(?P<dataset>.+)_seed:(?P<seed>\d+)_epoch:(?P<label>[^:]+)_model\.pth")
+
+
+@started()
+def predict_saved(
+    checkpoint: Path,
+    splits: Sequence[str] | None = None,
+    out: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> list[Record]:
+    """Predict splits with a saved model, and write predictions, scores and records into a folder.
+
+    Args:
+        checkpoint: a model file of a run, with the run's config.json beside it.
+        splits: which; None for all but train.
+        out: the folder; None for `tta_NAME` beside the checkpoint.
+        flags: those of PREDICTION_FLAGS that differ from the run's.
+
+    Raises:
+        InputError: if anything does not fit, or would be overwritten.
+    """
+    own, label = located(checkpoint)
+    trained = saved_config(own)
+    config = changed(trained, dict(flags or {}))
+    name, picked_by = config.eval.name, trained.eval.name
+    if label.startswith("best_"):
+        label, picked_by = "best", label.removeprefix("best_")
+    if picked_by != name and name in (e.name for e in trained.eval.alternatives()):
+        better = own.model(f"best_{name}").name
+        sys.stderr.write(f"note: {better} is the epoch that {name} picked by its own accuracy on val\n")
+    setup = prepared(config, splits)
+    folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
+    check_free(own, folder, list(setup.eval_loaders), label)
+    return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
+
+
+def located(checkpoint: Path) -> tuple[RunFolder, str]:
+    """The run folder of a saved model, and "best", "last" or the epoch.
+
+    Raises:
+        InputError: if it is no model file of a run.
+    """
+    named = CHECKPOINT.fullmatch(checkpoint.name)
+    if named is None or not checkpoint.is_file():
+        raise InputError(
+            f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
+        )
+    return RunFolder(checkpoint.parent, named["dataset"], int(named["seed"])), named["label"]
+
+
+def saved_config(folder: RunFolder) -> RunConfig:
+    """The configuration in a run's config.json; what an older version did not record is the default.
+
+    Raises:
+        InputError: if there is none.
+    """
+    content = read_config(folder)
+    values = content.get("values", {})
+    if "algorithm" not in values:
+        raise InputError(f"{folder.path / CONFIG} is missing or names no algorithm; restore it from the run")
+    algorithm = values["algorithm"]
+
+    def build(section: type) -> Any:
+        names = {f: flag_name(f, algorithm) for f in fields(section)}
+        return section(
+            **{
+                f.name: typed(name, values[name], flag_of(f), default_of(f))
+                for f, name in names.items()
+                if name in values
+            }
+        )
+
+    parts = {name: build(section) for name, section in sections(get_method(algorithm).Config)}
+    config = RunConfig(algorithm, content["preset"], content["origin"], **parts)
+    return as_trained(folder, config)
+
+
+def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
+    """The run's configuration with other flags, set to predict every split.
+
+    Raises:
+        InputError: for a value that is not allowed or would have no effect.
+    """
+    wanted = {**flags, "evaluate_all_splits": True, "eval_splits": (), "also_tta": (), "save_pred": True}
+    parts = {}
+    for section, kind in SECTIONS.items():
+        new = {
+            f.name: typed(f.name, wanted[f.name], flag_of(f), default_of(f))
+            for f in fields(kind)
+            if f.name in wanted
+        }
+        parts[section] = replace(getattr(config, section), **new)
+    config = replace(config, **parts)
+    refuse_idle(config, flags)
+    return config
+
+
+def unadapted(config: RunConfig) -> Setup:
+    """What a saved model works on, without --tta: splits that nobody asks for may have too little for it.
+
+    Raises:
+        InputError: for whatever cannot be used.
+    """
+    return prepare(replace(config, eval=replace(config.eval, tta="none", tta_batch_size=0)))
+
+
+def prepared(config: RunConfig, splits: Sequence[str] | None) -> Setup:
+    """What a saved model works on, with some of its splits to predict.
+
+    Args:
+        config: of the prediction.
+        splits: which; None for all but train.
+
+    Raises:
+        InputError: for a split that does not exist, or whatever cannot be used.
+    """
+    setup = unadapted(config)
+    for split in splits or ():
+        if split not in setup.eval_loaders:
+            raise InputError(f"--split got {split!r}; choose among {', '.join(setup.eval_loaders)}")
+    wanted = dict.fromkeys(["train", *(setup.eval_loaders if splits is None else splits)])
+    subsets = {split: setup.subsets[split] for split in wanted}
+    _, eval_loaders = make_loaders(config, subsets, setup.grouper, setup.device)
+    return replace(setup, eval_loaders=eval_loaders)
+
+
+def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str) -> None:
+    """Make the folder of a prediction, unless anything would be overwritten or mistaken for the run's.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    if folder.path.resolve() == own.path.resolve():
+        raise InputError(
+            f"--out {folder.path} is the run's own folder, where WILDS' evaluator would take these "
+            "predictions for the run's; give another folder"
+        )
+    make_folder(folder.path, [folder.predictions(split, label).name for split in splits])
+
+
+def make_folder(folder: Path, names: Sequence[str]) -> None:
+    """Make a folder for files of these names, unless one would be overwritten.
+
+    Raises:
+        InputError: naming what is in the way.
+    """
+    for name in names:
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder / name} exists and is not overwritten; remove it, or give another folder by --out"
+            )
+    make_out(folder)

@@ -1,0 +1,1 @@
+"""Methods that learn to be adapted by batch norm."""

@@ -1,0 +1,1 @@
+"""Methods that mix images, and those with two heads."""

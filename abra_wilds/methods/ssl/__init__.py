@@ -1,0 +1,1 @@
+"""Self-supervised pre-training, and the classifier that follows it."""

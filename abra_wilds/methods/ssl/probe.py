@@ -1,0 +1,59 @@
+"""Linear evaluation of frozen features, which all self-supervised methods share.
+
+The paper does not say how its self-supervised rows were probed. These are SimCLR's settings as in lightly's
+benchmarks (lightly-ai/lightly e8d317f): 90 epochs of SGD with momentum 0.9, no weight decay, a rate of 0.1
+* batch / 256 that falls along a cosine. Differences, our settings: features are cached, so the images are
+not augmented; they are standardised; the rate is chosen on WILDS' val from a grid around 0.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from abra_wilds.config.fields import method_option, require
+from abra_wilds.methods.base import MethodConfig
+from abra_wilds.types import HeadPhase
+
+
+@dataclass(frozen=True)
+class ProbeConfig(MethodConfig):
+    """How the linear classifier on frozen features is trained, and how strongly views are jittered."""
+
+    probe_epochs: int = method_option(90, "passes over the frozen features")
+    probe_batch_size: int = method_option(256, "features per batch of the linear evaluation")
+    probe_rates: tuple[float, ...] = method_option(
+        (0.01, 0.03, 0.1, 0.3, 1.0), "learning rates to choose from on val, each for a batch of 256"
+    )
+    jitter: float = method_option(
+        0.2, "spread of each view's random gain and offset per channel, in standard deviations (our setting)"
+    )
+
+    def idle(self, mix: str) -> dict[str, str]:
+        """Augmentation, whose place the views take."""
+        return {"transform": "methods that learn from augmented images, where this one makes views"}
+
+    def check(self, prefix: str) -> None:
+        """Raise for values that make no sense; prefix stands before the flags' names.
+
+        Raises:
+            InputError: with what is allowed.
+        """
+        require(self.probe_epochs >= 1, f"{prefix}_probe_epochs", "1 or more", self.probe_epochs)
+        require(self.probe_batch_size >= 1, f"{prefix}_probe_batch_size", "1 or more", self.probe_batch_size)
+        rates = self.probe_rates
+        positive = len(rates) > 0 and all(rate > 0 for rate in rates)
+        require(positive, f"{prefix}_probe_rates", "one or more positive numbers", rates)
+        require(self.jitter >= 0, f"{prefix}_jitter", "0 or more", self.jitter)
+
+
+def linear_evaluation(cfg: ProbeConfig) -> HeadPhase:
+    """The head phase of a configuration."""
+    scale = cfg.probe_batch_size / 256
+    return HeadPhase(
+        epochs=cfg.probe_epochs,
+        batch_size=cfg.probe_batch_size,
+        optimizer="SGD",
+        rates=tuple(rate * scale for rate in cfg.probe_rates),
+        weight_decay=0.0,
+        standardise=True,
+    )

@@ -1,0 +1,1 @@
+"""Methods that perturb feature statistics or images in training."""

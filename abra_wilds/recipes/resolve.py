@@ -1,0 +1,208 @@
+"""The numbers of the paper and of WILDS, each with its source, and how a run's values are decided.
+
+A value comes from the first of: a flag, the config file, the preset, what the method itself asks for, the
+default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from abra_wilds.config.checks import refuse_idle
+from abra_wilds.config.data import DataConfig
+from abra_wilds.config.evaluation import GROUPED_TTA, TTA_GROUPS, TTA_MIN
+from abra_wilds.config.fields import default_of, require_choice, typed
+from abra_wilds.config.run import RunConfig, sections
+from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.dist import launched
+from abra_wilds.errors import InputError
+from abra_wilds.methods import METHODS, get_method
+from abra_wilds.methods.base import Method
+from abra_wilds.recipes.numbers import PRESETS
+from abra_wilds.types import BatchPlan
+
+
+def method_values(method: type[Method]) -> dict[str, Any]:
+    """What a method asks for by its plan."""
+    plan = method.plan
+    return {
+        "train_loader": plan.train_loader,
+        "groupby_fields": plan.groupby_fields,
+        "uniform_over_groups": plan.uniform_over_groups,
+        "distinct_groups": plan.distinct_groups,
+        "mix": plan.mix,
+        "cutmix_alpha": plan.mix_alpha,
+        "tta": plan.tta,
+    }
+
+
+def evaluation_values(method: type[Method], d: DataConfig) -> dict[str, Any]:
+    """What evaluation takes over from the batches that training will have.
+
+    Running batch-norm statistics predict where they are those of mixed batches of images like the predicted
+    ones. Those of one-plate batches keep the noise of the last plates, and those of crops, mixtures, views or
+    perturbed features belong to other images, so that there the statistics are estimated anew.
+
+    Args:
+        method: of the run.
+        d: the resolved data settings.
+    """
+    grouped = d.train_loader == "group"
+    several = d.n_groups_per_batch > 1 if grouped else d.train_loader not in ("plate", "controls")
+    unchanged = d.transform in ("rxrx1", "none") and d.mix == "none"
+    found: dict[str, Any] = {
+        "bn_stats": "running" if several and unchanged and method.plain_forward else "precise"
+    }
+    if method.plan.tta_support:
+        support = d.batch_size // d.n_groups_per_batch if grouped else d.batch_size
+        found |= {"tta_batch_size": support, "tta_min": max(min(TTA_MIN, support // 2), 1)}
+    return found
+
+
+def resolve(
+    algorithm: str,
+    flags: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+) -> RunConfig:
+    """Decide every value of a run.
+
+    Args:
+        algorithm: a name in METHODS.
+        flags: flag name -> value, as given on the command line.
+        file: the same, from a config file.
+        preset: "paper", "wilds", or None for the method's own.
+
+    Returns:
+        The configuration; its `origin` says "flag", "config file", "preset NAME", "method", "training
+        batches" (what evaluation follows from them) or "default".
+
+    Raises:
+        InputError: for an unknown name, a value that is not allowed, or one that would have no effect.
+    """
+    method = get_method(algorithm)
+    preset = preset or method.preset
+    require_choice("preset", preset, PRESETS)
+    given = {**(file or {}), **flags}
+    refuse_unknown(algorithm, given)
+    layers = [
+        ("flag", flags),
+        ("config file", file or {}),
+        # A number of bio-batches that a method insists on goes before a preset's.
+        ("method", {"n_groups_per_batch": method.plan.n_groups} if method.plan.n_groups else {}),
+        (f"preset {preset}", PRESETS[preset]),
+        ("method", method_values(method)),
+        ("default", {"root_dir": os.environ.get("WILDS_DATA", "data")}),
+    ]
+    origin: dict[str, str] = {}
+    parts: dict[str, Any] = {}
+
+    def build(section: type) -> Any:
+        values = {}
+        for f in fields(section):
+            name = flag_name(f, algorithm)
+            source, layer = next(
+                ((s, la) for s, la in layers if name in la), ("default", {name: default_of(f)})
+            )
+            value = layer[name]
+            value = typed(name, value, flag_of(f), default_of(f))
+            values[f.name] = {**default_of(f), **value} if flag_of(f).kind is dict else value
+            origin[name] = source
+        return section(**values)
+
+    for part, section in sections(method.Config):
+        if part == "eval":
+            layers.append(("training batches", evaluation_values(method, parts["data"])))
+        parts[part] = build(section)
+    config = RunConfig(algorithm, preset, origin, **parts, world=launched())
+    refuse_idle(config, given)
+    refuse_unfit(config, method)
+    refuse_hollow(config)
+    return config
+
+
+def run_config(algorithm: str, preset: str | None = None, **values: Any) -> RunConfig:
+    """The configuration of a run from Python: `run_config("ABRA", root_dir="data", n_epochs=3)`.
+
+    Args:
+        algorithm: a name in METHODS.
+        preset: "paper", "wilds", or None for the method's own.
+        values: flags without dashes.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    return resolve(algorithm, values, preset=preset)
+
+
+def refuse_unknown(algorithm: str, given: Mapping[str, Any]) -> None:
+    """Raise for names that are no flag, or another method's."""
+    known = {flag_name(f, algorithm) for _, s in sections(get_method(algorithm).Config) for f in fields(s)}
+    owners = {flag_name(f, m.name): m.name for m in METHODS.values() for f in fields(m.Config)}
+    for name in given:
+        if name not in known and name in owners:
+            raise InputError(
+                f"--{name} belongs to {owners[name]} and would have no effect on {algorithm}; leave it out"
+            )
+        if name not in known:
+            raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
+
+
+def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
+    """Raise for batches with which the method makes no sense."""
+    d, plan = config.data, method.plan
+    if d.train_loader not in plan.loaders:
+        allowed = " or ".join(plan.loaders)
+        raise InputError(f"{method.name} needs --train_loader {allowed}; got {d.train_loader}")
+    if d.mix not in plan.mixes:
+        raise InputError(f"{method.name} needs --mix {' or '.join(plan.mixes)}; got {d.mix}")
+    config.method.check_loader(d.train_loader)
+    if plan.needs_uniform and not d.uniform_over_groups:
+        raise InputError(f"{method.name} needs --uniform_over_groups true; got false")
+    refuse_other_groups(config, plan)
+    if d.train_loader != "group":
+        return
+    if d.n_groups_per_batch < plan.min_groups:
+        raise InputError(
+            f"{method.name} compares at least {plan.min_groups} bio-batches per batch; "
+            f"got --n_groups_per_batch {d.n_groups_per_batch}; raise it"
+        )
+    rows = d.batch_size // d.n_groups_per_batch
+    if rows < plan.min_group_rows:
+        raise InputError(
+            f"{method.name} needs at least {plan.min_group_rows} images of each bio-batch in a batch; "
+            f"--batch_size {d.batch_size} over --n_groups_per_batch {d.n_groups_per_batch} leaves {rows}; "
+            "change one of them"
+        )
+
+
+def refuse_other_groups(config: RunConfig, plan: BatchPlan) -> None:
+    """Raise where a method that learns to be adapted would be adapted to other groups of images."""
+    d, e = config.data, config.eval
+    if plan.tta not in GROUPED_TTA or e.tta not in GROUPED_TTA:
+        return
+    if tuple(d.groupby_fields) != TTA_GROUPS[e.tta_group]:
+        raise InputError(
+            f"{config.algorithm} learns to be adapted to its bio-batches, one {d.bio_batch} each, and --tta "
+            f"{e.tta} would adapt it to each {e.tta_group}; make --groupby_fields and --tta_group alike, or "
+            "give --tta none or batch_bn"
+        )
+
+
+def refuse_hollow(config: RunConfig) -> None:
+    """Raise for a run that ends before its method begins, or that never trains the weights it draws."""
+    n, m = config.optim.n_epochs, config.model
+    for flag, first in config.method.first_epochs().items():
+        if 0 < n <= first:
+            raise InputError(
+                f"{config.algorithm} begins behind its first {first} epochs (--{flag}), and --n_epochs {n} "
+                "ends before; lower the one or raise the other"
+            )
+    if n == 0 and m.pretrained and m.new_stem and m.pretrained_model_path is None:
+        raise InputError(
+            "--n_epochs 0 trains no backbone, so the fresh first convolution of --new_stem true would stay "
+            "random before pretrained weights; add --new_stem false"
+        )

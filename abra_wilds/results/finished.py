@@ -1,0 +1,106 @@
+"""Which records count: those of finished runs, and adaptations of the models that the runs have now.
+
+What stands in a run folder may be older than its model: `--eval_only` scores a run in the middle of its
+training, and a model is adapted before training goes on and finds a better one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from abra_wilds.config.run import OWN_LOOP
+from abra_wilds.config.schema import canonical
+from abra_wilds.errors import InputError
+from abra_wilds.results.records import Record
+from abra_wilds.results.runs import Entry, Run, read_entries
+
+# Ends of the flags for epochs of a classifier on frozen features, which follow those over images.
+HEAD_EPOCHS = ("_head_epochs", "_probe_epochs")
+
+
+def all_entries(runs: Iterable[Run]) -> list[Entry]:
+    """The records of runs and of their adaptations.
+
+    A folder tta_none repeats what its run has already; it is left out where it says the same.
+
+    Raises:
+        InputError: for a record that is none, of another run, of an unfinished one, or of an older model.
+    """
+
+    def result(e: Entry) -> tuple[str, str, str, float]:
+        return e.record.split, e.record.checkpoint, canonical(e.settings), e.record.acc
+
+    found: list[Entry] = []
+    for run in runs:
+        own = read_entries(run)
+        known = {result(e) for e in own}
+        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
+        if own or adapted:
+            refuse_unfinished(run, own)
+        refuse_older(own, adapted)
+        found += [*own, *(e for e in adapted if result(e) not in known)]
+    return found
+
+
+def n_epochs(values: Mapping[str, Any]) -> int:
+    """The epochs of a run with these values, those of its classifier included."""
+    return sum(int(n) for name, n in values.items() if name == "n_epochs" or name.endswith(HEAD_EPOCHS))
+
+
+def broken_off(values: Mapping[str, Any], records: Sequence[Record]) -> bool:
+    """Whether a run has no record of its last epoch, which training leaves at its end.
+
+    Of runs that were to leave none this cannot be told, so they pass: those that do not keep the last epoch
+    or predictions, or evaluate val alone, which may be missing, and those of a WILDS checkout.
+
+    Args:
+        values: of the run's config.json.
+        records: in the run's own folder.
+    """
+    kept = values.get("save_last", True) and values.get("save_pred", True)
+    evaluated = records or values.get("evaluate_all_splits", True)
+    if not (kept and evaluated) or values.get("loop", OWN_LOOP) != OWN_LOOP:
+        return False
+    return not any(r.checkpoint == "last" and r.epoch >= n_epochs(values) - 1 for r in records)
+
+
+def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
+    """Raise for records of a run that is not finished.
+
+    Raises:
+        InputError: with how many epochs it was to have.
+    """
+    if broken_off(run.values, [e.record for e in own]):
+        raise InputError(
+            f"{run.path} is not finished, since no record of its own is of the last of its "
+            f"{n_epochs(run.values)} epochs; finish it with --resume, or take it out of the folder"
+        )
+
+
+def epochs_now(own: Iterable[Record]) -> dict[tuple[str, str, str], int]:
+    """The epoch of each split and checkpoint of a run, by the latest of its own records."""
+    return {model_of(r): r.epoch for r in own}
+
+
+def model_of(record: Record) -> tuple[str, str, str]:
+    """Which model predicted what: split, checkpoint, and the adaptation that picked its epoch."""
+    return record.split, record.checkpoint, record.picked_by
+
+
+def refuse_older(own: Iterable[Entry], adapted: Iterable[Entry]) -> None:
+    """Raise for adaptations of a model that the run has replaced since.
+
+    Raises:
+        InputError: with the folder and both epochs.
+    """
+    now = epochs_now(e.record for e in own)
+    for entry in adapted:
+        r = entry.record
+        epoch = now.get(model_of(r), r.epoch)
+        if r.epoch != epoch:
+            raise InputError(
+                f"{entry.folder} has predictions of {r.split} by the {r.checkpoint} model of epoch "
+                f"{r.epoch}, and the run's is of epoch {epoch} now; remove {r.predictions} there and predict "
+                "again"
+            )

@@ -1,0 +1,168 @@
+"""Records of results, one JSON line each in results.jsonl; tables read nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import write_text
+
+RESULTS = "results.jsonl"
+CONFIG = "config.json"  # what the records beside it were computed with
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **{"str": str, "str | None": (str, NoneType), "bool": bool},
+    **{"int": int, "float": (int, float)},
+    **{"Mapping[str, str]": dict, "Mapping[str, float]": dict, "Mapping[str, Any]": dict},
+}
+
+
+def model_name(dataset: str, seed: int, epoch: str | int) -> str:
+    """Name of the checkpoint of the "best", "last" or numbered epoch, as WILDS' scripts form it.
+
+    >>> model_name("rxrx1", 0, "best")
+    'rxrx1_seed:0_epoch:best_model.pth'
+    """
+    return f"{dataset}_seed:{seed}_epoch:{epoch}_model.pth"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One split, predicted by one checkpoint.
+
+    Attributes:
+        method: name in the table of methods.
+        dataset: name of the data set.
+        simulated: whether its images were made by the simulator.
+        backbone: name of the backbone.
+        split: such as "test".
+        seed: of the run.
+        checkpoint: "best", "last" or the epoch asked for.
+        epoch: the epoch the checkpoint was saved after, counted from 0.
+        tta: test-time adaptation, or None.
+        bn_stats: "running" or "precise" batch-norm statistics at evaluation.
+        bio_batch: what one bio-batch was in training: "plate", "experiment" or the fields that define it.
+        train_loader: how training batches were drawn.
+        preset: "paper" or "wilds".
+        acc: fraction of images that are right.
+        acc_by_cell: the same for each cell type.
+        acc_screen: of six channels, the same among treatments alone and by well (see scores.py).
+        n: number of images.
+        predictions: name of the predictions file, beside this one.
+        predictions_sha256: its checksum.
+        config_sha256: digest of the configuration.
+        commit: of the source, with "+changes" where it was modified, or "unknown".
+        versions: of what computed it.
+        wall_s: seconds spent training, evaluations included.
+        consumed: what it cost and what entered it (see engine/consumed.py); empty in older records.
+        picked_by: the adaptation whose accuracy on val picked the best epoch, "none" for no adaptation; empty
+            for other checkpoints and in older records.
+        data_sha256: digest of the data set's labels and metadata (`wilds_data.data_digest`); empty in older
+            records.
+    """
+
+    method: str
+    dataset: str
+    simulated: bool
+    backbone: str
+    split: str
+    seed: int
+    checkpoint: str
+    epoch: int
+    tta: str | None
+    bn_stats: str
+    bio_batch: str
+    train_loader: str
+    preset: str
+    acc: float
+    acc_by_cell: Mapping[str, float]
+    n: int
+    predictions: str
+    predictions_sha256: str
+    config_sha256: str
+    commit: str
+    versions: Mapping[str, str]
+    wall_s: float
+    consumed: Mapping[str, Any] = field(default_factory=dict)
+    acc_screen: Mapping[str, float] = field(default_factory=dict)
+    data_sha256: str = ""
+    picked_by: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError or ValueError for what no reader could use."""
+        for f in fields(self):
+            if not isinstance(getattr(self, f.name), KINDS[str(f.type)]):
+                raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
+        for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
+            if not 0 <= acc <= 1:
+                raise ValueError(f"an accuracy must lie in [0, 1]; got {acc!r}")
+
+    def same_result(self, other: Record) -> bool:
+        """Whether the other says the same of the same predictions, whatever the clock said."""
+
+        def timeless(record: Record) -> dict[str, Any]:
+            return asdict(record) | {"wall_s": 0, "consumed": {**record.consumed, "seconds": 0}}
+
+        return timeless(self) == timeless(other)
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of a results.jsonl; none where the file does not exist.
+
+    Raises:
+        InputError: for a line that is no record.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            records.append(Record(**json.loads(line)))
+        except (ValueError, TypeError):
+            names = ", ".join(f.name for f in fields(Record))
+            raise InputError(f"line {number} of {path} is no record with {names}; restore the file") from None
+    return records
+
+
+def append_records(path: Path, records: Iterable[Record]) -> None:
+    """Append the records that the file does not hold yet; it is written anew, so that it is always whole."""
+    known = read_records(path)
+    new = [r for r in records if not any(r.same_result(k) for k in known)]
+    write_text(path, "".join(json.dumps(asdict(r)) + "\n" for r in [*known, *new]))
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of as many cells each, in columns, without an end of line behind the last.
+
+    Args:
+        rows: the head among them.
+        left: so many columns begin at the left; the others, numbers, end at the right.
+
+    >>> print(aligned([["split", "n"], ["val", "9,854"]]))
+    split      n
+    val    9,854
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = zip(row, widths, strict=True)
+        return "  ".join(v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(cells)).rstrip()
+
+    return "\n".join(map(line, rows))
+
+
+def results_table(records: Sequence[Record]) -> str:
+    """Split x (average, each cell type) in percent, as text; simulated data is named as such."""
+    if not records:
+        return "no predictions were written, so there is no record to show\n"
+    cells = sorted({c for r in records for c in r.acc_by_cell})
+    rows = [["", "checkpoint", "split", "n", "average", *cells]]
+    for r in records:
+        by_cell = [f"{100 * r.acc_by_cell[c]:.1f}" if c in r.acc_by_cell else "-" for c in cells]
+        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *by_cell])
+    data = "simulated data" if records[0].simulated else records[0].dataset
+    return f"Accuracy in percent on {data}\n" + aligned(rows, left=3) + "\n"

@@ -1,0 +1,298 @@
+"""Folders of runs, read without torch: which there are, what each was, and which differ in the seed alone.
+
+A record says little of the settings it was computed with, but it holds their digest. Settings are those of
+the run's config.json, with the adaptation that the record names, for which the digest comes out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config.evaluation import GROUPED_TTA, TTA, TTA_MIN, EvalConfig
+from abra_wilds.config.fields import default_of, typed
+from abra_wilds.config.precision import SpeedConfig
+from abra_wilds.config.run import SECTIONS
+from abra_wilds.config.schema import canonical, digest_of, flag_name, flag_of, jsonable
+from abra_wilds.errors import InputError
+from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
+
+# As pages and figures call them.
+SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test", "train": "train"}
+ADAPTATION = re.compile(
+    rf"(?P<tta>{'|'.join(TTA[1:])})(?P<experiment>_experiment)?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
+    r"(_min(?P<least>\d+))?"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: the folder.
+        config: the content of its config.json.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Flag name -> value, of all flags."""
+        return dict(self.config["values"])
+
+    @property
+    def seed(self) -> int:
+        """The seed, from the configuration and not from a file name."""
+        return int(self.config["values"]["seed"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values that can change a number, but the seed."""
+        return without_seed(self.values)
+
+    @property
+    def picks(self) -> list[str]:
+        """Names of the adaptations that picked an epoch of their own, whose models are epoch:best_NAME."""
+        known = {f.name: f for f in fields(EvalConfig) if f.name in self.values}
+        values = {
+            name: typed(name, self.values[name], flag_of(f), default_of(f)) for name, f in known.items()
+        }
+        return [e.name for e in EvalConfig(**values).alternatives()]
+
+    def adapted_folders(self) -> list[Path]:
+        """Folders that `abra-wilds predict` made inside this one."""
+        return sorted(path.parent for path in self.path.glob(f"tta_*/{RESULTS}"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record, and what it was computed with.
+
+    Attributes:
+        run: that trained the model.
+        folder: where record and predictions lie: the run's, or one of an adaptation.
+        record: of one split.
+        settings: the values that can change a number, but the seed, adaptation included.
+    """
+
+    run: Run
+    folder: Path
+    record: Record
+    settings: Mapping[str, Any]
+
+    @property
+    def predictions(self) -> Path:
+        """The predictions file."""
+        return self.folder / self.record.predictions
+
+    @property
+    def epoch(self) -> str:
+        """How the epoch of the model was chosen, as tables say it.
+
+        Older records do not name what picked the best epoch; it was the evaluation of the run.
+        """
+        r = self.record
+        if r.checkpoint != "best":
+            return f"{r.checkpoint} epoch" if r.checkpoint == "last" else f"epoch {r.checkpoint}"
+        own, as_predicted = self.folder == self.run.path, r.tta or "none"
+        trained = "none" if self.run.values.get("tta", "none") == "none" else "--tta of the run"
+        picked_by = r.picked_by or (as_predicted if own else trained)
+        return "own val" if picked_by == as_predicted else f"val by {picked_by}"
+
+
+def find_runs(folder: Path) -> list[Run]:
+    """Every run folder below a folder, itself included, by path.
+
+    Raises:
+        InputError: if there is none, or a config.json is not a run's.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that holds run folders")
+    runs = [read_run(path.parent) for path in sorted(folder.rglob(CONFIG))]
+    if not runs:
+        raise InputError(f"{folder} holds no run, which is a folder with a {CONFIG}; give one that does")
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """A run folder.
+
+    Raises:
+        InputError: if its config.json is not a run's, or was changed after the run.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        named = isinstance(config["values"]["algorithm"], str) and isinstance(config["values"]["seed"], int)
+        named = named and isinstance(config["command"], list) and isinstance(config["origin"], dict)
+        same = digest(config["values"]) == config["digest"]
+    except (OSError, ValueError, TypeError, KeyError):
+        named, same = False, False
+    if not named:
+        raise InputError(f"{path} is no configuration of a run; restore it, or take it out of the folder")
+    if not same:
+        raise InputError(f"{path} has other values than its run had, by its digest; restore it")
+    return Run(folder, config)
+
+
+@cache
+def local_flags() -> frozenset[str]:
+    """Flags that say where or how a run happens and do not change its numbers; methods have none."""
+    return frozenset(flag_name(f) for kind in SECTIONS.values() for f in fields(kind) if flag_of(f).local)
+
+
+def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that can change a number, but the seed."""
+    return {name: value for name, value in values.items() if name not in local_flags() | {"seed"}}
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """The digest of a configuration (`RunConfig.digest`), from the values of its config.json."""
+    return digest_of({name: value for name, value in values.items() if name not in local_flags()})
+
+
+def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
+    """The latest record of every split and checkpoint in a run's own folder, or in one of its adaptations.
+
+    Raises:
+        InputError: for a line that is no record, or a record of another run.
+    """
+    folder = run.path if folder is None else folder
+    latest = {(r.split, r.checkpoint, r.tta): r for r in read_records(folder / RESULTS)}
+    return [Entry(run, folder, r, entry_settings(run, folder, r)) for r in latest.values()]
+
+
+def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
+    """What a record was computed with.
+
+    Raises:
+        InputError: if no adaptation of the run's configuration has the record's digest.
+    """
+    for values in _candidates(run.values, record.tta):
+        if record.seed == run.seed and digest(values) == record.config_sha256:
+            return without_seed(values)
+    raise InputError(
+        f"{folder / RESULTS} has a record of {record.split} by seed {record.seed} that was not made with the "
+        f"settings in {run.path / CONFIG}; predict again with this run's model"
+    )
+
+
+def _candidates(values: Mapping[str, Any], tta: str | None) -> Iterator[dict[str, Any]]:
+    """The values as they are, and as `abra-wilds predict` may have changed them."""
+    yield dict(values)
+    adapted = {**values, **adaptation_values(tta)}
+    allowed = {f.name: flag_of(f).choices or (False, True) for f in fields(SpeedConfig)}
+    for speed in product(*allowed.values()):
+        yield {**adapted, **dict(zip(allowed, speed, strict=True))}
+
+
+def adaptation_values(tta: str | None) -> dict[str, Any]:
+    """Flags that the name of an adaptation stands for (`EvalConfig.adaptation`), but those without effect.
+
+    >>> adaptation_values("mixed_bn_experiment_m256_b64")["tta_batch_size"]
+    64
+    """
+    if tta is None:
+        return {"tta": "none"}
+    found = ADAPTATION.fullmatch(tta)
+    if found is None:
+        return {}
+    values: dict[str, Any] = {"tta": found["tta"], "tta_min": int(found["least"] or TTA_MIN)}
+    if found["tta"] in GROUPED_TTA:
+        values["tta_group"] = "experiment" if found["experiment"] else "plate"
+    if found["tta"] != "controls_bn":
+        values["tta_batch_size"] = int(found["size"] or 0)
+    if found["prior"]:
+        values["tta_prior"] = jsonable(float(found["prior"]))
+    return values
+
+
+def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
+    """Entries that differ in seed and split alone, together, in order of first appearance.
+
+    Raises:
+        InputError: if a group has a seed twice, or images of different data.
+    """
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        told = {"checkpoint": entry.record.checkpoint, "simulated": entry.record.simulated}
+        groups.setdefault(canonical({"settings": dict(entry.settings), **told}), []).append(entry)
+    for group in groups.values():
+        refuse_twice(group)
+        refuse_other_data(group)
+    return list(groups.values())
+
+
+def refuse_twice(group: Sequence[Entry]) -> None:
+    """Raise if a split of a seed is there twice.
+
+    Raises:
+        InputError: with both folders.
+    """
+    seen: dict[tuple[int, str], Entry] = {}
+    for entry in group:
+        r = entry.record
+        first = seen.setdefault((r.seed, r.split), entry)
+        if first is not entry:
+            raise InputError(
+                f"seed {r.seed} of {r.method} is there twice, in {first.folder} and {entry.folder}; keep one"
+            )
+
+
+def refuse_other_data(group: Sequence[Entry]) -> None:
+    """Raise if a split has other images somewhere, by their number or, where it is known, the data's digest.
+
+    Raises:
+        InputError: with two folders.
+    """
+    first: dict[str, Entry] = {}
+    for entry in group:
+        r, known = entry.record, first.setdefault(entry.record.split, entry)
+        if r.n != known.record.n:
+            raise InputError(
+                f"{r.split} has {known.record.n:,} images in {known.folder} and {r.n:,} in {entry.folder}, "
+                "so they are of different data; keep runs of one data set"
+            )
+    by_digest = {e.record.data_sha256: e.folder for e in group if e.record.data_sha256}
+    if len(by_digest) > 1:
+        one, other, *_ = by_digest.values()
+        raise InputError(
+            f"{one} and {other} are of data that differ in labels or metadata, by the digests in their "
+            "records; keep runs of one data set"
+        )
+
+
+def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the values that are not the same in all settings, in order of appearance."""
+    names = dict.fromkeys(name for s in settings for name in s)
+    return [name for name in names if any(s.get(name) != settings[0].get(name) for s in settings)]
+
+
+def refuse_mixture(named: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Raise unless all settings are the same.
+
+    Args:
+        named: folder -> settings.
+
+    Raises:
+        InputError: with what differs from the first.
+    """
+    first, *others = named
+    for folder in others:
+        a, b = named[first], named[folder]
+        names = differing([a, b])
+        if names:
+            told = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            raise InputError(
+                f"{first} and {folder} differ in more than the seed: {told}{more}; give a folder of runs "
+                "with the same settings"
+            )

@@ -1,0 +1,212 @@
+"""Write a simulated screen: pictures in parallel into a hidden sibling folder, renamed once it is whole."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from abra_wilds.config.data import MARKER
+from abra_wilds.simulate.config import SimulationConfig, refuse
+from abra_wilds.simulate.design import metadata_table, wells_table
+from abra_wilds.simulate.picture import Well, site_picture
+
+# Raise it with every change that alters a byte of the pictures or of the tables.
+GENERATOR_VERSION = "1.0"
+FOLDERS = {"wilds": "rxrx1_v1.0", "rxrx1": "rxrx1"}
+_RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a complete data set
+_WELLS_PER_TASK = 16
+_BYTES_PER_VALUE = 0.75  # of a PNG, per pixel and stain; measured 0.45 to 0.7
+_PNG_EFFORT = 3
+# Workers compute on one thread each; without this every one of them would start a thread pool as large as the
+# machine.
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+Task = tuple[str, list[tuple[Well, str]]]  # folder below images/, and its wells with their names
+
+
+def simulate(
+    root: str | Path,
+    config: SimulationConfig,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write a screen below `root`, which then serves as WILDS' --root_dir.
+
+    Args:
+        root: folder to write into; made if absent.
+        config: of the screen; the same one gives the same bytes, whatever `workers` is.
+        workers: processes that render.
+        progress: whether to show a bar when standard error is a terminal.
+        overwrite: whether a data set that this function wrote earlier may be replaced.
+
+    Returns:
+        root/rxrx1_v1.0 or root/rxrx1.
+
+    Raises:
+        InputError: workers < 1, a target in the way, a root that cannot be written, or a full disk.
+    """
+    root = Path(root)
+    if workers < 1:
+        refuse(f"workers is {workers}; give a whole number >= 1")
+    target = root / FOLDERS[config.layout]
+    _check_target(target, overwrite)
+    table = metadata_table(config)
+    partial = _make_partial(root, target.name)
+    try:
+        _check_disk(root, len(table), config)
+        _write_pictures(partial / "images", config, workers, progress)
+        _write_tables(partial, table, config)
+        _put_in_place(partial, target)
+    except OSError as error:
+        refuse(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
+    return target
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    """Refuse to write over anything; with `overwrite`, over anything but a simulated screen."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not target.is_dir() or target.is_symlink():
+        refuse(f"{target} is in the way and not a plain folder; remove it or choose another ROOT")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        refuse(f"{target} is not empty; add --overwrite to replace it or choose another ROOT")
+    if not (target / MARKER).is_file():
+        refuse(
+            f"{target} has no {MARKER}, so it may be real data and is not overwritten; choose another ROOT"
+        )
+
+
+def _make_partial(root: Path, name: str) -> Path:
+    """Make the hidden folder in which the data set grows, on the same disk as its final place."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=root))
+    except OSError as error:
+        refuse(f"ROOT {root} cannot be written ({error.strerror}); choose a folder that can")
+    partial.chmod(0o755)  # mkdtemp gives 0o700, which would hide the data set from colleagues
+    return partial
+
+
+def _check_disk(root: Path, rows: int, config: SimulationConfig) -> None:
+    """Refuse to start what will not fit."""
+    need = rows * config.image_size**2 * len(config.stains) * _BYTES_PER_VALUE
+    free = shutil.disk_usage(root).free
+    if need > free:
+        refuse(
+            f"the pictures need about {need / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB free; "
+            f"free some space, choose another ROOT or lower --image_size"
+        )
+
+
+def _tasks(config: SimulationConfig) -> Iterator[Task]:
+    """Cut the screen into pieces of one plate each, small enough for a lively progress bar."""
+    for (experiment, plate), rows in wells_table(config).groupby(["experiment", "plate"], sort=False):
+        folder = f"{experiment}/Plate{plate}"
+        fields = zip(*(rows[name].tolist() for name in Well._fields), strict=True)
+        wells = [(Well(*values), name) for values, name in zip(fields, rows["well"], strict=True)]
+        for start in range(0, len(wells), _WELLS_PER_TASK):
+            yield folder, wells[start : start + _WELLS_PER_TASK]
+
+
+def write_wells(images: Path, config: SimulationConfig, task: Task) -> int:
+    """Render and write a few wells of a plate, and count the sites; top level, where spawn can find it."""
+    folder, wells = task
+    (images / folder).mkdir(parents=True, exist_ok=True)
+    for well, name in wells:
+        for site in range(1, config.sites + 1):
+            picture = site_picture(config, well, site)
+            stem = images / folder / f"{name}_s{site}"
+            if config.layout == "wilds":
+                rgb = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
+                rgb.save(stem.with_suffix(".png"), compress_level=_PNG_EFFORT)
+                continue
+            for stain, grey in enumerate(picture, start=1):
+                Image.fromarray(grey).save(f"{stem}_w{stain}.png", compress_level=_PNG_EFFORT)
+    return len(wells) * config.sites
+
+
+def _write_pictures(images: Path, config: SimulationConfig, workers: int, progress: bool) -> None:
+    """Render every task, in this process or in several."""
+    tasks = list(_tasks(config))
+    total = sum(len(wells) for _, wells in tasks) * config.sites
+    quiet = not (progress and sys.stderr.isatty())
+    with tqdm(total=total, unit="site", desc="simulate", disable=quiet) as bar:
+        if workers == 1:
+            for task in tasks:
+                bar.update(write_wells(images, config, task))
+            return
+        with _one_thread_each(), _pool(workers) as pool:
+            for future in as_completed([pool.submit(write_wells, images, config, task) for task in tasks]):
+                bar.update(future.result())
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of fresh processes that forgets its queue on failure, so that Ctrl-C need not wait for it."""
+    # spawn: a fork of a process with running threads (torch, OpenBLAS) may hang.
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Have processes started inside compute on one thread; they read the variables as they import numpy."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _write_tables(partial: Path, table: pd.DataFrame, config: SimulationConfig) -> None:
+    """Write what makes a folder a data set; last, as loaders take these files for the sign of a whole one."""
+    # The generator's first name: what stands here is part of the digest of a data set.
+    made = {"generator": "abra_wilds.data.simulate", "generator_version": GENERATOR_VERSION, **asdict(config)}
+    (partial / MARKER).write_text(json.dumps(made, indent=2) + "\n")
+    table.to_csv(partial / "metadata.csv", index=False)
+    if config.layout == "wilds":
+        (partial / _RELEASE).write_text(f"Simulated by abra_wilds, not RxRx1: see {MARKER}.\n")
+
+
+def _put_in_place(partial: Path, target: Path) -> None:
+    """Rename the finished folder to its name, setting an older one aside until that has worked."""
+    if not target.exists():
+        partial.rename(target)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+    target.rename(aside / target.name)
+    try:
+        partial.rename(target)
+    except OSError:
+        (aside / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,173 @@
+"""leaderboard/bundle.py: nine files and a page, exactly, and which rows are standard."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from abra_wilds.commands.board.bundle import main as bundle_main
+from abra_wilds.results.records import RESULTS, read_records
+from tests.board import boards
+from tests.board.boards import SPLITS, change_records, make_runs, script
+
+NINE = {
+    f"rxrx1/rxrx1_split:{split}_seed:{seed}_epoch:best_pred.csv" for split in SPLITS for seed in (0, 1, 2)
+}
+
+
+def unpacked(path):
+    """{name: content} of an archive, by the standard library alone."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
+        return {info.name: tar.extractfile(info).read() for info in tar.getmembers()}
+
+
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.zip"])
+def test_the_archive_holds_nine_files_and_a_page_with_the_bytes_that_were_scored(five, tmp_path, name):
+    out = tmp_path / name
+    assert bundle_main([str(five), "--out", str(out)]) == 0
+    files = unpacked(out)
+    assert set(files) == NINE | {"README.md"}
+    for member in NINE:
+        file = member.removeprefix("rxrx1/")
+        seed = file.split("seed:")[1].split("_")[0]
+        assert files[member] == (five / f"seed{seed}" / file).read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.zip"])
+def test_the_same_runs_give_the_same_bytes(five, tmp_path, name):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        assert bundle_main([str(five), "--out", str(tmp_path / folder / name)]) == 0
+    assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
+
+
+def test_the_script_runs_from_anywhere_and_without_torch(five, tmp_path):
+    done = script("bundle.py", five, "--out", "b.zip", cwd=tmp_path)
+    assert done.returncode == 0 and set(unpacked(tmp_path / "b.zip")) == NINE | {"README.md"}, done.stderr
+    bare = "import runpy, sys; sys.modules.update(torch=None, pandas=None, numpy=None, wilds=None); "
+    start = f"sys.argv[0] = {str(boards.SCRIPTS / 'bundle.py')!r}; "
+    run = [sys.executable, "-c", bare + start + "runpy.run_path(sys.argv[0], run_name='__main__')"]
+    done = subprocess.run([*run, five, "--out", "c.zip"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_the_page_says_what_it_is(five, tmp_path, capsys):
+    out = tmp_path / "b.zip"
+    flags = (
+        "--contact",
+        "a@example.org",
+        "--paper_url",
+        "https://p.example",
+        "--code_url",
+        "https://c.example",
+    )
+    assert bundle_main([str(five), "--out", str(out), *flags]) == 0
+    page = unpacked(out)["README.md"].decode()
+    records = {(r.split, r.seed): r for s in (0, 1, 2) for r in read_records(five / f"seed{s}" / RESULTS)}
+    accs = [100 * records["test", seed].acc for seed in (0, 1, 2)]
+    mean = sum(accs) / 3
+    std = (sum((a - mean) ** 2 for a in accs) / 2) ** 0.5
+    assert f"| `test` | {records['test', 0].n:,} | {mean:.1f} ± {std:.1f} |" in page
+    assert all(
+        f"| {seed} |" in page and f"{acc:.2f}" in page for seed, acc in zip((0, 1, 2), accs, strict=True)
+    )
+    for said in (
+        *(
+            "ABRA; unofficial",
+            "- Submission: standard\n",
+            "- Model: resnet50\n",
+            "- First weights: ImageNet\n",
+        ),
+        *("- Seeds: 0, 1, 2\n", "7, 8, 9 for these seeds", "a@example.org", "https://p.example"),
+        *("https://c.example", "python examples/run_expt.py --algorithm ABRA --seed 2\n", "Commit 0123abc"),
+        *("wilds 2.0.0", "| `lr` | 0.01 | preset paper |", "RxRx1-WILDS 1.0", "CC BY-NC-SA 4.0"),
+    ):
+        assert said in page, said
+    assert "| `seed`" not in page and "| `log_dir`" not in page
+
+
+def test_simulated_data_are_marked_first_on_the_page_and_on_the_screen(five, tmp_path, capsys):
+    assert bundle_main([str(five), "--out", str(tmp_path / "b.zip")]) == 0
+    page = unpacked(tmp_path / "b.zip")["README.md"].decode()
+    assert page.splitlines()[2].startswith("> **SIMULATED DATA. NOT A SUBMISSION.**")
+    assert "SIMULATED DATA" in capsys.readouterr().out
+
+
+def test_an_adapted_row_is_non_standard_and_comes_from_its_own_folder(five, tmp_path, refused_bundle):
+    assert (
+        "non-standard, because of batch statistics of the predicted images at evaluation (rule 6)"
+        in refused_bundle(five, "--tta", "plate_bn")
+    )
+    out = tmp_path / "b.zip"
+    assert bundle_main([str(five), "--out", str(out), "--tta", "plate_bn", "--non_standard"]) == 0
+    files = unpacked(out)
+    assert set(files) == NINE | {"README.md"}
+    page = files["README.md"].decode()
+    assert page.startswith("# ABRA with test-time adaptation plate_bn on RxRx1-WILDS")
+    assert (
+        "- Submission: non-standard: batch statistics" in page
+        and '| `tta` | "plate_bn" | prediction |' in page
+    )
+    model = f"{five}/seed1/rxrx1_seed:1_epoch:best_model.pth"
+    assert f"abra-wilds predict {model} --tta plate_bn\n" in page
+
+
+def test_a_run_adapted_in_training_is_non_standard(screen, tmp_path, refused_bundle):
+    make_runs(screen, tmp_path / "runs", algorithm="ARM-BN")
+    assert "non-standard, because of batch statistics" in refused_bundle(tmp_path / "runs")
+    assert bundle_main([str(tmp_path / "runs"), "--out", str(tmp_path / "b.zip"), "--non_standard"]) == 0
+
+
+def consumed(three, **changes):
+    for seed in (0, 1, 2):
+        change_records(three / f"seed{seed}", consumed=boards.CONSUMED | changes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "standard"),
+    [
+        (None, True),
+        ("ImageNet", True),
+        ("vit_small_patch14_dinov2.lvd142m, published by timm", False),
+        ("the weights of other.pth", False),
+    ],
+)
+def test_other_weights_than_imagenets_are_outside_data(three, tmp_path, refused_bundle, weights, standard):
+    consumed(three, outside_data=weights)
+    if not standard:
+        assert (
+            f"additional data in the first weights: {weights} (rule 5); add --non_standard"
+            in refused_bundle(three)
+        )
+    flags = [] if standard else ["--non_standard"]
+    assert bundle_main([str(three), "--out", str(tmp_path / "b.zip"), *flags]) == 0
+    assert f"- First weights: {weights or 'random'}\n" in unpacked(tmp_path / "b.zip")["README.md"].decode()
+
+
+def test_test_images_that_change_a_model_otherwise_enter_no_submission(three, refused_bundle):
+    consumed(three, test_images=True)
+    assert "changed the model of" in refused_bundle(three, "--non_standard")
+
+
+def test_an_archive_that_fails_to_be_written_leaves_the_old_one(three, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "b.zip"
+    out.write_text("old")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert bundle_main([str(three), "--out", str(out)]) == 1
+    assert capsys.readouterr().err == "error: No space left on device; mend that and repeat the command\n"
+    assert out.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == ["b.zip", "runs"]

@@ -1,0 +1,124 @@
+"""The report in a real browser: what it shows, asks for and logs, by keyboard, light and dark, on paper."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import pairwise
+
+import pytest
+
+from abra_wilds.board.report import page as report
+from abra_wilds.results.runs import find_runs
+from tests.board.report.report_boards import make_logs
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+]
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+SIZES = """() => [...document.querySelectorAll("svg[role=img], main img")].map(e => {
+  for (let d = e.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
+  const r = e.getBoundingClientRect();
+  return [r.width, r.height, e.tagName === "IMG" ? e.naturalWidth : 1];
+})"""
+PAINT = """() => [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,
+  getComputedStyle(document.querySelector("main figure svg text")).fill]"""
+
+
+@pytest.fixture(scope="module")
+def path(screen, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    logs, file = make_logs(screen, folder), folder / "report.html"
+    file.write_text(report.report(find_runs(logs), screen.root, logs.parent / "figures"))
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser, path):
+    """Opens the page; what it logs and asks for is kept, and both must be nothing at the end."""
+    logged, asked, contexts = [], [], []
+
+    def opened(**settings):
+        contexts.append(browser.new_context(**settings))
+        contexts[-1].set_default_timeout(300_000)  # milliseconds
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: logged.append(message.text))
+        page.on("pageerror", lambda fault: logged.append(str(fault)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri(), wait_until="load")
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert not logged
+    assert {url for url in asked if not url.startswith("data:")} == {path.as_uri()}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_figure_is_there_and_text_stands_out(visit, scheme):
+    page = visit(color_scheme=scheme)
+    sizes = page.evaluate(SIZES)
+    assert len(sizes) >= 3 + 16 + 1 and all(min(size) >= 1 for size in sizes)
+    back, text, drawn = (
+        sum(int(v) for v in value.removeprefix("rgb(").rstrip(")").split(","))
+        for value in page.evaluate(PAINT)
+    )
+    assert (back > 600 and text < 150) if scheme == "light" else (back < 150 and text > 600)
+    assert drawn == text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, scheme):
+    page = visit(color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    found = axe.Axe().run(page).response["violations"]
+    assert [
+        (v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")
+    ] == []
+
+
+def test_the_first_tab_reaches_the_skip_link_and_enter_skips(visit):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "region"
+
+
+def test_headings_go_down_by_one_level(visit):
+    levels = visit().evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+
+
+def test_a_narrow_window_scrolls_down_only(visit):
+    page = visit(viewport={"width": 360, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_paper_shows_what_is_folded_away(visit, tmp_path):
+    page = visit()
+    page.emulate_media(media="print")
+    command = page.locator("pre code").first
+    assert command.bounding_box()["height"] > 5
+    assert not page.locator("nav").is_visible()
+    page.pdf(path=str(tmp_path / "page.pdf"))
+    assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")

@@ -1,0 +1,281 @@
+"""What a sweep starts, skips, resumes, refuses and reports; runs are stand-ins but in the last test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import ExitStack
+
+import pytest
+import yaml
+
+from abra_wilds.board.sweep import build as sweep
+from abra_wilds.board.sweep.build import device_slots
+from abra_wilds.board.sweep.launch import VISIBLE, Launcher
+from abra_wilds.board.sweep.plan import plan
+from abra_wilds.board.sweep.spec import read_spec
+from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, lock_of, locked, state_of, unfinished
+from abra_wilds.commands.board.sweep import main as sweep_main
+from abra_wilds.engine.evaluation.saved import changed
+from abra_wilds.errors import InputError
+from abra_wilds.recipes.flags import parse
+from tests import runs
+from tests.board import boards
+from tests.board.sweep import sweeps
+
+
+@pytest.fixture
+def stage(screen, tmp_path):
+    return sweeps.Stage(screen, tmp_path)
+
+
+def wait_for(condition, patience=300):
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def refused_sweep(capsys, stage, *flags):
+    """The sentence with which a sweep is refused; nothing is started."""
+    assert stage(*flags) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    assert stage.log("start") == []
+    return shown.err
+
+
+def test_every_row_and_seed_is_run_once_and_is_known_when_the_sweep_starts_again(stage, capsys):
+    assert stage("--jobs", "2") == 0
+    assert sorted(stage.log("start")) == sorted(stage.log("end")) == sorted(sweeps.ALL)
+    assert stage() == 0
+    assert "4 runs, 4 finished before" in capsys.readouterr().out
+    assert len(stage.log("start")) == 6
+
+
+def test_the_command_of_a_run_resolves_to_the_configuration_by_which_it_is_known(stage):
+    for run in stage.planned:
+        assert parse([*run.words, "--device", "cpu"]).digest() == run.config.digest()
+        assert run.config.train.seed in (0, 1)
+    run = stage.run("ABRA (ours) seed 1")
+    assert run.adaptations[0].digest == changed(parse(run.words), {"tta": "plate_bn"}).digest()
+
+
+def test_rows_and_seeds_can_be_chosen_and_a_dry_run_starts_nothing(stage, capsys):
+    assert stage("--dry_run") == 0
+    shown = capsys.readouterr().out
+    assert stage.log("start") == [] and not stage.out.exists()
+    assert shown.count("--log_dir") == 4 and "ABRA (ours) seed 1: new, then tta_plate_bn" in shown
+    assert stage("--only", "ABRA (ours)", "--seeds", "1") == 0
+    assert stage.log("start") == ["ABRA_ours/seed1", "seed1/tta_plate_bn"]
+
+
+def test_a_sweep_killed_in_the_middle_goes_on_and_runs_nothing_twice(stage):
+    first, second = stage.run("ERM seed 0"), stage.run("ABRA (ours) seed 0")
+    stage.change(second.folder, wait=600)
+    child = stage.child()
+    wait_for(lambda: second.folder.name in str(stage.log("start")[1:]))
+    wait_for(lambda: state_of(second) == RESUMES)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+    assert state_of(first) == FINISHED and len(stage.log("start")) == 2
+    stage.change(wait=0)
+    assert stage() == 0
+    assert Counter(stage.log("end")) == Counter(sweeps.ALL)
+    assert Counter(stage.log("start")) == Counter(sweeps.ALL) + Counter(["ABRA_ours/seed0"])
+    begun = second.folder.with_name("seed0.log").read_text().splitlines()
+    assert [line.endswith("--resume") for line in begun if line.startswith("$") and "predict" not in line][
+        :2
+    ] == [
+        False,
+        True,
+    ]
+
+
+def test_a_lock_that_is_given_up_is_waited_for(stage):
+    run = stage.run("ERM seed 0")
+    holder = ExitStack()
+    holder.enter_context(locked(run))
+    threading.Timer(0.3, holder.close).start()
+    assert stage("--only", "ERM", "--seeds", "0") == 0
+    assert stage.log("end") == ["ERM/seed0"]
+
+
+@pytest.mark.slow
+def test_two_sweeps_started_at_once_share_the_runs(stage):
+    stage.change(wait=0.3)
+    both = [stage.child("--jobs", "2") for _ in range(2)]
+    told = [child.communicate(timeout=300) for child in both]
+    assert [child.returncode for child in both] == [0, 0], told
+    assert Counter(stage.log("start")) == Counter(sweeps.ALL)
+
+
+def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
+    run = stage.run("ERM seed 0")
+    stage.change(wait=600)
+    child = stage.child()
+    wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
+    child.terminate()
+    _, told = child.communicate(timeout=300)
+    assert child.returncode == 130 and "interrupted" in told
+    assert stage.log("start") == ["ERM/seed0"] and stage.log("end") == []
+    with locked(run) as lock:
+        assert lock is not None
+
+
+def test_a_lock_lasts_until_the_last_process_that_inherited_it_has_ended(stage):
+    run = stage.planned[0]
+    with locked(run) as lock:
+        heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+        with locked(run) as other:
+            assert other is None
+    assert str(os.getpid()) in lock_of(run).read_text()
+    with locked(run) as other:
+        assert other is None
+    heir.communicate(b"\n")
+    with locked(run) as other:
+        assert other is not None
+
+
+def test_a_run_that_another_sweep_is_at_is_left_to_it(stage, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "PATIENCE", 0.2)
+    with locked(stage.run("ERM seed 1")):
+        assert stage("--only", "ERM") == 0
+    assert stage.log("start") == ["ERM/seed0"]
+    assert "ERM seed 1 is left to another sweep" in capsys.readouterr().out
+
+
+def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(stage, screen, capsys):
+    run = stage.run("ERM seed 1")
+    boards.make_run(screen, run.folder, 1, algorithm="ERM", lr=0.5)
+    before = sorted(path.name for path in run.folder.iterdir())
+    runs.assert_says(refused_sweep(capsys, stage), "ERM/seed1", "lr (was 0.5, is 0.001)", "--out")
+    assert sorted(path.name for path in run.folder.iterdir()) == before
+
+
+def test_states_tell_new_runs_from_finished_and_broken_ones(stage, screen):
+    run = stage.planned[0]
+    assert state_of(run) == NEW
+    run.folder.mkdir(parents=True)
+    assert state_of(run) == NEW
+    (run.folder / "log.txt").touch()
+    assert state_of(run) == BROKEN
+    (run.folder / "rxrx1_seed:0_epoch:last_model.pth").touch()
+    assert state_of(run) == RESUMES
+    made = sweeps.write_run(screen, stage.out / "made", run)
+    made.rename(run.folder.with_name("made"))
+    (run.folder / "log.txt").unlink()
+    for path in run.folder.with_name("made").iterdir():
+        path.rename(run.folder / path.name)
+    assert state_of(run) == FINISHED
+    (run.folder / "rxrx1_split:test_seed:0_epoch:best_pred.csv").unlink()
+    assert state_of(run) == RESUMES
+
+
+def test_broken_runs_go_on_by_resume_where_an_epoch_was_saved_and_start_anew_where_none_was(stage):
+    launcher, run = Launcher(sweeps.programs_of(stage.path), 1, 1), stage.planned[0]
+    ends = {state: launcher.training(run, state, ("cpu",))[-1] for state in (NEW, RESUMES, BROKEN)}
+    assert ends == {NEW: "cpu", RESUMES: "--resume", BROKEN: "--overwrite"}
+
+
+def test_an_adaptation_that_broke_off_is_made_anew_and_nothing_else(stage):
+    assert stage() == 0
+    folder = stage.run("ABRA (ours) seed 1").folder / "tta_plate_bn"
+    (folder / "results.jsonl").unlink()
+    assert stage() == 0
+    assert stage.log("start")[6:] == ["seed1/tta_plate_bn"]
+
+
+def test_an_adaptation_of_other_settings_is_refused(stage, screen, capsys):
+    run = stage.run("ABRA (ours) seed 0")
+    sweeps.write_adapted(screen, run.folder / "tta_plate_bn", run, {"tta": "plate_bn", "amp": "bf16"})
+    runs.assert_says(refused_sweep(capsys, stage), "tta_plate_bn", "other settings", "rename")
+
+
+def test_failures_are_collected_by_their_last_lines_and_the_others_go_on(stage, capsys):
+    stage.change(stage.run("ERM seed 0").folder, fails="error: no such screen")
+    assert stage() == 1
+    failures = capsys.readouterr().err.splitlines()
+    assert [line for line in failures if "failed" in line] == [
+        f"ERM seed 0 failed: error: no such screen ({stage.out / 'ERM' / 'seed0.log'})"
+    ]
+    assert len(stage.log("end")) == 5
+
+
+def test_a_run_that_ends_well_without_its_predictions_is_a_failure(stage, capsys):
+    run = stage.run("ERM seed 1")
+    made = boards.Path(stage.playbook["folders"][str(run.folder)]["copy"])
+    next(made.glob("*split:val*best_pred.csv")).unlink()
+    assert stage() == 1
+    runs.assert_says(capsys.readouterr().err, "ERM seed 1", "split:val_seed:1", "remove")
+
+
+def test_devices_are_dealt_out_in_groups():
+    assert device_slots(None, 1, None) == [("0",)]
+    assert device_slots(["2", "5", "6"], 1, 4) == [("2",), ("5",), ("6",), ("2",)]
+    assert device_slots(["0", "1", "2", "3", "4"], 2, None) == [("0", "1"), ("2", "3")]
+    assert device_slots(["cpu"], 2, 3) == [("cpu",)] * 3
+
+
+@pytest.mark.parametrize(
+    ("devices", "k", "jobs", "parts"),
+    [
+        (["0"], 2, None, ["--devices got 0", "takes 2", "give more"]),
+        (["0", "0"], 1, None, ["each once", "got 0 0"]),
+        (["gpu"], 1, None, ["CUDA indices", "got gpu"]),
+        (["cpu"], 1, 0, ["--jobs", "1 or more", "got 0"]),
+    ],
+)
+def test_devices_that_cannot_be_are_refused(devices, k, jobs, parts):
+    with pytest.raises(InputError) as fault:
+        device_slots(devices, k, jobs)
+    runs.assert_says(str(fault.value), *parts)
+
+
+def test_a_run_on_several_devices_starts_by_torchrun_on_those_alone(screen, tmp_path, monkeypatch):
+    stage = sweeps.Stage(screen, tmp_path, gpus_per_run=2)
+    run, launcher = stage.planned[0], Launcher(sweeps.programs_of(stage.path), 2, 1)
+    assert run.config.values()["world"] == 2
+    monkeypatch.setenv(VISIBLE, "4,5,6,7")
+    assert launcher.environment(("2", "3"))[VISIBLE] == "6,7"
+    command = launcher.training(run, NEW, ("2", "3"))
+    assert command[1:6] == ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    assert "--device" not in command
+    assert launcher.training(run, NEW, ("cpu",))[-2:] == ["--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_real_runs_killed_in_the_middle_are_resumed_and_known_when_finished(root, tmp_path, capsys):
+    values = runs.settings(root, tmp_path, transform="none")
+    own = {k: v for k, v in values.items() if k not in ("root_dir", "log_dir", "device")}
+    rows = [
+        {"label": "ERM", "algorithm": "ERM"},
+        {"label": "ABRA", "algorithm": "ABRA", "tta": [sweeps.REAL_TTA]},
+    ]
+    spec, out = tmp_path / "spec.yaml", tmp_path / "RUNS"
+    spec.write_text(yaml.safe_dump({"name": "real", "seeds": [0, 1], "settings": own, "rows": rows}))
+    words = [str(spec), "--out", str(out), "--root_dir", str(root), "--devices", "cpu", "--jobs", "2"]
+    child = sweeps.tiny_child(words)
+    wait_for(lambda: list(out.glob("ABRA/seed0/*epoch:last_model.pth")))
+    os.killpg(child.pid, signal.SIGKILL)
+    child.communicate()
+    planned = plan(read_spec(spec), out, str(root))
+    done = {run.folder for run in planned if state_of(run) == FINISHED and not unfinished(run)}
+    assert sweep_main(words, sweeps.TINY) == 0
+    assert f"4 runs, {len(done)} finished before" in capsys.readouterr().out
+    commands = [
+        line
+        for log in out.glob("*/seed?.log")
+        for line in log.read_text().splitlines()
+        if line.startswith("$ ")
+    ]
+    trained = Counter(line.partition("--log_dir ")[2].split()[0] for line in commands if "--log_dir" in line)
+    assert len(trained) == 4 and all(trained[str(path)] == 1 for path in done)
+    assert sum(trained.values()) <= 4 + 2
+    assert sweep_main(words, sweeps.TINY) == 0
+    assert "4 runs, 4 finished before" in capsys.readouterr().out

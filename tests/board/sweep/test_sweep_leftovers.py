@@ -1,0 +1,140 @@
+"""What a sweep makes of folders in which somebody has scored or predicted, and of screens of one site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from abra_wilds.board.sweep.plan import Planned, plan
+from abra_wilds.board.sweep.spec import read_spec
+from abra_wilds.board.sweep.state import FINISHED, RESUMES, clear, lacking, lacking_of, state_of, unfinished
+from abra_wilds.commands.board.sweep import main as sweep_main
+from abra_wilds.engine.evaluation.results import evaluate_saved
+from abra_wilds.engine.evaluation.saved import predict_saved
+from abra_wilds.recipes.flags import parse
+from abra_wilds.results.files import sha256
+from abra_wilds.results.records import RESULTS, read_records
+from tests import runs
+from tests.board import boards
+from tests.board.sweep import sweeps
+from tests.data.six import write_small_six
+
+
+@pytest.fixture
+def run(screen, tmp_path):
+    """A run of a sweep with an adaptation, as training and predict leave them."""
+    (run,) = [r for r in sweeps.Stage(screen, tmp_path).planned if r.name == "ABRA (ours) seed 0"]
+    sweeps.write_run(screen, run.folder, run)
+    run.model.with_name("rxrx1_seed:0_epoch:last_model.pth").touch()
+    sweeps.write_adapted(screen, run.folder / "tta_plate_bn", run)
+    assert state_of(run) == FINISHED and not unfinished(run)
+    return run
+
+
+def keep_records(folder, which):
+    """Leave those records of a folder that `which` says."""
+    kept = [r for r in read_records(folder / RESULTS) if which(r)]
+    (folder / RESULTS).unlink()
+    boards.append_records(folder / RESULTS, kept)
+
+
+def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
+    keep_records(run.folder, lambda r: r.checkpoint == "best")
+    assert state_of(run) == RESUMES and lacking(run) == ["a record of the last epoch"]
+
+
+def test_a_run_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
+    own = run.folder / "config.json"
+    own.write_text(own.read_text().replace('"save_last": true', '"save_last": false'))
+    keep_records(run.folder, lambda r: r.checkpoint == "best")
+    assert state_of(run) == FINISHED
+
+
+def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run):
+    (adaptation,) = run.adaptations
+    boards.change_records(run.folder / "tta_plate_bn", "test", epoch=3)
+    assert lacking_of(run, adaptation) == ["the record of test"] and unfinished(run) == [adaptation]
+
+
+def test_what_is_made_anew_replaces_predictions_of_its_checkpoint_alone(run):
+    (adaptation,) = run.adaptations
+    folder = run.folder / "tta_plate_bn"
+    best, others = sorted(folder.glob("*best*_pred.csv")), {"log.txt": "told", "notes": "mine"}
+    others |= {path.name.replace("epoch:best", "epoch:last"): "1\n" for path in best}
+    for name, text in others.items():
+        (folder / name).write_text(text)
+    before = (folder / RESULTS).read_text()
+    clear(run, adaptation)
+    assert len(best) == 3 and not any(path.exists() for path in best)
+    assert {p.name: p.read_text() for p in folder.iterdir()} == {**others, RESULTS: before}
+
+
+@pytest.mark.parametrize(
+    ("logged", "everything", "finished"),
+    [
+        (("val", "test"), True, True),
+        (("val", "test", "id_test"), True, False),
+        (("val", "test"), False, False),
+        ((), True, False),
+    ],
+)
+def test_id_test_is_asked_for_unless_the_logs_of_a_run_of_all_splits_know_none(
+    run, logged, everything, finished
+):
+    (adaptation,) = run.adaptations
+    for folder in (run.folder, run.folder / "tta_plate_bn"):
+        keep_records(folder, lambda r: r.split != "id_test")
+    for split in logged:
+        (run.folder / f"{split}_eval.csv").touch()
+    if not everything:
+        own = run.folder / "config.json"
+        own.write_text(own.read_text().replace('"evaluate_all_splits": true', '"evaluate_all_splits": false'))
+    expected = [] if finished else ["the record of id_test"]
+    assert lacking(run) == lacking_of(run, adaptation) == expected
+
+
+def real(root: Any, folder: Any, **changes: Any) -> tuple[list[str], Planned]:
+    """The words of a sweep of one tiny run with an adaptation, and that run."""
+    values: Mapping[str, Any] = runs.settings(root, folder, "ERM", transform="none", **changes)
+    own = {k: v for k, v in values.items() if k not in ("root_dir", "log_dir", "device")}
+    row = {"label": "ERM", "algorithm": "ERM", "tta": [sweeps.REAL_TTA]}
+    spec, out = folder / "spec.yaml", folder / "RUNS"
+    spec.write_text(yaml.safe_dump({"name": "real", "seeds": [0], "settings": own, "rows": [row]}))
+    (run,) = plan(read_spec(spec), out, str(root))
+    return [str(spec), "--out", str(out), "--root_dir", str(root), "--devices", "cpu"], run
+
+
+@pytest.mark.slow
+def test_real_leftovers_are_gone_on_with_and_nothing_made_by_hand_is_lost(root, tmp_path, monkeypatch):
+    runs.use_tiny_backbone(monkeypatch)
+    words, run = real(root, tmp_path)
+    assert sweep_main(words, sweeps.TINY) == 0
+    last = run.model.with_name("rxrx1_seed:0_epoch:last_model.pth")
+    adapted = run.folder / "tta_plate_bn_min2"
+    (by_hand,) = predict_saved(last, ["test"], None, {**sweeps.REAL_TTA, "device": ("cpu",)})
+    keep_records(adapted, lambda r: r.checkpoint == "last")
+    (run.folder / RESULTS).unlink()
+    evaluate_saved(parse([*run.words, "--device", "cpu", "--eval_only"]))
+    assert state_of(run) == RESUMES and unfinished(run)
+    assert sweep_main(words, sweeps.TINY) == 0
+    assert state_of(run) == FINISHED and not unfinished(run)
+    assert by_hand in read_records(adapted / RESULTS)
+    assert sha256(adapted / by_hand.predictions) == by_hand.predictions_sha256
+
+
+@pytest.mark.slow
+def test_a_real_run_on_one_site_is_finished_without_id_test(tmp_path, capsys):
+    root = write_small_six(tmp_path / "six")
+    (metadata,) = root.rglob("metadata.csv")
+    rows = pd.read_csv(metadata)
+    rows[rows["site"] == 1].to_csv(metadata, index=False)
+    words, run = real(root, tmp_path, dataset="rxrx1_6ch")
+    assert run.splits == ("val", "test", "id_test")
+    assert sweep_main(words, sweeps.TINY) == 0, capsys.readouterr().err
+    assert sweep_main(words, sweeps.TINY) == 0
+    assert "1 runs, 1 finished before" in capsys.readouterr().out
+    assert {r.split for r in read_records(run.folder / "tta_plate_bn_min2" / RESULTS)} == {"val", "test"}

@@ -1,0 +1,123 @@
+"""On equal terms: rows of every spec, and tests of tables that are refused where terms differ."""
+
+from __future__ import annotations
+
+import pytest
+
+from abra_wilds.board.reproduce import predicting
+from abra_wilds.board.sweep.plan import picks_epochs, plan, unequal
+from abra_wilds.board.sweep.spec import read_spec
+from abra_wilds.board.tables.formats import FORMATS
+from abra_wilds.board.terms import EQUAL, NAMED, TERMS
+from abra_wilds.commands.board.sweep import main as sweep_main
+from abra_wilds.results.runs import read_entries, read_run
+from tests.board import boards
+from tests.board.boards import change_records, make_runs
+from tests.board.tables.table_boards import built, row_of
+
+SPECS = {path.stem: path for path in sorted((boards.BOARD / "specs").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
+    spec, used = read_spec(SPECS[name]), set()
+    for row in spec.rows:
+        found = unequal(spec)[row.label]
+        assert set(found) <= set(row.differs), f"{row.label} does not say why it differs in {found}"
+        assert not set(found) & set(EQUAL), f"{row.label} could not be tested"
+        used |= set(found)
+    declared = {term: why for row in spec.rows for term, why in row.differs.items()}
+    assert set(declared) == used and all(declared.values()) and set(declared) <= set(TERMS)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_all_predictions_of_a_spec_pick_their_epoch_by_one_rule(name):
+    planned = plan(read_spec(SPECS[name]), boards.Path("RUNS"), seeds=[0])
+    assert len({run.checkpoint for run in planned}) == 1
+    for run in planned:
+        for a in run.adaptations:
+            own_val = a.name == run.config.eval.name or a.model == f"best_{a.name}"
+            assert a.model == "last" if run.checkpoint == "last" else own_val
+            assert picks_epochs(run.config)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_all_rows_of_a_spec_predict_by_re_estimated_statistics(name):
+    planned = plan(read_spec(SPECS[name]), boards.Path("RUNS"), seeds=[0])
+    assert {run.config.eval.bn_stats for run in planned} == {"precise"}
+
+
+def test_a_sweep_names_what_a_row_does_not_declare(tmp_path, capsys):
+
+    rows = "[{label: ERM, algorithm: ERM}, {label: Long, algorithm: ERM, settings: {n_epochs: 200}}]"
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"name: x\nseeds: [0]\nrows: {rows}\n")
+    assert sweep_main([str(path), "--out", str(tmp_path / "runs"), "--dry_run"]) == 0
+    assert "note: Long differs from ERM in --n_epochs" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def screen(tmp_path_factory):
+    return boards.make_screen(tmp_path_factory.mktemp("screen"))
+
+
+def two_methods(screen, folder, **of_abra):
+    """Runs of ERM and ABRA that differ in what is given."""
+    shared = {"preset": "paper"}
+    make_runs(screen, folder / "ERM", algorithm="ERM", **shared)
+    make_runs(screen, folder / "ABRA", algorithm="ABRA", **{**shared, **of_abra})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"bn_stats": "running"}, "other batch-norm statistics than ERM"),
+        ({"frac": 0.5}, "other --frac than ERM"),
+    ],
+)
+def test_rows_on_unequal_terms_are_not_tested_and_say_why(screen, tmp_path, flags, said):
+    table = built(two_methods(screen, tmp_path, **flags), 3)
+    row = row_of(table, "ABRA")
+    assert row.comparison.result is None and row.comparison.untested == said
+    assert all(said in form(table).replace("\\", "") for form in FORMATS.values())
+
+
+def test_rows_whose_epoch_was_picked_otherwise_are_not_tested(screen, tmp_path):
+    folder = two_methods(screen, tmp_path)
+    for seed in range(3):
+        change_records(folder / "ABRA" / f"seed{seed}", picked_by="plate_bn")
+    row = row_of(built(folder, 3), "ABRA")
+    assert row.terms["epoch"] == "val by plate_bn"
+    assert row.comparison.untested == "other choice of the epoch than ERM"
+
+
+def test_other_terms_are_named_under_the_table_and_tested(screen, tmp_path):
+    table = built(two_methods(screen, tmp_path, n_epochs=50), 3)
+    row = row_of(table, "ABRA")
+    assert row.comparison.result is not None and {"n_epochs", "mix"} == set(row.comparison.differs) <= set(
+        NAMED
+    )
+    (note,) = (note for note in table.notes if note.startswith("ABRA differs from ERM in"))
+    assert "n_epochs 50 (not 100)" in note and "mix cutmix (not none)" in note
+
+
+def test_records_without_what_picked_them_count_as_picked_by_their_run(screen, tmp_path):
+    folder = tmp_path / "runs"
+    make_runs(screen, folder, algorithm="ABRA", preset="paper", tta="plate_bn", adapted={"tta": "plate_bn"})
+    table = built(folder, 3)
+    assert row_of(table, "ABRA").terms["epoch"] == "own val"
+    assert row_of(table, "ABRA", "plate_bn").terms["epoch"] == "val by none"
+
+
+@pytest.mark.parametrize(("picked_by", "label"), [("plate_bn", "best_plate_bn"), ("none", "best")])
+def test_the_command_of_an_adaptation_names_the_model_that_it_was_made_with(
+    screen, tmp_path, picked_by, label
+):
+    flags = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}, "also_tta": ["plate_bn"]}
+    folder = boards.make_run(screen, tmp_path / "run", 0, preset="paper", **flags)
+    change_records(folder / "tta_plate_bn", picked_by=picked_by)
+    run = read_run(folder)
+    assert run.picks == ["plate_bn"]
+    (entry,) = (e for e in read_entries(run, folder / "tta_plate_bn") if e.record.split == "test")
+    assert f"rxrx1_seed:0_epoch:{label}_model.pth" in predicting(entry)

@@ -1,0 +1,293 @@
+"""`abra-wilds embed`: what the classifier reads, as profiles that pycytominer and copairs open."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import silhouette_score
+
+from abra_wilds import fit, run_config
+from abra_wilds.__main__ import main
+from abra_wilds.analysis import profiles
+from abra_wilds.analysis.embed import embed_saved, embeddings
+from abra_wilds.analysis.postprocess import postprocessed
+from abra_wilds.analysis.profiles import feature_names
+from abra_wilds.analysis.saved import open_saved
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.data.reading.images import read_image
+from abra_wilds.engine.evaluation.saved import predict_saved
+from abra_wilds.errors import InputError
+from abra_wilds.methods import METHODS
+from tests import runs
+from tests.helpers import make_batch, make_method
+
+MODEL = "rxrx1_seed:0_epoch:best_model.pth"
+PLATES = {"tta": "plate_bn", "tta_min": 10}
+
+
+def three_controls_a_plate(rows):
+    """Two treatments more are control wells."""
+    rows.loc[rows["sirna_id"].isin([6, 7]), "well_type"] = "positive_control"
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trained(sim_root, tmp_path_factory):
+    """The folder of a run of ABRA on data with controls enough to align on."""
+    root, folder = tmp_path_factory.mktemp("controls"), tmp_path_factory.mktemp("embedded")
+    runs.small_root(sim_root, root, three_controls_a_plate)
+    with pytest.MonkeyPatch.context() as patch:
+        runs.use_tiny_backbone(patch)
+        fit(
+            run_config(
+                "ABRA",
+                **runs.settings(root, folder, "ABRA", abra_neck="layernorm", n_epochs=1, warmup_epochs=0),
+            )
+        )
+        yield folder
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    """A copy of that folder, for a test to write into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def command(folder, *words):
+    return main(["embed", str(folder / MODEL), *map(str, words)])
+
+
+def values(frame):
+    return frame[[name for name in frame if name.startswith("Cells_")]].to_numpy()
+
+
+@pytest.mark.parametrize("flags", [{}, PLATES, {"tta": "controls_bn", "tta_min": 4}])
+def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder, flags):
+    predict_saved(run_folder / MODEL, ["val", "test"], run_folder / "predicted", flags)
+    found = embeddings(run_folder / MODEL, ["test", "val"], flags)
+    saved = open_saved(run_folder / MODEL)
+    with torch.no_grad():
+        named = saved.method.classify(torch.from_numpy(found.features)).argmax(1).numpy()
+    split = found.table["Metadata_split"].to_numpy()
+    assert list(dict.fromkeys(split)) == ["test", "val"]
+    for name in ("val", "test"):
+        (path,) = (run_folder / "predicted").glob(f"*split:{name}_*_pred.csv")
+        np.testing.assert_array_equal(named[split == name], np.loadtxt(path, dtype=int))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_predicts_by_one_call_of_its_head(name):
+    method, read = make_method(name).eval(), []
+    method.head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    x = make_batch().x
+    with torch.no_grad():
+        logits = method.predict(x)
+        assert len(read) == 1 and read[0].shape == (len(x), method.head.in_features)
+        assert torch.equal(method.classify(read[0]), logits)
+
+
+def test_each_row_is_the_image_that_its_metadata_name(trained):
+    """Every fifth image, read by itself; train too, which no run predicts."""
+    found = embeddings(trained / MODEL, ["train", "id_test"])
+    saved = open_saved(trained / MODEL)
+    dataset, method = saved.setup.dataset, saved.method
+    rows = np.concatenate([saved.setup.subsets[s].indices for s in ("train", "id_test")])
+    csv = pd.read_csv(f"{dataset.data_dir}/metadata.csv").iloc[rows]
+    t = found.table
+    for ours, theirs in {
+        "Batch": "experiment",
+        "Well": "well",
+        "Site": "site",
+        "Cell_Line": "cell_type",
+    }.items():
+        assert t[f"Metadata_{ours}"].tolist() == csv[theirs].tolist()
+    assert t["Metadata_sirna_id"].tolist() == csv["sirna_id"].tolist()
+    assert t["Metadata_Plate"].tolist() == [
+        f"{e}_{p}" for e, p in zip(csv["experiment"], csv["plate"], strict=True)
+    ]
+    kinds = {"treatment": "trt", "positive_control": "poscon", "negative_control": "negcon"}
+    assert t["Metadata_control_type"].tolist() == csv["well_type"].map(kinds).tolist()
+    assert set(t["Metadata_Source"]) == {"rxrx1"} and not t["Metadata_simulated"].any()
+    with torch.no_grad():
+        for i in range(0, len(rows), 5):
+            x = augment(read_image(dataset, int(rows[i]))[None], "none")
+            one = method.neck(method.features(x))[0].numpy()
+            np.testing.assert_allclose(found.features[i], one, atol=1e-5)
+
+
+def test_adaptation_changes_embeddings_and_leaves_the_model_alone(trained):
+    plain = embeddings(trained / MODEL, ["val"]).features
+    adapted = embeddings(trained / MODEL, ["val"], PLATES).features
+    assert not np.allclose(plain, adapted, atol=1e-3)
+    np.testing.assert_array_equal(plain, embeddings(trained / MODEL, ["val"]).features)
+
+
+def test_files_hold_sites_and_the_means_of_wells_in_dataset_order(run_folder, capsys):
+    assert command(run_folder, "--split", "val", "id_test") == 0
+    folder = run_folder / "embed_best_none"
+    assert {p.name for p in folder.iterdir()} == {"site.parquet", "well.parquet"}
+    site, well = (pd.read_parquet(folder / f"{level}.parquet") for level in ("site", "well"))
+    expected = embeddings(run_folder / MODEL, ["val", "id_test"])
+    np.testing.assert_array_equal(values(site), expected.features)
+    pd.testing.assert_frame_equal(site[list(expected.table)], expected.table)
+    assert list(site)[len(expected.table.columns) :] == feature_names(12) and values(site).dtype == np.float32
+    keys = dict.fromkeys(
+        zip(site["Metadata_split"], site["Metadata_Plate"], site["Metadata_Well"], strict=True)
+    )
+    assert list(
+        zip(well["Metadata_split"], well["Metadata_Plate"], well["Metadata_Well"], strict=True)
+    ) == list(keys)
+    for k, key in enumerate(keys):
+        own = (site[["Metadata_split", "Metadata_Plate", "Metadata_Well"]] == key).all(axis=1)
+        np.testing.assert_allclose(values(well)[k], values(site)[own].mean(0), atol=1e-6)
+        assert well["Metadata_Site_Count"][k] == own.sum() == (2 if key[0] == "val" else 1)
+    assert "Metadata_Site" not in well
+    assert "site.parquet, 128 x 12" in capsys.readouterr().out
+
+
+def test_post_processing_is_fitted_to_sites_and_metrics_compare_before_and_after(run_folder, capsys):
+    flags = ("--postprocess", "tvn", "--metrics", "--level", "well", "--split", "val", "test")
+    assert command(run_folder, *flags, "--tta", "plate_bn", "--tta_min", "10") == 0
+    shown, folder = capsys.readouterr().out, run_folder / "embed_best_plate_bn_min10_tvn"
+    assert {p.name for p in folder.iterdir()} == {"well.parquet", "metrics.json"}
+    plain = embeddings(run_folder / MODEL, ["val", "test"], PLATES)
+    batch = plain.table["Metadata_Batch"].to_numpy(dtype=object)
+    is_control = (plain.table["Metadata_control_type"] != "trt").to_numpy()
+    sites = postprocessed("tvn", plain.features, batch, is_control)
+    well, _ = profiles.wells_of(plain.table)
+    found = values(pd.read_parquet(folder / "well.parquet"))
+    np.testing.assert_allclose(found, profiles.well_means(sites, well), atol=1e-6)
+    content = json.loads((folder / "metrics.json").read_text())
+    assert {content[k] for k in ("tta", "postprocess", "level")} == {"plate_bn_min10", "tvn", "well"}
+    assert len(content["metrics"]) >= 4
+    for entry in content["metrics"]:
+        assert set(entry["by_cell_line"]) == {"HEPG2", "HUVEC"}
+        (line,) = [line for line in shown.splitlines() if line.startswith(entry["metric"] + "  ")]
+        numbers = [x for v in ("none", "tvn") for x in (entry[v], entry["chance"][v])]
+        assert line.split()[-5:] == [*(f"{x:.3f}" for x in numbers), entry["better"]]
+
+
+def test_metrics_count_a_well_once_whatever_splits_its_sites_are_in(run_folder, capsys):
+    flags = ("--metrics", "--split", "train", "id_test", "--level", "site")
+    assert command(run_folder, *flags) == 0
+    folder = run_folder / "embed_best_none"
+    site = pd.read_parquet(folder / "site.parquet").query("Metadata_control_type == 'trt'")
+    content = json.loads((folder / "metrics.json").read_text())
+    for line, rows in site.groupby("Metadata_Cell_Line"):
+        treated = rows.groupby(["Metadata_Plate", "Metadata_Well"])
+        assert set(treated["Metadata_split"].nunique()) == {2}
+        for entry in content["metrics"]:
+            assert entry["by_cell_line"][line]["wells"] == treated.ngroups
+        f = rows.filter(like="Cells_").groupby([rows["Metadata_Plate"], rows["Metadata_Well"]]).mean()
+        d = np.linalg.norm(f.to_numpy()[:, None] - f.to_numpy(), axis=2)
+        names = treated["Metadata_Batch"].first()
+        (silhouette,) = [e for e in content["metrics"] if e["metric"] == "silhouette by experiment"]
+        expected = silhouette_score(d, names, metric="precomputed")
+        assert silhouette["by_cell_line"][line]["none"] == pytest.approx(expected, abs=1e-5)
+    assert "a well is one row, with its sites of all splits" in capsys.readouterr().out
+
+
+def test_a_file_says_where_it_comes_from(run_folder):
+    import pyarrow.parquet
+
+    folder = embed_saved(run_folder / MODEL, ["val"], levels=["site"], out=run_folder / "x" / "y")
+    about = json.loads(pyarrow.parquet.read_schema(folder / "site.parquet").metadata[b"abra_wilds"])
+    said = {k: about[k] for k in ("method", "seed", "checkpoint", "tta", "postprocess", "level", "splits")}
+    assert said == {
+        "method": "ABRA",
+        "seed": 0,
+        "checkpoint": "best",
+        "tta": None,
+        "postprocess": "none",
+        "level": "site",
+        "splits": ["val"],
+    }
+
+
+@pytest.fixture
+def pycytominer():
+    """The package; importing it turns copy-on-write of pandas on, with which WILDS 2.0 loads nothing."""
+    with pd.option_context("mode.copy_on_write", False):
+        yield pytest.importorskip("pycytominer", reason="the extra hcs is not installed")
+
+
+def test_pycytominer_reads_aggregates_and_normalises_the_files(pycytominer, run_folder):
+    from pycytominer.cyto_utils import infer_cp_features, load_profiles
+
+    with pd.option_context("mode.copy_on_write", False):
+        folder = embed_saved(run_folder / MODEL, ["val", "test"])
+    site = load_profiles(str(folder / "site.parquet"))
+    well = load_profiles(str(folder / "well.parquet"))
+    assert infer_cp_features(site) == feature_names(12)
+    assert infer_cp_features(site, metadata=True) == [c for c in site if c.startswith("Metadata_")]
+    means = pycytominer.aggregate(site, strata=["Metadata_Plate", "Metadata_Well"], operation="mean")
+    both = means.merge(well, on=["Metadata_Plate", "Metadata_Well"], suffixes=("", "_ours"))
+    assert len(both) == len(well) == len(means)
+    ours = both[[f"{name}_ours" for name in feature_names(12)]].to_numpy()
+    np.testing.assert_allclose(both[feature_names(12)].to_numpy(), ours, atol=1e-6)
+    kept = pycytominer.normalize(well, samples="Metadata_control_type == 'negcon'", method="standardize")
+    assert kept["Metadata_Well"].tolist() == well["Metadata_Well"].tolist()
+    assert values(kept).shape == values(well).shape
+
+
+def test_copairs_retrieves_replicates_from_the_file(run_folder):
+    pytest.importorskip("copairs", reason="the extra hcs is not installed")
+    from copairs.map import average_precision
+
+    folder = embed_saved(run_folder / MODEL, ["val", "test"], levels=["well"])
+    well = pd.read_parquet(folder / "well.parquet").query("Metadata_Cell_Line == 'HUVEC'")
+    siRNA, rules = ["Metadata_sirna_id"], {"progress_bar": False}
+    found = average_precision(
+        well.filter(like="Metadata_"), values(well), siRNA, ["Metadata_Batch"], [], siRNA, **rules
+    )
+    assert len(found) == len(well) == 32
+    assert found["average_precision"].between(0, 1).all() and (found["n_pos_pairs"] >= 1).all()
+
+
+def refused(capsys, folder, *words):
+    capsys.readouterr()
+    assert command(folder, *words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    return shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--split", "tset"], "--split got 'tset'; choose among train, val, test, id_test"),
+        (["--split", "val", "--metrics"], "no line has two experiments that share two; add splits"),
+        (["--postprocess", "pca"], "invalid choice: 'pca'"),
+        (["--tta_prior", "3"], "--tta_prior would have no effect here"),
+    ],
+)
+def test_what_cannot_be_embedded_is_a_sentence(trained, capsys, words, said):
+    assert said in refused(capsys, trained, *words)
+    assert not [p for p in trained.iterdir() if p.is_dir()]
+
+
+def test_too_few_controls_are_met_before_anything_is_computed(run_folder, root, capsys):
+    said = refused(capsys, run_folder, "--split", "val", "--postprocess", "tvn", "--root_dir", root)
+    runs.assert_says(said, "takes mean and spread of 8 or more", "has 4 in these splits", "leave it out")
+    assert not [p for p in run_folder.iterdir() if p.is_dir()]
+
+
+def test_embeddings_are_not_overwritten(run_folder, capsys):
+    assert command(run_folder, "--split", "val", "--level", "site") == 0
+    held = (run_folder / "embed_best_none" / "site.parquet").read_bytes()
+    said = refused(capsys, run_folder, "--split", "test")
+    runs.assert_says(said, "site.parquet exists and is not overwritten", "another folder by --out")
+    assert (run_folder / "embed_best_none" / "site.parquet").read_bytes() == held
+    said = refused(capsys, run_folder, "--out", run_folder / MODEL / "x")
+    runs.assert_says(said, "cannot be made", "give another folder")
+
+
+def test_parquet_needs_pyarrow(trained, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    with pytest.raises(InputError, match=r"needs the package pyarrow; run `pip install -e '\.\[embed\]'`"):
+        embed_saved(trained / MODEL)

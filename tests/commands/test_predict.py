@@ -1,0 +1,168 @@
+"""`abra-wilds predict`: a saved model with any adaptation, in a folder of its own, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from abra_wilds import fit, run_config
+from abra_wilds.__main__ import main
+from abra_wilds.engine.artifacts.folder import RunFolder
+from abra_wilds.engine.evaluation.saved import predict_saved, saved_config
+from abra_wilds.results.records import read_records
+from tests import runs
+
+MODEL = "rxrx1_seed:0_epoch:best_model.pth"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        runs.use_tiny_backbone(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(root, tiny, tmp_path_factory):
+    """The folder of a run of ABRA without adaptation."""
+    folder = tmp_path_factory.mktemp("trained")
+    fit(run_config("ABRA", **runs.settings(root, folder, "ABRA", abra_k_bound=float("inf"))))
+    return folder
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    """A copy of that folder, for a test to write into."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def command(folder, *words):
+    return main(["predict", str(folder / MODEL), *map(str, words)])
+
+
+def test_predictions_scores_and_records_go_into_a_folder_of_their_own(run_folder, capsys):
+    before = {p.name: p.read_bytes() for p in run_folder.iterdir()}
+    assert command(run_folder, "--split", "val", "test", "--tta", "plate_bn", "--tta_min", "10") == 0
+    shown, out = capsys.readouterr().out, run_folder / "tta_plate_bn_min10"
+    assert {p.name for p in out.iterdir()} == {
+        *(f"rxrx1_split:{s}_seed:0_epoch:best_tta:plate_bn_min10_pred.csv" for s in ("val", "test")),
+        *(f"{s}_{kind}.csv" for s in ("val", "test") for kind in ("eval", "algo")),
+        "results.jsonl",
+        "log.txt",
+    }
+    records = read_records(out / "results.jsonl")
+    assert [(r.split, r.tta, r.checkpoint, r.method, r.seed) for r in records] == [
+        (split, "plate_bn_min10", "best", "ABRA", 0) for split in ("val", "test")
+    ]
+    own = read_records(run_folder / "results.jsonl")
+    assert {r.config_sha256 for r in records}.isdisjoint({r.config_sha256 for r in own})
+    for r in records:
+        row = ["ABRA", "best", r.split, "64", f"{100 * r.acc:.1f}"]
+        assert any(line.split()[:5] == row for line in shown.splitlines())
+    assert "--tta plate_bn on test: 64 images, 4 plates, 4 passes; statistics of 16 to 16 images" in shown
+    assert {p.name: p.read_bytes() for p in run_folder.iterdir() if p.is_file()} == before
+
+
+def test_without_adaptation_the_bytes_and_the_digest_are_the_runs_own(run_folder):
+    assert command(run_folder, "--out", run_folder / "again") == 0
+    for split in runs.SPLITS:
+        own = run_folder / f"rxrx1_split:{split}_seed:0_epoch:best_pred.csv"
+        again = run_folder / "again" / f"rxrx1_split:{split}_seed:0_epoch:best_tta:none_pred.csv"
+        assert own.read_bytes() == again.read_bytes()
+    digests = {r.config_sha256 for r in read_records(run_folder / "again" / "results.jsonl")}
+    assert digests == {json.loads((run_folder / "config.json").read_text())["digest"]}
+
+
+def test_a_run_with_adaptation_is_predicted_with_it_unless_told_otherwise(root, tiny, tmp_path):
+    settings = runs.settings(root, tmp_path / "run", "ERM", tta="plate_bn", tta_min=2, n_epochs=1)
+    fit(run_config("ERM", **settings))
+    path = tmp_path / "run" / MODEL
+    assert [r.tta for r in predict_saved(path, ["val"])] == ["plate_bn_min2"]
+    a, b = (
+        (tmp_path / "run" / name).read_bytes()
+        for name in (
+            "tta_plate_bn_min2/rxrx1_split:val_seed:0_epoch:best_tta:plate_bn_min2_pred.csv",
+            "rxrx1_split:val_seed:0_epoch:best_pred.csv",
+        )
+    )
+    assert a == b
+    assert [r.tta for r in predict_saved(path, ["val"], flags={"tta": "none"})] == [None]
+
+
+def test_the_saved_configuration_comes_back_with_its_digest(trained):
+    config = saved_config(RunFolder(trained, "rxrx1", 0))
+    content = json.loads((trained / "config.json").read_text())
+    assert config.digest() == content["digest"] and config.method.k_bound == float("inf")
+
+
+def test_what_an_older_version_did_not_record_is_the_default(run_folder):
+    content = json.loads((run_folder / "config.json").read_text())
+    content["values"] = {k: v for k, v in content["values"].items() if not k.startswith("tta")}
+    (run_folder / "config.json").write_text(json.dumps(content))
+    assert saved_config(RunFolder(run_folder, "rxrx1", 0)).digest() == content["digest"]
+
+
+def test_another_root_and_more_splits_go_into_the_same_folder(run_folder, root, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(root)
+    flags = ("--tta", "batch_bn", "--tta_batch_size", "16", "--root_dir", tmp_path / "elsewhere")
+    assert command(run_folder, "--split", "val", *flags) == 0
+    assert command(run_folder, "--split", "id_test", *flags, "--loader_kwargs", "num_workers=1") == 0
+    records = read_records(run_folder / "tta_batch_bn_b16" / "results.jsonl")
+    assert [r.split for r in records] == ["val", "id_test"]
+    assert len({r.config_sha256 for r in records}) == 1, "where the data lie changes no number"
+
+
+def refused(capsys, folder, *words):
+    capsys.readouterr()
+    assert command(folder, *words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
+    return shown.err
+
+
+def test_nothing_is_overwritten_or_mistaken_for_the_run(run_folder, capsys):
+    assert command(run_folder, "--split", "val") == 0
+    held = {p.name: p.read_bytes() for p in (run_folder / "tta_none").iterdir()}
+    said = refused(capsys, run_folder, "--split", "test", "val")
+    runs.assert_says(said, "tta:none_pred.csv exists and is not overwritten", "another folder by --out")
+    assert {p.name: p.read_bytes() for p in (run_folder / "tta_none").iterdir()} == held
+    said = refused(capsys, run_folder, "--out", run_folder)
+    runs.assert_says(said, "is the run's own folder", "give another folder")
+    (run_folder / "file").touch()
+    runs.assert_says(
+        refused(capsys, run_folder, "--out", run_folder / "file" / "x"), "cannot be made", "give"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--split", "train"], "--split got 'train'; choose among val, test, id_test"),
+        (["--tta", "adabn"], "--tta must be one of none, batch_bn"),
+        (["--tta_prior", "3"], "--tta_prior would have no effect here: it works with --tta mixed_bn"),
+        (["--tta", "batch_bn"], "batches of 8 images would never use their statistics"),
+        (["--lr", "1"], "unrecognized arguments: --lr 1"),
+    ],
+)
+def test_what_cannot_be_predicted_is_a_sentence(trained, capsys, words, said):
+    assert said in refused(capsys, trained, *words)
+    assert not [p for p in trained.iterdir() if p.is_dir()]
+
+
+def test_only_splits_that_are_asked_for_must_have_enough_to_adapt_to(run_folder, capsys):
+    """Of a plate id_test has 8 images, test and val 16."""
+    said = refused(capsys, run_folder, "--tta", "plate_bn")
+    runs.assert_says(said, "would adapt no image of id_test", "none of its 8 plates, of up to 8 images")
+    assert not (run_folder / "tta_plate_bn").exists()
+    assert command(run_folder, "--split", "test", "--tta", "plate_bn") == 0
+    (record,) = read_records(run_folder / "tta_plate_bn" / "results.jsonl")
+    assert (record.split, record.tta) == ("test", "plate_bn")
+
+
+def test_a_file_that_is_no_model_of_a_run_is_refused(run_folder, capsys, tmp_path):
+    assert main(["predict", str(tmp_path / "w.pth")]) == 2
+    assert "CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth" in capsys.readouterr().err
+    (run_folder / "config.json").unlink()
+    assert "config.json is missing or names no algorithm; restore it" in refused(capsys, run_folder)

@@ -1,0 +1,124 @@
+"""A data set that is packed already, is being packed, or has lost a part of its pack."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from abra_wilds.data.datasets.catalogue import load_dataset
+from abra_wilds.data.reading import pack_plate
+from abra_wilds.data.reading.images import image_files
+from abra_wilds.data.reading.pack import from_files, pack
+from abra_wilds.data.reading.packed import INDEX, Pack
+from tests.data.screens import own_screen
+
+HOLDS = """
+import sys
+from pathlib import Path
+from abra_wilds.data.reading.pack import alone
+with alone(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A root_dir of two plates of six sites of 4 x 4 and six stains."""
+    own_screen(tmp_path / "root", {"A-1": "train", "A-2": "test"})
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def load(root):
+    return lambda: from_files("rxrx1_6ch", root)
+
+
+def test_a_pack_without_an_index_is_warned_of_by_one_process(root, load, monkeypatch):
+    (pack(load()) / INDEX).unlink()
+    match = f"no pack in {root}/rxrx1/packed, or an unfinished one; image files are read until 'abra-wilds"
+    with pytest.warns(UserWarning, match=match):
+        assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
+    monkeypatch.setattr("abra_wilds.data.reading.packed.is_main", lambda: False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
+
+
+def test_a_second_start_waits_for_the_first_and_finds_its_work_done(root, load, monkeypatch, capfd):
+    """Of two at once one would take what the other is writing for left over."""
+    program = [sys.executable, "-c", HOLDS, root / "rxrx1"]
+    first = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"locked\n"
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(pack, load())
+        end = time.monotonic() + 300
+        while "waiting for it" not in (said := capfd.readouterr().err) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert f"another process is packing {root / 'rxrx1'}; waiting for it" in said
+        left = root / "rxrx1" / "packed" / ".A-2_plate1.npy.1.tmp"
+        left.parent.mkdir()
+        left.touch()
+        assert not second.done()
+        first.communicate()
+        assert (second.result(300) / INDEX).exists() and not left.exists()
+
+
+@pytest.fixture
+def copied(root, load, tmp_path, monkeypatch):
+    """A packed data set, copied without its times; decoding an image of it is an error from here on."""
+
+    def refuse(plan, dataset, row):
+        raise AssertionError("an image is decoded again")
+
+    pack(load())
+    time.sleep(0.02)  # more than a tick of the file system's clock
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    monkeypatch.setattr(pack_plate, "pixels", refuse)
+    return tmp_path / "copy"
+
+
+def read_by_default(root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_dataset("rxrx1_6ch", root, split_scheme="official").pack is not None
+
+
+def test_a_copy_without_times_is_not_decoded_again_and_its_pack_then_read(copied):
+    time.sleep(0.02)
+    (copied / "rxrx1" / "metadata.csv").touch()
+    assert not read_by_default(copied)
+    time.sleep(0.02)
+    pack(from_files("rxrx1_6ch", copied))
+    assert read_by_default(copied)
+
+
+def test_a_copy_in_which_an_image_has_another_size_is_packed_again(copied):
+    dataset = from_files("rxrx1_6ch", copied)
+    Image.fromarray(np.full((4, 4), 7, np.uint8)).save(image_files(dataset, 0)[2])
+    with pytest.raises(AssertionError, match="decoded again"):
+        pack(dataset)
+
+
+def test_an_image_written_over_in_place_is_packed_again_even_if_its_size_is_the_same(root, load):
+    dataset = load()
+    folder = pack(dataset)
+    path = Path(image_files(dataset, 0)[0])
+    size = path.stat().st_size
+    before = np.asarray(Image.open(path))
+    Image.fromarray(before[::-1, ::-1]).save(path)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0")[:size])
+    os.utime(path, ns=(2 * path.stat().st_mtime_ns,) * 2)
+    pack(load())
+    packed = Pack.open(folder).read(str(dataset._input_array[0]))[0].numpy()
+    assert np.array_equal(packed, before[::-1, ::-1])

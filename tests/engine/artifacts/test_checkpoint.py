@@ -1,0 +1,192 @@
+"""Checkpoints: strict, whole, and without code that runs when they are loaded."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from abra_wilds.engine.artifacts.checkpoint import (
+    Progress,
+    load_checkpoint,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from abra_wilds.engine.step import step
+from abra_wilds.methods.domains.irm import IRMConfig
+from abra_wilds.types import InputError
+from tests.helpers import make_batch, make_info, make_method
+from tests.runs import differences
+
+GROUPS = (0, 0, 0, 1, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["ERM", "ABRA", "deepCORAL", "groupDRO", "IRM"])
+def test_a_checkpoint_brings_back_method_optimiser_and_progress(tmp_path, name):
+    method, twin = make_method(name), make_method(name, seed=7)
+    optimizers = [torch.optim.Adam(m.parameters(), 0.01) for m in (method, twin)]
+    for seed in range(3):
+        step(method, make_batch(GROUPS, seed=seed), optimizers[0])
+    progress = Progress(epoch=4, best_val_metric=0.25, best_epoch=2, seconds=1.5)
+    save_checkpoint(tmp_path / "c.pth", method, progress, optimizers[0])
+    assert load_checkpoint(tmp_path / "c.pth", twin, optimizers[1]) == progress
+    assert differences(dict(method.state_dict()), dict(twin.state_dict())) == []
+    assert differences(optimizers[0].state_dict(), optimizers[1].state_dict()) == []
+    torch.manual_seed(3)
+    step(method, make_batch(GROUPS, seed=9), optimizers[0])
+    torch.manual_seed(3)
+    step(twin, make_batch(GROUPS, seed=9), optimizers[1])
+    assert differences(dict(method.state_dict()), dict(twin.state_dict())) == []
+
+
+def test_a_checkpoint_has_the_keys_that_wilds_reads(tmp_path):
+    save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress(3, 0.5, 1))
+    saved = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert {"algorithm", "epoch", "best_val_metric"} < set(saved)
+    assert (saved["epoch"], saved["best_val_metric"]) == (3, 0.5)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_missing_checkpoint_is_said_to_be_missing(tmp_path):
+    with pytest.raises(
+        InputError, match=r"there is no checkpoint .*c.pth; train first, or give the path of one"
+    ):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+class Bomb:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2))]
+)
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, write):
+    write({"algorithm": Bomb(tmp_path / "ran"), "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=r"is not a checkpoint that can be loaded") as caught:
+        load_checkpoint(tmp_path / "c.pth", make_method("ERM"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"half", b"PK\x03\x04" + bytes(100)])
+def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(
+        InputError, match=r"c.pth is not a checkpoint that can be loaded \(.+\); restore it"
+    ) as caught:
+        read_checkpoint(tmp_path / "c.pth")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bare_tensor_is_no_checkpoint(tmp_path):
+    torch.save(torch.zeros(1), tmp_path / "c.pth")
+    with pytest.raises(InputError, match="holds a Tensor, not a checkpoint"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_checkpoint_without_an_optimiser_cannot_be_resumed(tmp_path):
+    method = make_method("ERM")
+    save_checkpoint(tmp_path / "c.pth", method, Progress(0, 0.5, 0))
+    with pytest.raises(InputError, match="lacks optimizer; give a checkpoint of this command"):
+        load_checkpoint(tmp_path / "c.pth", method, torch.optim.SGD(method.parameters(), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda s: s.pop("head.bias"), "Missing key"),
+        (lambda s: s.update({"more.weight": torch.zeros(1)}), "Unexpected key"),
+        (lambda s: s.update({"head.bias": torch.zeros(9)}), "size mismatch for head.bias"),
+    ],
+)
+def test_weights_are_loaded_strictly(tmp_path, change, named):
+    method = make_method("ERM")
+    state = dict(method.state_dict())
+    change(state)
+    torch.save({"algorithm": state, "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=rf"c.pth does not fit ERM as configured: {named}") as caught:
+        load_checkpoint(tmp_path / "c.pth", method)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("of", "into"), [("IRM", "ERM"), ("ERM", "ABRA"), ("ABRA", "IRM")])
+def test_a_checkpoint_of_another_method_does_not_fit(tmp_path, of, into):
+    save_checkpoint(tmp_path / "c.pth", make_method(of), Progress(0))
+    with pytest.raises(InputError, match=f"does not fit {into} as configured"):
+        load_checkpoint(tmp_path / "c.pth", make_method(into))
+
+
+def test_of_many_weights_that_do_not_fit_the_first_and_their_number_are_said(tmp_path):
+    method = make_method("ERM")
+    torch.save({"algorithm": {}, "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
+    keys = [key for key in method.state_dict() if not key.endswith("tracked")]  # those torch forgives
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(tmp_path / "c.pth", method)
+    assert f'"{keys[0]}" and {len(keys) - 1} more' in str(caught.value) and keys[1] not in str(caught.value)
+
+
+def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
+    method = make_method("ERM")
+    save_checkpoint(
+        tmp_path / "c.pth", method, Progress(0), torch.optim.Adam(list(method.parameters())[:2], 0.1)
+    )
+    with pytest.raises(InputError, match="does not fit ERM"):
+        load_checkpoint(tmp_path / "c.pth", method, torch.optim.Adam(method.parameters(), 0.1))
+
+
+def other_head(seed=3):
+    """A method with another number of classes."""
+    return make_method("ERM", seed=seed, info=make_info(n_classes=8))
+
+
+def test_load_weights_takes_backbone_and_classifier_of_any_method(tmp_path):
+    given, wanting = make_method("IRM", IRMConfig(), seed=5), make_method("ABRA")
+    save_checkpoint(tmp_path / "c.pth", given, Progress(7))
+    K = {name: b.clone() for name, b in wanting.named_buffers() if name.startswith("perturb")}
+    load_weights(tmp_path / "c.pth", wanting, featurizer_only=False)
+    for name, value in given.state_dict().items():
+        if name.startswith(("net.", "head.")):
+            assert torch.equal(wanting.state_dict()[name], value)
+    assert all(torch.equal(dict(wanting.named_buffers())[name], b) for name, b in K.items())
+
+
+def test_load_weights_leaves_the_classifier_where_asked(tmp_path):
+    given, wanting = make_method("ERM", seed=5), other_head()
+    save_checkpoint(tmp_path / "c.pth", given, Progress())
+    head = wanting.head.weight.detach().clone()
+    load_weights(tmp_path / "c.pth", wanting, featurizer_only=True)
+    assert torch.equal(wanting.head.weight, head)
+    assert differences(dict(given.net.state_dict()), dict(wanting.net.state_dict())) == []
+
+
+def test_load_weights_reads_bare_state_dicts(tmp_path):
+    given, wanting = make_method("ERM", seed=5), make_method("ERM")
+    torch.save(given.state_dict(), tmp_path / "c.pth")
+    load_weights(tmp_path / "c.pth", wanting, featurizer_only=False)
+    assert differences(dict(given.state_dict()), dict(wanting.state_dict())) == []
+
+
+def test_load_weights_names_a_classifier_that_does_not_fit(tmp_path):
+    save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress())
+    with pytest.raises(
+        InputError, match=r"size mismatch for head.*; --load_featurizer_only leaves the classifier out"
+    ):
+        load_weights(tmp_path / "c.pth", other_head(), featurizer_only=False)
+
+
+def test_load_weights_names_the_first_missing_weight(tmp_path):
+    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "c.pth")
+    with pytest.raises(
+        InputError, match=r"lacks \d+ weights of this model, the first is net\.\S+; use its --model"
+    ):
+        load_weights(tmp_path / "c.pth", make_method("ERM"), featurizer_only=False)

@@ -1,0 +1,144 @@
+"""What ends a run from outside, memory, disk or a killed process: one sentence, and earlier epochs stay."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, get_worker_info
+
+from abra_wilds import fit, run_config
+from abra_wilds.commands.train import main
+from abra_wilds.data.reading.dataset import Rows
+from abra_wilds.engine import fit as fit_module
+from abra_wilds.engine.artifacts.checkpoint import Progress, save_checkpoint
+from abra_wilds.errors import Lost
+from abra_wilds.terminal import guarded
+from tests import runs
+from tests.helpers import make_method
+
+
+def sentence_of(capsys):
+    """All that stands on stderr."""
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+def test_a_step_that_does_not_fit_the_device_ends_the_run_with_advice(
+    root, tiny, tmp_path, capsys, monkeypatch
+):
+    taken, step = [0], fit_module.step
+
+    def full(*args, **kwargs):
+        taken[0] += 1
+        if taken[0] == 10:  # an epoch has 8 steps
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(fit_module, "step", full)
+    assert main(runs.command(root, tmp_path, "ERM")) == 1
+    runs.assert_says(sentence_of(capsys), "does not fit the device's memory", "--batch_size", "--amp bf16")
+    assert runs.state(tmp_path)["epoch"] == 0
+    taken[0] = 9
+    with pytest.raises(Lost, match="does not fit the device's memory"):
+        fit(run_config("ERM", **runs.settings(root, tmp_path / "again", "ERM")))
+
+
+def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monkeypatch):
+    read = Rows.__getitem__
+
+    def killed(self, item):
+        if get_worker_info() is not None and item[0] == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, item)
+
+    monkeypatch.setattr(Rows, "__getitem__", killed)
+    argv = runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})
+    assert main(argv) == 1
+    runs.assert_says(sentence_of(capfd), "a worker process", "was killed", "/dev/shm", "num_workers")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
+        "DataLoader worker (pid 7) is killed by signal: Bus error",
+        "Pin memory thread exited unexpectedly",
+    ],
+)
+def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, told):
+    def body():
+        raise RuntimeError(told)
+
+    assert guarded(body) == 1
+    assert "was killed" in sentence_of(capsys)
+
+
+@pytest.mark.parametrize("kind", [ConnectionResetError, ConnectionRefusedError, BrokenPipeError, EOFError])
+def test_a_worker_that_dies_while_it_hands_a_batch_over_is_the_same_sentence(
+    root, tiny, tmp_path, capsys, monkeypatch, kind
+):
+    def broken(self):
+        raise kind
+        yield
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    assert main(runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})) == 1
+    runs.assert_says(sentence_of(capsys), "a worker process", "was killed", "/dev/shm", "num_workers")
+
+
+@pytest.mark.parametrize(
+    ("workers", "fault"), [(1, EOFError("Caught EOFError in DataLoader worker process 0.")), (0, EOFError())]
+)
+def test_what_reading_itself_meets_is_no_death_of_a_worker(root, tiny, tmp_path, monkeypatch, workers, fault):
+    def broken(self):
+        raise fault
+        yield
+
+    monkeypatch.setattr(DataLoader, "__iter__", broken)
+    with pytest.raises(EOFError):
+        main(runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": workers}))
+
+
+def test_other_errors_keep_their_traceback():
+    def body():
+        raise RuntimeError("Caught ValueError in DataLoader worker process 0.")
+
+    with pytest.raises(RuntimeError, match="Caught ValueError"):
+        guarded(body)
+
+
+@contextmanager
+def files_of_at_most(n):
+    """Inside, the system refuses whatever would make a file longer than n bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
+def test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stays(tmp_path, capsys, share):
+    path, method = tmp_path / "c.pth", make_method("ERM")
+    save_checkpoint(path, method, Progress(0))
+    before = path.read_bytes()
+    with files_of_at_most(int(share * len(before))):
+        code = guarded(lambda: save_checkpoint(path, method, Progress(1)))
+    assert code == 1 and f"File too large ({path}); mend that" in sentence_of(capsys)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_other_faults_of_saving_are_not_put_down_to_the_disk(tmp_path, monkeypatch):
+    def broken(state, target):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress(0))

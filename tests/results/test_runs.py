@@ -1,0 +1,174 @@
+"""abra_wilds/results/runs.py: what runs there are, how their records came about, and what may be averaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import product
+
+import pytest
+
+from abra_wilds.config.evaluation import GROUPED_TTA, TTA, EvalConfig
+from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
+from abra_wilds.errors import InputError
+from abra_wilds.recipes.resolve import run_config
+from abra_wilds.results import runs
+from abra_wilds.results.records import RESULTS, read_records
+from tests.board.boards import change_records, make_run, make_runs
+
+
+def grouped(folder):
+    """Method, adaptation and seeds of every group, with the number of splits."""
+    entries = [
+        entry
+        for run in runs.find_runs(folder)
+        for inside in (run.path, *run.adapted_folders())
+        for entry in runs.read_entries(run, inside)
+    ]
+    return [
+        (
+            g[0].record.method,
+            g[0].record.tta,
+            sorted({e.record.seed for e in g}),
+            len({e.record.split for e in g}),
+        )
+        for g in runs.by_settings(entries)
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["ERM", "ABRA", "SimCLR", "IRM"])
+def test_the_digest_of_the_values_in_a_config_json_is_the_configurations(tmp_path, algorithm):
+    config = run_config(algorithm, root_dir="data", log_dir=str(tmp_path), lr=0.003, n_epochs=30, seed=4)
+    write_config(RunFolder(tmp_path, "rxrx1", 4), config)
+    run = runs.read_run(tmp_path)
+    assert runs.digest(run.values) == config.digest() and run.seed == 4
+    assert not {"seed", "log_dir", "device"} & run.settings.keys() and run.settings["lr"] == 0.003
+
+
+def test_records_are_grouped_by_everything_but_the_seed(screen, tmp_path):
+    make_runs(screen, tmp_path / "a", (0, 1, 10))
+    make_runs(screen, tmp_path / "b", (1, 0), lr=0.005)
+    make_runs(screen, tmp_path / "c", (2,), algorithm="ERM", tta="plate_bn", adapted={"tta": "plate_bn"})
+    assert grouped(tmp_path) == [
+        ("ABRA", None, [0, 1, 10], 3),
+        ("ABRA", None, [0, 1], 3),
+        ("ERM", None, [2], 3),
+        ("ERM", "plate_bn", [2], 3),
+    ]
+
+
+def test_where_a_run_lies_and_how_it_was_shown_separates_nothing(screen, tmp_path):
+    make_run(screen, tmp_path / "a", 0)
+    make_run(screen, tmp_path / "b", 1, progress_bar=True, log_every=7, loader_kwargs={"num_workers": 0})
+    assert grouped(tmp_path) == [("ABRA", None, [0, 1], 3)]
+
+
+def test_simulated_records_are_kept_apart_from_others(screen, tmp_path):
+    change_records(make_runs(screen, tmp_path, (0, 1)) / "seed1", simulated=False)
+    assert [seeds for _, _, seeds, _ in grouped(tmp_path)] == [[0], [1]]
+
+
+def test_the_latest_record_of_a_split_counts(screen, tmp_path):
+    run = make_run(screen, tmp_path / "r", 0)
+    lines = (run / RESULTS).read_text().splitlines()
+    newer = json.dumps({**json.loads(lines[0]), "acc": 0.125})
+    (run / RESULTS).write_text("\n".join([*lines, newer]) + "\n")
+    accs = {e.record.split: e.record.acc for e in runs.read_entries(runs.read_run(run))}
+    assert accs["val"] == 0.125 and len(accs) == 3
+
+
+def adaptations():
+    """Every shape of an adaptation's name."""
+    for tta, group, size, least in product(TTA[1:], ("plate", "experiment"), (0, 64), (16, 4)):
+        values = {"tta": tta, "tta_min": least}
+        values |= {"tta_group": group} if tta in GROUPED_TTA else {}
+        values |= {"tta_batch_size": size} if tta != "controls_bn" else {}
+        for prior in (256.0, 0.5, float("inf")) if tta == "mixed_bn" else (None,):
+            yield values if prior is None else {**values, "tta_prior": prior}
+
+
+def test_the_name_of_an_adaptation_gives_its_flags_back():
+    for values in adaptations():
+        read = runs.adaptation_values(EvalConfig(**values).adaptation)
+        assert EvalConfig(**{k: float(v) if k == "tta_prior" else v for k, v in read.items()}) == EvalConfig(
+            **values
+        )
+    assert runs.adaptation_values(None) == {"tta": "none"} and runs.adaptation_values("new_bn") == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "adapted"),
+    [
+        ("plate_bn_experiment_b64", {"tta": "plate_bn", "tta_group": "experiment", "tta_batch_size": 64}),
+        ("mixed_bn_m128_min4", {"tta": "mixed_bn", "tta_prior": 128.0, "tta_min": 4}),
+        ("batch_bn", {"tta": "batch_bn", "amp": "bf16"}),
+    ],
+)
+def test_what_an_adapted_record_was_computed_with_comes_out_by_its_digest(screen, tmp_path, name, adapted):
+    run = runs.read_run(make_run(screen, tmp_path / "r", 3, tta=name, adapted=adapted))
+    (folder,) = run.adapted_folders()
+    for entry in runs.read_entries(run, folder):
+        assert {k: v for k, v in entry.settings.items() if run.settings[k] != v} == {
+            k: v for k, v in adapted.items() if run.settings[k] != v
+        }
+        assert entry.predictions.is_file()
+
+
+def broken(folder, text):
+    (folder / CONFIG).write_text(text)
+
+
+def edited(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    config["values"]["lr"] = 9.0
+    broken(folder, json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda f: broken(f, "{"), "is no configuration of a run; restore it"),
+        (lambda f: broken(f, "[]"), "is no configuration of a run; restore it"),
+        (lambda f: broken(f, '{"values": {"seed": 0}}'), "is no configuration of a run; restore it"),
+        (edited, "has other values than its run had, by its digest"),
+        (lambda f: (f / CONFIG).unlink(), "holds no run, which is a folder with a config.json"),
+        (lambda f: shutil.rmtree(f), "is no folder; give one that holds run folders"),
+        (lambda f: (f / RESULTS).open("a").write("{\n"), "line 4 of .* is no record with"),
+        (
+            lambda f: change_records(f, "test", config_sha256="0" * 64),
+            "that was not made with the settings in",
+        ),
+        (lambda f: change_records(f, "test", seed=1), "record of test by seed 1 that was not made with"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_one_sentence(screen, tmp_path, damage, sentence):
+    folder = make_run(screen, tmp_path / "r", 0)
+    damage(folder)
+    with pytest.raises(InputError, match=sentence) as told:
+        grouped(folder)
+    assert "\n" not in str(told.value)
+
+
+def test_a_seed_that_is_there_twice_is_refused_with_both_folders(screen, tmp_path):
+    make_run(screen, tmp_path / "a", 0), make_run(screen, tmp_path / "b", 0)
+    with pytest.raises(InputError, match=r"seed 0 of ABRA is there twice, in .*/a and .*/b; keep one"):
+        grouped(tmp_path)
+
+
+def test_a_split_of_another_size_is_other_data(screen, tmp_path):
+    make_runs(screen, tmp_path, (0, 1))
+    change_records(tmp_path / "seed1", "test", n=7)
+    n = read_records(tmp_path / "seed0" / RESULTS)[1].n
+    with pytest.raises(
+        InputError, match=rf"test has {n:,} images in .*seed0 and 7 in .*seed1, so they are of"
+    ):
+        grouped(tmp_path)
+
+
+def test_a_mixture_is_refused_with_what_differs_from_the_first():
+    a = {"lr": 0.1, "x": 1}
+    runs.refuse_mixture({"A": a, "B": dict(a)})
+    told = "A and B differ in more than the seed: lr (0.1 and 0.2), y (None and 3); give a folder of runs"
+    with pytest.raises(InputError, match=re.escape(told)):
+        runs.refuse_mixture({"A": a, "B": {"lr": 0.2, "x": 1, "y": 3}})
