@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from abra_wilds.terminal import RESUMING, Parser, guarded
+from abra_wilds.terminal import RESUMING, Parser, exit_cleanly
 
 # Job -> what it does; the module of the same name declares its arguments and does it.
 JOBS = {
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(args)
         return code
 
-    return guarded(body, RESUMING) if words[:1] == ["wilds"] else guarded(body)
+    return exit_cleanly(body, RESUMING) if words[:1] == ["wilds"] else exit_cleanly(body)
 
 
 if __name__ == "__main__":

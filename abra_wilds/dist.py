@@ -118,7 +118,7 @@ def _reduced(t: Tensor, op: Any) -> Tensor:
     return t
 
 
-def of_main(t: Tensor) -> Tensor:
+def broadcast(t: Tensor) -> Tensor:
     """Rank 0's tensor, on every process."""
     if world() > 1:
         t = t.detach().clone(memory_format=torch.contiguous_format)
@@ -126,7 +126,7 @@ def of_main(t: Tensor) -> Tensor:
     return t
 
 
-def gathered(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all processes in the order of their ranks."""
     if world() == 1:
         return [value]
@@ -135,7 +135,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def on_main(work: Callable[[], T]) -> T:
+def on_rank_zero(work: Callable[[], T]) -> T:
     """What `work` returns on rank 0, the only process that does it, on every process.
 
     Raises:

@@ -5,11 +5,11 @@ class InputError(ValueError):
     """Something given cannot be used; the message is one sentence: what came, what is allowed, what to do."""
 
 
-class Lost(RuntimeError):
+class RunAborted(RuntimeError):
     """A run cannot go on; the message is one sentence."""
 
 
-class Diverged(Lost):
+class Diverged(RunAborted):
     """Training met a loss that is not finite; the message is one sentence."""
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from abra_wilds.errors import WORKER_KILLED, InputError, Lost
+from abra_wilds.errors import WORKER_KILLED, InputError, RunAborted
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 RESUMING = "--resume goes on after the last complete epoch"
 
 
-def guarded(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
+def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
     """Run a command; what it raises becomes one sentence on stderr.
 
     The exit code is 2 for a refusal, and 1 for a lost run or a file that the system refuses.
@@ -35,7 +35,7 @@ def guarded(body: Callable[[], int], onward: str = "the same command goes on or 
     except InputError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
-    except Lost as fault:
+    except RunAborted as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 1
     except RuntimeError as fault:
@@ -72,4 +72,4 @@ def alone(
     """
     parser = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    return guarded(lambda: run(parser.parse_args(argv)))
+    return exit_cleanly(lambda: run(parser.parse_args(argv)))

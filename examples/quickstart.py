@@ -21,7 +21,7 @@ import torch
 
 from abra_wilds.errors import InputError
 from abra_wilds.simulate import preset, simulate
-from abra_wilds.terminal import guarded
+from abra_wilds.terminal import exit_cleanly
 
 BOARD = Path(__file__).resolve().parents[1] / "leaderboard"
 # A plate of this screen shows too few treatments for statistics of a plate: see the spec.
@@ -72,4 +72,4 @@ if __name__ == "__main__":
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where everything goes")
     arguments = parser.parse_args()
-    sys.exit(guarded(lambda: main(arguments.folder)))
+    sys.exit(exit_cleanly(lambda: main(arguments.folder)))

@@ -10,7 +10,7 @@ import torch
 from abra_wilds.config.optim import OptimConfig
 from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.engine.precision import make_scaler, speed_up
+from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.step import step
 from abra_wilds.methods import METHODS
@@ -44,7 +44,7 @@ def prepared(name, cfg=None, build=tiny_backbone, **speed):
     cls = METHODS[name]
     method = cls(build("tiny", 3, False, False), make_info(), cls.Config() if cfg is None else cfg).train()
     config = SpeedConfig(**speed)
-    speed_up(method, config)
+    configure_precision(method, config)
     return method, make_optimizer(OptimConfig(lr=LR), method), make_scaler(config, CPU)
 
 

@@ -8,8 +8,8 @@ import torch
 
 from abra_wilds import dist
 from abra_wilds.data.samplers.batches import PlateSampler, SequentialSampler, ShuffledSampler
-from abra_wilds.data.samplers.distributed import Rounds, Share, evaluation_share, training_share
-from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.data.samplers.distributed import DistributedBatches, Rounds, evaluation_share, training_share
+from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.errors import InputError
 from tests import ranks
 
@@ -28,9 +28,9 @@ def exchange():
         "none": dist.means_across_ranks([]),
         "sum": dist.sum_across_ranks(mine.t()).tolist(),
         "max": dist.max_across_ranks(torch.tensor([-1, 5]) if k else torch.tensor([3, -1])).tolist(),
-        "of_main": dist.of_main(mine).tolist(),
-        "gathered": dist.gathered({"rank": k}),
-        "on_main": dist.on_main(lambda: f"done by {k}"),
+        "of_main": dist.broadcast(mine).tolist(),
+        "gathered": dist.all_gather({"rank": k}),
+        "on_main": dist.on_rank_zero(lambda: f"done by {k}"),
     }
     assert torch.equal(mine, kept)
     return found
@@ -40,7 +40,7 @@ def refuse_on_main():
     def work():
         raise InputError("no such folder")
 
-    return dist.on_main(work)
+    return dist.on_rank_zero(work)
 
 
 def fail_at(failing):
@@ -60,7 +60,7 @@ def end_of(work, *args):
 
 def batches_of_rank():
     train = training_share(ShuffledSampler(21, 4, seed=0))
-    plan = [Adapted((np.arange(3 * k, 3 * k + 3),), True) for k in range(5)]
+    plan = [BioBatch((np.arange(3 * k, 3 * k + 3),), True) for k in range(5)]
     passes = evaluation_share(PassSampler(plan, 2))
     return list(train), [group.passes[0].tolist() for group in passes.plan], len(passes.whole.plan)
 
@@ -82,7 +82,7 @@ def test_what_two_ranks_exchange(on_two_ranks):
 
 def test_they_meet_again_after_they_parted(on_two_ranks):
     for _ in range(2):
-        assert on_two_ranks(ranks.together, dist.gathered, 1) == [[1, 1], [1, 1]]
+        assert on_two_ranks(ranks.together, dist.all_gather, 1) == [[1, 1], [1, 1]]
 
 
 def test_one_process_exchanges_nothing(monkeypatch):
@@ -90,9 +90,9 @@ def test_one_process_exchanges_nothing(monkeypatch):
     t = torch.ones(2)
     with dist.started():
         assert (dist.rank(), dist.world(), dist.local_world(), dist.launched()) == (0, 1, 1, 1)
-        for f in (dist.mean_across_ranks, dist.sum_across_ranks, dist.max_across_ranks, dist.of_main):
+        for f in (dist.mean_across_ranks, dist.sum_across_ranks, dist.max_across_ranks, dist.broadcast):
             assert f(t) is t
-        assert dist.gathered(3) == [3] and dist.on_main(lambda: 4) == 4
+        assert dist.all_gather(3) == [3] and dist.on_rank_zero(lambda: 4) == 4
         sampler = SequentialSampler(5, 2)
         assert training_share(sampler) is sampler and evaluation_share(sampler) is sampler
         assert sampler.whole is sampler
@@ -143,7 +143,7 @@ def test_training_deals_out_every_batch_in_equal_numbers_and_says_how_many_image
 @pytest.mark.parametrize(("n", "world"), [(10, 2), (9, 2), (3, 4)])
 def test_evaluation_deals_out_every_batch_once(n, world):
     whole = SequentialSampler(n, 2)
-    shares = [Share(SequentialSampler(n, 2), k, world) for k in range(world)]
+    shares = [DistributedBatches(SequentialSampler(n, 2), k, world) for k in range(world)]
     dealt = [list(share) for share in shares]
     assert [len(d) for d in dealt] == [len(share) for share in shares]
     assert sorted(batch for d in dealt for batch in d) == list(whole)

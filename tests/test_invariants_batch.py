@@ -12,7 +12,7 @@ from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split
 from abra_wilds.data.reading.loaders import make_train_loader
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.stats import channel_stats, restyle
-from abra_wilds.methods.abra.abra import Point
+from abra_wilds.methods.abra.abra import Insertion
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.abra.perturbation import StatPerturbation
 from abra_wilds.types import Batch, Target
@@ -183,6 +183,6 @@ def test_full_precision_switches_autocast_off():
 
 
 def test_a_point_that_is_detached_keeps_its_values():
-    point = Point(*(torch.ones(2, requires_grad=True) * 2 for _ in range(3)))
+    point = Insertion(*(torch.ones(2, requires_grad=True) * 2 for _ in range(3)))
     assert not any(t.requires_grad for t in vars(point.detach()).values())
     assert torch.equal(point.detach().x, point.x)

@@ -8,7 +8,7 @@ import torch
 
 from abra_wilds.functional.losses import arcface, js_divergence
 from abra_wilds.functional.stats import channel_stats, instance_stats, restyle
-from abra_wilds.methods.abra.abra import Point
+from abra_wilds.methods.abra.abra import Insertion
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.abra.perturbation import StatPerturbation
 from abra_wilds.types import Target
@@ -93,7 +93,9 @@ def test_eq8_shifts_are_K_times_noise_with_mu_and_sigma_apart():
 def test_eq8_noise_is_standard_normal_with_mu_sigma_and_channels_independent():
     method = make_method("ABRA")
     C, n = 6, 2000
-    point = Point(torch.zeros(1, C), torch.zeros(C, dtype=torch.float64), torch.ones(C, dtype=torch.float64))
+    point = Insertion(
+        torch.zeros(1, C), torch.zeros(C, dtype=torch.float64), torch.ones(C, dtype=torch.float64)
+    )
     torch.manual_seed(0)
     draws = np.array([[array(e) for e in method.draw([point], make_batch())[0]] for _ in range(n)]).reshape(
         n, 2 * C

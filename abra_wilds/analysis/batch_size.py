@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from abra_wilds.analysis.saved import Saved
-from abra_wilds.data.samplers.batches import Rows, even_chunks
-from abra_wilds.engine.evaluation.evaluate import evaluate
+from abra_wilds.data.samplers.batches import RowIds, even_chunks
+from abra_wilds.engine.evaluation.evaluate import score
 from abra_wilds.errors import InputError
 from abra_wilds.tta.adapters import own_statistics, running_statistics
 from abra_wilds.types import Batch
@@ -79,7 +79,7 @@ def batch_size_curve(
             for part, y in zip(parts, predictions(saved, batch, parts, key[0] is not None), strict=True):
                 predicted[key][batch.rows[part]] = y
     return [
-        Accuracy(split, *key, min(parted[key]), max(parted[key]), evaluate(subset, y)["acc_avg"], len(subset))
+        Accuracy(split, *key, min(parted[key]), max(parted[key]), score(subset, y)["acc_avg"], len(subset))
         for key, y in predicted.items()
     ]
 
@@ -102,7 +102,7 @@ def checked_sizes(most: int, sizes: Sequence[int] | None) -> list[int]:
     return sorted(set(sizes))
 
 
-def partition(n: int, key: Key, batch_size: int, seed: Sequence[int]) -> list[Rows]:
+def partition(n: int, key: Key, batch_size: int, seed: Sequence[int]) -> list[RowIds]:
     """Positions in a bio-batch of n images, parted at random; without a size into parts in order.
 
     Args:
@@ -119,7 +119,7 @@ def partition(n: int, key: Key, batch_size: int, seed: Sequence[int]) -> list[Ro
     return np.array_split(order, max(1, -(-(2 * n - size) // (2 * size))))
 
 
-def predictions(saved: Saved, batch: Batch, parts: Sequence[Rows], adapted: bool) -> Iterator[Tensor]:
+def predictions(saved: Saved, batch: Batch, parts: Sequence[RowIds], adapted: bool) -> Iterator[Tensor]:
     """Class ids of each part of a bio-batch, on the host."""
     images = (saved.standardised(batch.x[part]) for part in parts)
     adapter = own_statistics if adapted else running_statistics

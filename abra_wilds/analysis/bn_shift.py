@@ -17,9 +17,9 @@ from torch import Tensor
 
 from abra_wilds.analysis.advice import SOURCE, Shift
 from abra_wilds.analysis.saved import Saved
-from abra_wilds.data.samplers.batches import Rows
+from abra_wilds.data.samplers.batches import RowIds
 from abra_wilds.errors import InputError
-from abra_wilds.functional.divergences import gaussian_kl, gaussian_mmd2
+from abra_wilds.functional.divergences import gaussian_kl_of_moments, gaussian_mmd2
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 
 IMAGES = 128
@@ -64,7 +64,7 @@ def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES) -> list[Sh
     return [Shift(of, name, n, *row) for of, name, p in probes for row in distances(saved, p, references)]
 
 
-def common_size(source: Mapping[str, Rows], target: Mapping[str, Rows], images: int, least: int) -> int:
+def common_size(source: Mapping[str, RowIds], target: Mapping[str, RowIds], images: int, least: int) -> int:
     """How many images every bio-batch and every half of a training bio-batch can give.
 
     Raises:
@@ -106,7 +106,7 @@ def distances(
     columns: list[Tensor] = []
     for others in (model, seen):
         pairs = list(zip(p.values(), others, strict=True))
-        kl = torch.stack([gaussian_kl(*own, *q).mean(1) for own, q in pairs])  # (L, R)
+        kl = torch.stack([gaussian_kl_of_moments(*own, *q).mean(1) for own, q in pairs])  # (L, R)
         mmd = torch.stack([gaussian_mmd2(*own, *q).mean(1).sqrt() for own, q in pairs])
         columns += [d[:, d.mean(0).argmin()] for d in (kl, mmd)]
     for depth, (name, row) in enumerate(zip(p, torch.stack(columns, 1).tolist(), strict=True)):

@@ -36,7 +36,7 @@ from abra_wilds.analysis.profiles import (
 )
 from abra_wilds.analysis.saved import Saved, open_saved
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.dist import on_main, started, sum_across_ranks, world
+from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
@@ -119,7 +119,7 @@ def embed_saved(
         measurable(wells_of(table, TREATED_WELL)[1])
     names = [f"{level}.parquet" for level in levels] + ([METRICS_FILE] if metrics else [])
     folder = out or saved.folder.path / folder_name(saved, postprocess)
-    on_main(lambda: make_folder(folder, names))
+    on_rank_zero(lambda: make_folder(folder, names))
     features = features_of(saved, loaders)
 
     def write() -> None:
@@ -131,7 +131,7 @@ def embed_saved(
         if metrics:
             write_metrics(folder / METRICS_FILE, found, table, about)
 
-    on_main(write)
+    on_rank_zero(write)
     return folder
 
 

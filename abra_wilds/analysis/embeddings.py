@@ -22,7 +22,7 @@ FIELDS = ("cell_type", "experiment", "plate", "well", "site")
 
 
 @dataclass(frozen=True)
-class Point:
+class EmbeddedPoint:
     """An image in the plane.
 
     Attributes:
@@ -54,7 +54,7 @@ class Point:
 
 def embedded(
     saved: Saved, splits: Sequence[str] = ("train", "test"), adapted: bool = False, points: int = POINTS
-) -> list[Point]:
+) -> list[EmbeddedPoint]:
     """Pooled features of images of several splits, projected together.
 
     Of each bio-batch at most 128 random images are taken, by whose statistics all of them are embedded where
@@ -82,7 +82,7 @@ def embedded(
     xy, projection = projected(torch.cat(features).numpy()[chosen], seed)
     statistics = "bio-batch" if adapted else "running"
     return [
-        Point(float(x), float(y), projection, statistics, of, *told[i])
+        EmbeddedPoint(float(x), float(y), projection, statistics, of, *told[i])
         for (x, y), i in zip(xy, chosen, strict=True)
     ]
 

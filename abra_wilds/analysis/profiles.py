@@ -27,7 +27,7 @@ from abra_wilds.data.datasets.controls import FIRST_CONTROL, N_CLASSES, check_we
 from abra_wilds.data.datasets.layouts import find_layout
 from abra_wilds.data.datasets.metadata import read_metadata
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
@@ -176,5 +176,5 @@ def write_profiles(
     frame = pd.DataFrame(features, columns=feature_names(features.shape[1]))
     found = pa.Table.from_pandas(pd.concat([table, frame], axis=1), preserve_index=False)
     found = found.replace_schema_metadata({**found.schema.metadata, "abra_wilds": json.dumps(about)})
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         pa.parquet.write_table(found, temporary)

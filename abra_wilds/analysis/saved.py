@@ -17,8 +17,8 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import is_simulated, make_grouper
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.data.samplers.batches import Rows, members_of
-from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.data.samplers.batches import RowIds, members_of
+from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.evaluate import bio_batches
@@ -71,7 +71,7 @@ class Saved:
         """Images (N, C_in, H, W) uint8 as evaluation sees them, on the device."""
         return augment(x.to(self.setup.device, non_blocking=True), "none", size=self.config.data.size)
 
-    def members(self, split: str) -> dict[str, Rows]:
+    def members(self, split: str) -> dict[str, RowIds]:
         """The rows of each bio-batch of a split, by names such as "HEPG2-08 plate 1".
 
         Raises:
@@ -85,7 +85,7 @@ class Saved:
         parts = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
         return {" plate ".join(self.named(split, rows[:1], fields)[0]): rows for rows in parts.values()}
 
-    def named(self, split: str, rows: Rows, fields: Sequence[str]) -> list[tuple[str, ...]]:
+    def named(self, split: str, rows: RowIds, fields: Sequence[str]) -> list[tuple[str, ...]]:
         """Metadata of some rows of a split, as texts."""
         dataset = self.setup.dataset
         values = self.setup.subsets[split].metadata_array[rows]
@@ -96,7 +96,7 @@ class Saved:
             columns.append([str(v) if names is None else str(names[v]) for v in column])
         return list(zip(*columns, strict=True))
 
-    def read(self, split: str, parts: Mapping[str, Rows], doing: str) -> Iterator[tuple[str, Batch]]:
+    def read(self, split: str, parts: Mapping[str, RowIds], doing: str) -> Iterator[tuple[str, Batch]]:
         """The images of some bio-batches of a split, on the host, one bio-batch after the other.
 
         Args:
@@ -105,7 +105,7 @@ class Saved:
             doing: what the progress bar says.
         """
         subset, d = self.setup.subsets[split], self.config.data
-        sampler = PassSampler([Adapted((rows,), True) for rows in parts.values()], d.batch_size)
+        sampler = PassSampler([BioBatch((rows,), True) for rows in parts.values()], d.batch_size)
         loader = Loader(subset, self.setup.grouper, sampler, **reading_kwargs(d, self.setup.device))
         bar = tqdm(
             zip(parts, bio_batches(loader), strict=True),
@@ -135,7 +135,7 @@ def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: 
     return Saved(config, setup, method, folder, label, group)
 
 
-def sampled(members: Mapping[str, Rows], most: int, seed: int) -> dict[str, Rows]:
+def sampled(members: Mapping[str, RowIds], most: int, seed: int) -> dict[str, RowIds]:
     """At most so many random rows of each bio-batch, in dataset order."""
     rng = np.random.default_rng([seed, most])
     return {name: np.sort(rng.permutation(rows)[:most]) for name, rows in members.items()}

@@ -15,7 +15,7 @@ NAMED = (
     *("optimizer", "optimizer_kwargs", "lr", "weight_decay", "max_grad_norm"),
     *("scheduler", "scheduler_kwargs", "warmup_epochs", "warmup_from"),
 )
-TERMS = (*EQUAL, *NAMED)
+COMPARED = (*EQUAL, *NAMED)
 WORDS = {"bn_stats": "batch-norm statistics", "epoch": "choice of the epoch"}
 
 
@@ -26,15 +26,15 @@ def terms_of(settings: Mapping[str, Any], epoch: str) -> dict[str, Any]:
         settings: flag name -> value.
         epoch: how the epoch that counts was chosen.
     """
-    return {name: settings.get(name) for name in TERMS} | {"epoch": epoch}
+    return {name: settings.get(name) for name in COMPARED} | {"epoch": epoch}
 
 
 def differing_terms(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Names of the terms in which two rows differ; those that an older run does not know are not compared."""
-    known = [name for name in TERMS if a.get(name) is not None or b.get(name) is not None]
+    known = [name for name in COMPARED if a.get(name) is not None or b.get(name) is not None]
     return [name for name in known if a.get(name) != b.get(name)]
 
 
-def named(names: list[str]) -> str:
+def terms_in_words(names: list[str]) -> str:
     """Terms in words."""
     return ", ".join(WORDS.get(name, f"--{name}") for name in names)

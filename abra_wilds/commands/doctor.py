@@ -160,10 +160,10 @@ def check_checkout(path: str) -> Iterator[Finding]:
     """A checkout of WILDS, and whatever keeps its own run_expt.py from starting here."""
     try:
         from abra_wilds.harness.checkout import find_checkout
-        from abra_wilds.harness.session import opened
+        from abra_wilds.harness.session import open_session
 
         checkout = find_checkout(path)
-        with opened(checkout) as supplied:
+        with open_session(checkout) as supplied:
             yield Finding("checkout", str(checkout))
     except (ImportError, OSError, RuntimeError, InputError) as fault:
         yield Finding("checkout", str(fault).splitlines()[0], "mend this first")

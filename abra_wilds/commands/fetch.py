@@ -67,12 +67,12 @@ def run(args: argparse.Namespace) -> int:
     if target is None:
         print(f"{name} is already there, in {root}")
     else:
-        report(target)
+        report_fetched(target)
     print(f"next: abra-wilds validate {root}")
     return 0
 
 
-def report(target: Path) -> None:
+def report_fetched(target: Path) -> None:
     """Print what came, where it is, and under which licence."""
     what = json.loads((target / FETCHED).read_text(encoding="utf-8"))
     files = what["files"]

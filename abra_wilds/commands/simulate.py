@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from abra_wilds.config.data import MARKER
-from abra_wilds.simulate.config import LAYOUTS, PRESETS, SimulationConfig, preset, refuse
+from abra_wilds.simulate.config import LAYOUTS, SCREENS, SimulationConfig, preset, refuse_request
 from abra_wilds.simulate.write import simulate
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=LAYOUTS, default="wilds", help="RxRx1-WILDS or the research release"
     )
     parser.add_argument(
-        "--preset", choices=tuple(PRESETS), default="mini", help="seconds, a minute, or 125,510 images"
+        "--preset", choices=tuple(SCREENS), default="mini", help="seconds, a minute, or 125,510 images"
     )
     parser.add_argument("--classes", type=int, metavar="N", help="classes, controls included")
     parser.add_argument("--image_size", type=int, metavar="S", help="pixels a side")
@@ -72,7 +72,7 @@ def _per_line(counts: list[int] | None) -> tuple[int, ...] | None:
     if counts is None:
         return None
     if len(counts) not in (1, 4):
-        refuse(
+        refuse_request(
             f"{len(counts)} experiment counts were given; "
             f"give one for all lines or four for HEPG2 HUVEC RPE U2OS"
         )

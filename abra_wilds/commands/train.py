@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from abra_wilds.dist import is_main, started
 from abra_wilds.recipes.flags import parse
-from abra_wilds.terminal import RESUMING, guarded
+from abra_wilds.terminal import RESUMING, exit_cleanly
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fit(config)
         return 0
 
-    return guarded(body, RESUMING)
+    return exit_cleanly(body, RESUMING)
 
 
 if __name__ == "__main__":

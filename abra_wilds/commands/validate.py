@@ -13,8 +13,8 @@ from abra_wilds.data.datasets.validate import (
     check_arrays,
     check_files,
     no_files,
-    opened,
-    report,
+    opened_packs,
+    report_problems,
     size_of,
     split_table,
 )
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         dataset = from_files(name, args.root)
     except InputError as fault:
-        return report([str(fault)])
+        return report_problems([str(fault)])
     folder = Path(dataset.data_dir)
-    packs, problems = opened(dataset, args.root)
+    packs, problems = opened_packs(dataset, args.root)
     problems += bad_plates(dataset)
     sys.stdout.write(f"{name} in {folder}: {len(dataset):,} images\n{split_table(dataset)}\n")
     full = next((pack for pack in packs if pack.folder.name == "packed"), None)
@@ -52,4 +52,4 @@ def run(args: argparse.Namespace) -> int:
         size = size_of(pack.folder) or 0
         problems += check_arrays(pack, args.workers, pack_command(dataset, args.root, size))
         sys.stdout.write(f"{pack.folder.name}: {len(pack):,} images of {pack.shape} read\n")
-    return report(problems)
+    return report_problems(problems)

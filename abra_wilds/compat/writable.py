@@ -25,18 +25,18 @@ class Column(pd.Series):  # type: ignore[misc]
         return np.array(super().values)
 
 
-class Table(pd.DataFrame):  # type: ignore[misc]
+class WritableTable(pd.DataFrame):  # type: ignore[misc]
     """A DataFrame whose columns have writable values."""
 
     @property
-    def _constructor(self) -> type[Table]:
-        return Table
+    def _constructor(self) -> type[WritableTable]:
+        return WritableTable
 
     @property
     def _constructor_sliced(self) -> type[Column]:
         return Column
 
 
-def read_csv(*args: Any, **kwargs: Any) -> Table:
+def read_csv(*args: Any, **kwargs: Any) -> WritableTable:
     """`pandas.read_csv` into such a table."""
-    return Table(pd.read_csv(*args, **kwargs))
+    return WritableTable(pd.read_csv(*args, **kwargs))

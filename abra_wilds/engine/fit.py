@@ -14,13 +14,13 @@ from tqdm import tqdm
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
 from abra_wilds.data.reading.prefetch import prefetched
-from abra_wilds.dist import gathered, on_main, rank, started, world
+from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
-from abra_wilds.engine.artifacts.logs import Guard, Meter, TextLog, no_bar
+from abra_wilds.engine.artifacts.logs import DivergenceCheck, Meter, TextLog, no_bar
 from abra_wilds.engine.artifacts.trackers import check_tracker, make_tracker
 from abra_wilds.engine.checks import check_method
-from abra_wilds.engine.evaluation.evaluate import average_bn, evaluate, plain_images, reestimate_bn
+from abra_wilds.engine.evaluation.evaluate import average_bn, plain_images, reestimate_bn, score
 from abra_wilds.engine.evaluation.picks import better, pick_epochs, picks_of
 from abra_wilds.engine.evaluation.results import (
     adaptation_lines,
@@ -32,17 +32,17 @@ from abra_wilds.engine.evaluation.results import (
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.heads.phase import train_heads
 from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
-from abra_wilds.engine.parallel import held_back, parallel, process_lines
-from abra_wilds.engine.precision import make_scaler, speed_up
+from abra_wilds.engine.parallel import no_sync_unless, parallel, process_lines
+from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, build_method, prepare, reading_lines
-from abra_wilds.engine.step import memory_told, share_of_step, step
+from abra_wilds.engine.step import explain_out_of_memory, share_of_step, step
 from abra_wilds.results.records import Record
 from abra_wilds.types import StepContext
 
 
 @started()
-@memory_told()
+@explain_out_of_memory()
 def fit(config: RunConfig) -> list[Record]:
     """Train, evaluate after every epoch, and leave WILDS' files and ours in `log_dir`.
 
@@ -64,13 +64,13 @@ def fit(config: RunConfig) -> list[Record]:
     done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
     resuming = done.epoch >= 0
     method = build_method(config, setup.info, load=not resuming).to(device)
-    speed_up(method, config.speed)
+    configure_precision(method, config.speed)
     scaler = make_scaler(config.speed, device)
     optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
     check_method(config, setup, method)
     picks = picks_of(config, setup)
-    folder = on_main(lambda: open_folder(config))
+    folder = on_rank_zero(lambda: open_folder(config))
 
     if t.resume:
         check_same_run(folder, config, data_sha256)
@@ -86,7 +86,7 @@ def fit(config: RunConfig) -> list[Record]:
     write_config(folder, config, data_sha256=data_sha256)
     log.write(opening(config, setup, done))
 
-    guard = Guard(setup.grouper.group_str)
+    guard = DivergenceCheck(setup.grouper.group_str)
     meter = Meter(setup.info.n_groups, device, by_group=not t.no_group_logging)
     accumulate = o.gradient_accumulation_steps
     steps_per_epoch = setup.steps_per_epoch(accumulate)
@@ -121,7 +121,7 @@ def fit(config: RunConfig) -> list[Record]:
             groups = host.g[torch.stack([rows[0] for rows in host.groups])].tolist()
             learned = learned_rows(host, device)
             batch = method_batch(batch, d, views, draws, rng)
-            with held_back(trained, take), FlopCount() if i == 0 else nullcontext() as count:
+            with no_sync_unless(trained, take), FlopCount() if i == 0 else nullcontext() as count:
                 out = step(trained, batch, optimizer, share, take, o.max_grad_norm, scaler=scaler)
             if count is not None:  # an epoch's batches cost alike, image for image
                 flops = count.total / len(batch) * loader.images_per_epoch
@@ -150,8 +150,8 @@ def fit(config: RunConfig) -> list[Record]:
         )
         shown = f"loss {row['objective']:.3f}"
         if y_pred:  # made while the weights were moving
-            shares = gathered((torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu()))
-            scores = evaluate(setup.subsets["train"], *map(torch.cat, zip(*shares, strict=True)))
+            shares = all_gather((torch.cat(y_pred).cpu(), torch.cat(y_rows).cpu()))
+            scores = score(setup.subsets["train"], *map(torch.cat, zip(*shares, strict=True)))
             csvs["train_eval"].write({"epoch": epoch, **scores})
             shown = f"train {scores['acc_avg']:.3f}"
         average_bn(method)
@@ -189,7 +189,7 @@ def fit(config: RunConfig) -> list[Record]:
         )
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
-    return on_main(lambda: conclude(config, setup, method, folder, log, done, epochs))
+    return on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, np.random.Generator]:

@@ -66,7 +66,7 @@ def parallel(method: Method, optimizer: torch.optim.Optimizer) -> Trained:
     return Parallel(method)
 
 
-def held_back(trained: Trained, take: bool) -> AbstractContextManager[None]:
+def no_sync_unless(trained: Trained, take: bool) -> AbstractContextManager[None]:
     """Inside, gradients stay on their process unless the step is taken."""
     return nullcontext() if take or not isinstance(trained, Parallel) else trained.no_sync()
 

@@ -66,7 +66,7 @@ def allow_graphs() -> None:
     setattr(config, name, max(GRAPHS, getattr(config, name)))
 
 
-def speed_up(method: Method, speed: SpeedConfig) -> None:
+def configure_precision(method: Method, speed: SpeedConfig) -> None:
     """Let a method's backbones, teachers included, run as configured, in training and whatever predicts.
 
     Everything outside them stays in float32. Keys and values of the state dict do not change. On CUDA cuDNN

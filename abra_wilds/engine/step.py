@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_norm_
 
 from abra_wilds.config.optim import OptimConfig
-from abra_wilds.errors import Lost
+from abra_wilds.errors import RunAborted
 from abra_wilds.types import Batch, StepOutput
 
 UNSCALED = GradScaler(enabled=False)
@@ -29,7 +29,7 @@ def share_of_step(config: OptimConfig, i: int, n: int) -> float:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def explain_out_of_memory() -> Iterator[None]:
     """Inside, memory of the device that does not suffice is one sentence.
 
     Raises:
@@ -38,7 +38,7 @@ def memory_told() -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError:
-        raise Lost(
+        raise RunAborted(
             "training does not fit the device's memory; start again with a lower --batch_size, or with "
             "--amp bf16"
         ) from None

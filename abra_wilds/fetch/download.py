@@ -27,7 +27,7 @@ from abra_wilds.fetch.web import (
     described,
     first_byte,
     name_of,
-    opened,
+    opened_url,
     patiently,
 )
 from abra_wilds.results.files import write_text
@@ -104,7 +104,7 @@ class Transfer:
         headers = {"Range": f"bytes={have}-"} if have else {}
         if have and self.remote.validator:
             headers["If-Range"] = self.remote.validator
-        with opened(self.remote.url, headers, patience) as answer:
+        with opened_url(self.remote.url, headers, patience) as answer:
             now, start = described(self.remote.url, answer), first_byte(answer)
             if start != have or self.remote.differs(now):
                 bar.total = (bar.total or 0) + now.size - self.remote.size

@@ -26,7 +26,7 @@ from abra_wilds.errors import InputError
 _ARCHIVE = re.compile(r"(?P<archive>.+\.(?:tar\.gz|tgz|tar|zip))(?:\.(?:part)?[-_.]?(?:\d+|[a-z]{2}))?", re.I)
 
 
-class Member(NamedTuple):
+class ArchiveMember(NamedTuple):
     """A file or folder in an archive.
 
     Attributes:
@@ -130,15 +130,15 @@ def unpack(name: str, parts: Sequence[Path], into: Path) -> None:
                 ) from fault
 
 
-def tar_members(file: IO[bytes]) -> Iterator[Member]:
+def tar_members(file: IO[bytes]) -> Iterator[ArchiveMember]:
     """Members of a tar archive, compressed or not, in the order of its bytes."""
     with tarfile.open(fileobj=file, mode="r|*") as tar:
         for info in tar:
             kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
-            yield Member(info.name, kind, tar.extractfile(info) if info.isreg() else None, file.tell())
+            yield ArchiveMember(info.name, kind, tar.extractfile(info) if info.isreg() else None, file.tell())
 
 
-def zip_members(file: IO[bytes]) -> Iterator[Member]:
+def zip_members(file: IO[bytes]) -> Iterator[ArchiveMember]:
     """Members of a zip archive; their checksums are compared while they are read."""
     done = 0
     with zipfile.ZipFile(file) as archive:
@@ -146,12 +146,12 @@ def zip_members(file: IO[bytes]) -> Iterator[Member]:
             mode = stat.S_IFMT(info.external_attr >> 16)
             done += info.compress_size
             if info.is_dir():
-                yield Member(info.filename, "folder", None, done)
+                yield ArchiveMember(info.filename, "folder", None, done)
             elif mode not in (0, stat.S_IFREG):
-                yield Member(info.filename, "other", None, done)
+                yield ArchiveMember(info.filename, "other", None, done)
             else:
                 with archive.open(info) as content:
-                    yield Member(info.filename, "file", content, done)
+                    yield ArchiveMember(info.filename, "file", content, done)
 
 
 def inside(name: str, source: str) -> PurePosixPath:
@@ -173,7 +173,7 @@ def inside(name: str, source: str) -> PurePosixPath:
     return path
 
 
-def _write(archive: str, member: Member, into: Path) -> None:
+def _write(archive: str, member: ArchiveMember, into: Path) -> None:
     path = into / inside(member.name, archive)
     if member.kind == "folder":
         path.mkdir(parents=True, exist_ok=True)

@@ -80,7 +80,7 @@ def probe(url: str, patience: Patience) -> Remote:
     """
 
     def ask() -> Remote:
-        with opened(url, {"Range": "bytes=0-0"}, patience) as answer:
+        with opened_url(url, {"Range": "bytes=0-0"}, patience) as answer:
             return described(url, answer)
 
     return patiently(url, ask, patience)
@@ -94,7 +94,7 @@ def read_text(url: str, patience: Patience) -> str:
     """
 
     def ask() -> str:
-        with opened(url, {}, patience) as answer:
+        with opened_url(url, {}, patience) as answer:
             return answer.read().decode("utf-8", "replace")
 
     return patiently(url, ask, patience)
@@ -124,7 +124,7 @@ def patiently(
         time.sleep(wait)
 
 
-def opened(url: str, headers: dict[str, str], patience: Patience) -> Answer:
+def opened_url(url: str, headers: dict[str, str], patience: Patience) -> Answer:
     """A server's answer, also that a file has no such range."""
     request = urllib.request.Request(url, headers={"User-Agent": "abra-wilds", **headers})
     try:

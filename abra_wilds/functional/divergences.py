@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def gaussian_kl(mu_p: Tensor, sigma_p: Tensor, mu_q: Tensor, sigma_q: Tensor) -> Tensor:
+def gaussian_kl_of_moments(mu_p: Tensor, sigma_p: Tensor, mu_q: Tensor, sigma_q: Tensor) -> Tensor:
     """KL(p || q) of the normal distributions of each channel, in nats.
 
     Its sum over channels is the divergence of the diagonal Gaussians.

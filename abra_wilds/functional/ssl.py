@@ -21,7 +21,7 @@ from abra_wilds.functional.precision import at_least_fp32
 BLOCK_PATCHES, BLOCK_ASPECT, BLOCK_TRIES = 4, (0.3, 1 / 0.3), 10
 
 
-def spread(z: Tensor) -> Tensor:
+def projection_spread(z: Tensor) -> Tensor:
     """Standard deviation of unit projections over the batch, in units of 1 / sqrt(D): the collapse check.
 
     About 1 where projections fill the sphere, 0 where all are alike.

@@ -24,7 +24,7 @@ from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.data.reading.loaders import Loader, make_plain_loader
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.artifacts.folder import folder_of
-from abra_wilds.engine.artifacts.logs import Guard
+from abra_wilds.engine.artifacts.logs import DivergenceCheck
 from abra_wilds.engine.evaluation.evaluate import plain_images, reestimate_bn
 from abra_wilds.engine.fit import kept
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -86,7 +86,7 @@ class HarnessAlgorithm:
         out = step(self.model, ours, self.optimizer, share_of_step(o, i, n), take, o.max_grad_norm)
         objective = out.loss.item()
         if not math.isfinite(objective):
-            guard = Guard(self.grouper.group_str)
+            guard = DivergenceCheck(self.grouper.group_str)
             guard.note(number, lr, ours.g[torch.stack([rows[0] for rows in ours.groups])].tolist(), out)
             guard.check(kept(folder_of(self.run), epoch))
         self.batches += 1

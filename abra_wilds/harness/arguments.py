@@ -72,7 +72,7 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
     ours = {name: method for method, name in names.items()}
     asked, dataset = algorithm_and_dataset(argv)
     if asked not in ours:
-        check_images(asked, dataset)
+        check_channels(asked, dataset)
         return Request(list(argv), None, {})
     given, rest = read_flags(argv)
     check_foreign(rest, flags)
@@ -109,7 +109,7 @@ def algorithm_and_dataset(argv: Sequence[str]) -> tuple[Any, Any]:
     return known.algorithm, known.dataset
 
 
-def check_images(algorithm: str | None, dataset: str | None) -> None:
+def check_channels(algorithm: str | None, dataset: str | None) -> None:
     """Raise if an algorithm of the checkout's own is to learn from images that are not RGB.
 
     Raises:

@@ -18,7 +18,7 @@ from abra_wilds.config.data import TRANSFORMS
 from abra_wilds.config.optim import SCHEDULERS
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.data.datasets.catalogue import NAMES, load_dataset
+from abra_wilds.data.datasets.catalogue import DATASET_NAMES, load_dataset
 from abra_wilds.data.reading.images import decoded, unreadable
 from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
 from abra_wilds.engine.artifacts.folder import as_trained, check_same_run, open_folder, write_config
@@ -28,7 +28,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
 from abra_wilds.harness.arguments import Request, read_request
 from abra_wilds.harness.checkout import Checkout
-from abra_wilds.harness.session import attribute, opened
+from abra_wilds.harness.session import attribute, open_session
 from abra_wilds.methods import METHODS
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import BACKBONES
@@ -76,7 +76,7 @@ class Harness:
         for name in BACKBONES:
             model_defaults.setdefault(name, {})
         dataset_defaults = import_module("configs.datasets").dataset_defaults
-        for name in NAMES:
+        for name in DATASET_NAMES:
             dataset_defaults.setdefault(name, dict(dataset_defaults["rxrx1"]))
 
     def _wrap_functions(self) -> None:
@@ -161,7 +161,7 @@ class Harness:
         def get_dataset(
             dataset: str, version: str | None = None, unlabeled: bool = False, **kwargs: Any
         ) -> Any:
-            if dataset not in NAMES or unlabeled or kwargs.get("download"):
+            if dataset not in DATASET_NAMES or unlabeled or kwargs.get("download"):
                 return original(dataset=dataset, version=version, unlabeled=unlabeled, **kwargs)
             # run_expt.py turned it on, and a cut-off image would then load with its lower rows blank.
             ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -273,10 +273,12 @@ def registered(checkout: Checkout) -> Iterator[Harness]:
 
     Import run_expt inside, not before: it binds what is wrapped here by name.
     """
-    with opened(checkout) as supplied:
+    with open_session(checkout) as supplied:
         wilds: Any = import_module("wilds")
         harness = Harness(checkout, supplied)
-        known = wilds.supported_datasets + [name for name in NAMES if name not in wilds.supported_datasets]
+        known = wilds.supported_datasets + [
+            name for name in DATASET_NAMES if name not in wilds.supported_datasets
+        ]
         with (
             attribute(wilds, "supported_datasets", known),
             attribute(wilds, "get_dataset", harness.get_dataset(wilds.get_dataset)),

@@ -62,7 +62,7 @@ class Unclosed:
 
 
 @contextmanager
-def opened(checkout: Checkout) -> Iterator[dict[str, str]]:
+def open_session(checkout: Checkout) -> Iterator[dict[str, str]]:
     """Inside, the checkout's scripts can be imported by bare names; afterwards this process is as before.
 
     Its modules, the path, the streams, torch's and Pillow's switches and the environment are put back. No

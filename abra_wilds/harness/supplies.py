@@ -53,7 +53,7 @@ class Refusing:
 
 TOKENIZERS = ("BertTokenizerFast", "DistilBertTokenizerFast")
 # In the order in which a checkout's scripts import them.
-NAMES: dict[str, Any] = {
+SUPPLIED_NAMES: dict[str, Any] = {
     "AdamW": torch.optim.AdamW,
     **{name: type(name, (Refusing,), {}) for name in TOKENIZERS},
     "get_linear_schedule_with_warmup": schedule("linear_schedule_with_warmup"),
@@ -70,7 +70,7 @@ def installed() -> ModuleType | None:
         return None
 
 
-def lacking(module: ModuleType | None) -> list[str]:
+def missing_packages(module: ModuleType | None) -> list[str]:
     """The names a checkout imports that this transformers does not have."""
 
     def has(name: str) -> bool:
@@ -79,7 +79,7 @@ def lacking(module: ModuleType | None) -> list[str]:
         except Exception:  # transformers loads its parts when they are asked for
             return False
 
-    return [name for name in NAMES if not has(name)]
+    return [name for name in SUPPLIED_NAMES if not has(name)]
 
 
 def described(module: ModuleType | None, missing: list[str]) -> str:
@@ -103,10 +103,10 @@ def transformers_supplied() -> Iterator[str]:
     """
     before = sys.modules.get("transformers", ABSENT)
     module = installed()
-    missing = lacking(module)
+    missing = missing_packages(module)
     target = module or ModuleType("transformers", "What a checkout of WILDS imports from transformers.")
     for name in missing:
-        setattr(target, name, NAMES[name])
+        setattr(target, name, SUPPLIED_NAMES[name])
     sys.modules["transformers"] = target
     try:
         yield described(module, missing)

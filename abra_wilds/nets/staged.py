@@ -15,7 +15,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.functional.precision import half_precision
 
 Taps = Mapping[str, Callable[[Tensor], Tensor]]
-Run = Callable[..., Tensor]
+StageCall = Callable[..., Tensor]
 NO_TAPS: Taps = MappingProxyType({})
 STAGES = ("stem", "res1", "res2", "res3", "res4")
 # "conv1" is the output of the stem's first convolution.
@@ -45,8 +45,8 @@ class StagedNet(nn.Module):
         self.class_token = class_token
         self.amp: torch.dtype | None = None
         self.channels_last = False
-        self._compile: Callable[[Run], Run] | None = None
-        self._compiled: dict[Sequence[str], Run] = {}
+        self._compile: Callable[[StageCall], StageCall] | None = None
+        self._compiled: dict[Sequence[str], StageCall] = {}
 
     @property
     def d_feat(self) -> int:
@@ -91,7 +91,7 @@ class StagedNet(nn.Module):
                 return self._through(names, x)
             for name in names:
                 stage = self.stages[name]
-                run: Run = partial(self._through, (name,))
+                run: StageCall = partial(self._through, (name,))
                 if name == STAGES[0] and "conv1" in taps:
                     convolution, stage = first_convolution(stage)
                     x, run = taps["conv1"](convolution(x)), stage
@@ -131,7 +131,7 @@ class StagedNet(nn.Module):
         return run(x, *args)
 
 
-def in_a_row(stages: Sequence[nn.Module], name: str) -> Run:
+def in_a_row(stages: Sequence[nn.Module], name: str) -> StageCall:
     """Stages one after the other, as one function of this name.
 
     Torch keeps what it learns about the shapes of inputs by the name of the code. Without names of their own,

@@ -109,7 +109,7 @@ def add_flag(parser: argparse._ActionsContainer, name: str, flag: Flag, default:
     parser.add_argument(*short, f"--{name}", **kwargs)
 
 
-def make_parser() -> Parser:
+def flag_parser() -> Parser:
     """Every flag of every section and method."""
     parser = Parser(
         prog="run_expt.py",
@@ -174,7 +174,7 @@ def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     Raises:
         InputError: for a value that cannot be read.
     """
-    found, unknown = make_parser().parse_known_args(argv)
+    found, unknown = flag_parser().parse_known_args(argv)
     flags = {name: value for name, value in vars(found).items() if value is not None}
     model_kwargs = dict(flags.pop("model_kwargs", []))
     if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():

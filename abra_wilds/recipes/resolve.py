@@ -120,7 +120,7 @@ def resolve(
     config = RunConfig(algorithm, preset, origin, **parts, world=launched())
     refuse_idle(config, given)
     refuse_unfit(config, method)
-    refuse_hollow(config)
+    check_trains_something(config)
     return config
 
 
@@ -192,7 +192,7 @@ def refuse_other_groups(config: RunConfig, plan: BatchPlan) -> None:
         )
 
 
-def refuse_hollow(config: RunConfig) -> None:
+def check_trains_something(config: RunConfig) -> None:
     """Raise for a run that ends before its method begins, or that never trains the weights it draws."""
     n, m = config.optim.n_epochs, config.model
     for flag, first in config.method.first_epochs().items():

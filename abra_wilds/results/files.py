@@ -13,7 +13,7 @@ from abra_wilds.errors import InputError
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name to write to; renamed to `path` when the block ends well, removed when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,13 +39,13 @@ def make_out(folder: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def same_file(source: Path, path: Path) -> None:
     """Give a file a second name, or a copy where the file system has no links; later writes part them."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:

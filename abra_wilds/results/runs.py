@@ -226,12 +226,12 @@ def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
         told = {"checkpoint": entry.record.checkpoint, "simulated": entry.record.simulated}
         groups.setdefault(canonical({"settings": dict(entry.settings), **told}), []).append(entry)
     for group in groups.values():
-        refuse_twice(group)
+        refuse_seed_twice(group)
         refuse_other_data(group)
     return list(groups.values())
 
 
-def refuse_twice(group: Sequence[Entry]) -> None:
+def refuse_seed_twice(group: Sequence[Entry]) -> None:
     """Raise if a split of a seed is there twice.
 
     Raises:

@@ -19,7 +19,7 @@ OFFICIAL_POSITIVES = 30  # of the 1,139 classes; another 1 is the negative contr
 Counts = tuple[int, int, int, int]  # experiments of HEPG2, HUVEC, RPE, U2OS
 
 
-def refuse(sentence: str) -> NoReturn:
+def refuse_request(sentence: str) -> NoReturn:
     """Raise InputError."""
     raise InputError(sentence)
 
@@ -57,7 +57,7 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         """Check every field, so that nothing is written for a request that cannot be met."""
         if self.layout not in LAYOUTS:
-            refuse(f"layout {self.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+            refuse_request(f"layout {self.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
         _between("classes", self.classes, MIN_CLASSES, MAX_CLASSES)
         _between("image_size", self.image_size, 32, 2048)
         _between("sites", self.sites, 1, 2)
@@ -66,13 +66,13 @@ class SimulationConfig:
         for name in ("train_experiments", "val_experiments", "test_experiments"):
             _check_counts(name, getattr(self, name))
         if sum(self.train_experiments) == 0:
-            refuse("train_experiments are all 0; a screen needs at least one training experiment")
+            refuse_request("train_experiments are all 0; a screen needs at least one training experiment")
         if not (math.isfinite(self.batch_effect) and self.batch_effect >= 0):
-            refuse(
+            refuse_request(
                 f"batch_effect is {self.batch_effect}; give a number >= 0, where 1 resembles a real screen"
             )
         if self.wells > PLATE_WELLS:
-            refuse(
+            refuse_request(
                 f"{self.n_treatments // 4} treatments x {self.replicates} replicates and "
                 f"{self.n_positives + 1} controls need {self.wells} wells a plate, which has {PLATE_WELLS}; "
                 f"lower --replicates or --classes"
@@ -102,7 +102,7 @@ class SimulationConfig:
     def is_official_geometry(self) -> bool:
         """Whether the wells are those of the real screen, of which 77 are missing."""
         same = ("classes", "train_experiments", "val_experiments", "test_experiments", "replicates")
-        return all(getattr(self, name) == PRESETS["full"][name] for name in same)
+        return all(getattr(self, name) == SCREENS["full"][name] for name in same)
 
     @property
     def stains(self) -> tuple[int, ...]:
@@ -120,7 +120,7 @@ _EXPERIMENTS: dict[str, Counts] = {
 # experiments a line rather than three, because three already taught it most of what the batch effects do.
 # midi is what methods are compared on: RxRx1-WILDS' experiments, and 28 treatments of which a plate shows a
 # quarter; a small network takes seconds for an epoch of it.
-PRESETS: dict[str, dict[str, Any]] = {
+SCREENS: dict[str, dict[str, Any]] = {
     "mini": {},
     "midi": {"classes": 32, "image_size": 48, "replicates": 2, **_EXPERIMENTS},
     "full": {"classes": MAX_CLASSES, "replicates": 1, **_EXPERIMENTS},
@@ -141,25 +141,27 @@ def preset(name: str, **overrides: Any) -> SimulationConfig:
     >>> preset("full").wells, preset("full", layout="rxrx1").image_size, preset("mini").image_size
     (308, 512, 64)
     """
-    if name not in PRESETS:
-        refuse(f"preset {name!r} is unknown; choose one of {', '.join(PRESETS)}")
-    values = dict(PRESETS[name])
+    if name not in SCREENS:
+        refuse_request(f"preset {name!r} is unknown; choose one of {', '.join(SCREENS)}")
+    values = dict(SCREENS[name])
     if name == "full":
         values["image_size"] = _FULL_SIZE.get(overrides.get("layout") or "wilds", 256)
     values.update({key: value for key, value in overrides.items() if value is not None})
     known = {field.name for field in fields(SimulationConfig)}
     for key in values.keys() - known:
-        refuse(f"{key!r} is no setting of the simulator; choose from {', '.join(sorted(known))}")
+        refuse_request(f"{key!r} is no setting of the simulator; choose from {', '.join(sorted(known))}")
     return SimulationConfig(**values)
 
 
 def _between(name: str, value: int, low: int, high: int) -> None:
     """Refuse a number outside [low, high]."""
     if not low <= value <= high:
-        refuse(f"{name} is {value}; give a whole number from {low} to {high}")
+        refuse_request(f"{name} is {value}; give a whole number from {low} to {high}")
 
 
 def _check_counts(name: str, counts: Counts) -> None:
     """Refuse anything but four experiment counts."""
     if len(counts) != len(CELL_LINES) or not all(0 <= n <= 99 for n in counts):
-        refuse(f"{name} is {counts}; give four numbers from 0 to 99, in the order {', '.join(CELL_LINES)}")
+        refuse_request(
+            f"{name} is {counts}; give four numbers from 0 to 99, in the order {', '.join(CELL_LINES)}"
+        )

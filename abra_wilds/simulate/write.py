@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from abra_wilds.config.data import MARKER
-from abra_wilds.simulate.config import SimulationConfig, refuse
+from abra_wilds.simulate.config import SimulationConfig, refuse_request
 from abra_wilds.simulate.design import metadata_table, wells_table
 from abra_wilds.simulate.picture import Well, site_picture
 
@@ -63,7 +63,7 @@ def simulate(
     """
     root = Path(root)
     if workers < 1:
-        refuse(f"workers is {workers}; give a whole number >= 1")
+        refuse_request(f"workers is {workers}; give a whole number >= 1")
     target = root / FOLDERS[config.layout]
     _check_target(target, overwrite)
     table = metadata_table(config)
@@ -74,7 +74,7 @@ def simulate(
         _write_tables(partial, table, config)
         _put_in_place(partial, target)
     except OSError as error:
-        refuse(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
+        refuse_request(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if all went well
     return target
@@ -85,13 +85,13 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists() and not target.is_symlink():
         return
     if not target.is_dir() or target.is_symlink():
-        refuse(f"{target} is in the way and not a plain folder; remove it or choose another ROOT")
+        refuse_request(f"{target} is in the way and not a plain folder; remove it or choose another ROOT")
     if not any(target.iterdir()):
         return
     if not overwrite:
-        refuse(f"{target} is not empty; add --overwrite to replace it or choose another ROOT")
+        refuse_request(f"{target} is not empty; add --overwrite to replace it or choose another ROOT")
     if not (target / MARKER).is_file():
-        refuse(
+        refuse_request(
             f"{target} has no {MARKER}, so it may be real data and is not overwritten; choose another ROOT"
         )
 
@@ -102,7 +102,7 @@ def _make_partial(root: Path, name: str) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=root))
     except OSError as error:
-        refuse(f"ROOT {root} cannot be written ({error.strerror}); choose a folder that can")
+        refuse_request(f"ROOT {root} cannot be written ({error.strerror}); choose a folder that can")
     partial.chmod(0o755)  # mkdtemp gives 0o700, which would hide the data set from colleagues
     return partial
 
@@ -112,7 +112,7 @@ def _check_disk(root: Path, rows: int, config: SimulationConfig) -> None:
     need = rows * config.image_size**2 * len(config.stains) * _BYTES_PER_VALUE
     free = shutil.disk_usage(root).free
     if need > free:
-        refuse(
+        refuse_request(
             f"the pictures need about {need / 1e9:.1f} GB and {root} has {free / 1e9:.1f} GB free; "
             f"free some space, choose another ROOT or lower --image_size"
         )

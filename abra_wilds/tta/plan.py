@@ -11,15 +11,15 @@ import numpy as np
 from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
 from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.datasets.controls import control_rows
-from abra_wilds.data.samplers.batches import Rows, SequentialSampler, even_chunks, members_of
-from abra_wilds.data.samplers.passes import Adapted
+from abra_wilds.data.samplers.batches import RowIds, SequentialSampler, even_chunks, members_of
+from abra_wilds.data.samplers.passes import BioBatch
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
 
 
-def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adapted]:
+def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioBatch]:
     """The bio-batches of a split and their passes, for any --tta but none.
 
     A bio-batch is what the split has of it: of an experiment, id_test has the second site alone. One that is
@@ -42,12 +42,12 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[Adap
         is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
         return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members.values()]
     return [
-        Adapted(random_parts(rows, e.tta_batch_size or len(rows), group), len(rows) >= e.tta_min)
+        BioBatch(random_parts(rows, e.tta_batch_size or len(rows), group), len(rows) >= e.tta_min)
         for group, rows in members.items()
     ]
 
 
-def random_parts(rows: Rows, most: int, seed: int) -> tuple[Rows, ...]:
+def random_parts(rows: RowIds, most: int, seed: int) -> tuple[RowIds, ...]:
     """Near-equal parts of at most `most` rows each, drawn by the seed; rows of a part in dataset order."""
     if len(rows) <= most:
         return (rows,)
@@ -55,7 +55,7 @@ def random_parts(rows: Rows, most: int, seed: int) -> tuple[Rows, ...]:
     return tuple(rows[np.sort(part)] for part in even_chunks(order, most))
 
 
-def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:
+def check_plans(plans: Mapping[str, Sequence[BioBatch]], e: EvalConfig) -> None:
     """Raise where no bio-batch of a split is large enough: its record would name an adaptation of no image.
 
     Args:
@@ -77,7 +77,7 @@ def check_plans(plans: Mapping[str, Sequence[Adapted]], e: EvalConfig) -> None:
             )
 
 
-def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[Adapted]:
+def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[BioBatch]:
     """The batches of n rows in dataset order, each for itself.
 
     Raises:
@@ -90,10 +90,10 @@ def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[Adapted]:
             f"is {e.tta_min}; raise --tta_batch_size or lower --tta_min"
         )
     batches = SequentialSampler(n, size).batches(np.random.default_rng(0))
-    return [Adapted((rows,), len(rows) >= e.tta_min) for rows in batches]
+    return [BioBatch((rows,), len(rows) >= e.tta_min) for rows in batches]
 
 
-def controls_plan(rows: Rows, is_control: np.ndarray, least: int, batch_size: int) -> Adapted:
+def controls_plan(rows: RowIds, is_control: np.ndarray, least: int, batch_size: int) -> BioBatch:
     """A bio-batch with its controls in the first pass, all of them; the others follow in any number.
 
     Args:
@@ -104,8 +104,8 @@ def controls_plan(rows: Rows, is_control: np.ndarray, least: int, batch_size: in
     """
     controls, others = rows[is_control], rows[~is_control]
     if len(controls) < least:
-        return Adapted(tuple(even_chunks(rows, batch_size)), False)
-    return Adapted((controls, *(even_chunks(others, batch_size) if len(others) else ())), True)
+        return BioBatch(tuple(even_chunks(rows, batch_size)), False)
+    return BioBatch((controls, *(even_chunks(others, batch_size) if len(others) else ())), True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Tally:
         )
 
 
-def tally(plan: Sequence[Adapted], e: EvalConfig) -> Tally:
+def tally(plan: Sequence[BioBatch], e: EvalConfig) -> Tally:
     """Count a plan."""
     used = 1 if e.tta == "controls_bn" else None
     sources = [len(rows) for group in plan if group.adapted for rows in group.passes[:used]]

@@ -35,7 +35,7 @@ from abra_wilds.data.reading.loaders import Loader, make_train_loader
 from abra_wilds.data.reading.pack import pack
 from abra_wilds.simulate import preset, simulate
 from abra_wilds.simulate.write import FOLDERS
-from abra_wilds.terminal import guarded
+from abra_wilds.terminal import exit_cleanly
 
 FORMATS = ("png", "packed")
 # Data set -> the simulator's layout and the side of its images.
@@ -172,4 +172,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(exit_cleanly(main))

@@ -27,9 +27,9 @@ from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_gro
 from abra_wilds.data.datasets.controls import N_CLASSES
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.pack import from_files, write_index, write_plates
-from abra_wilds.data.reading.pack_plate import Plan, plates_of, read_table
+from abra_wilds.data.reading.pack_plate import Plan, plates_of, read_plate_table
 from abra_wilds.data.reading.packed import pack_folder
-from abra_wilds.data.samplers.batches import BatchSampler, PlateSampler, Rows
+from abra_wilds.data.samplers.batches import BatchSampler, PlateSampler, RowIds
 from abra_wilds.engine.setup import reading_kwargs
 from abra_wilds.errors import InputError
 from abra_wilds.simulate.design import WELL_NAMES
@@ -116,7 +116,7 @@ def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) 
     folder, todo = pack_folder(dataset.data_dir), plates_of(dataset)
     folder.mkdir()
     write_plates(dataset, Plan(folder, shape, 0), todo, cores)
-    write_index(dataset, folder, {plate.name: read_table(folder, plate.name) for plate in todo}, begun)
+    write_index(dataset, folder, {plate.name: read_plate_table(folder, plate.name) for plate in todo}, begun)
 
 
 def table(plates: int, wells: int) -> pd.DataFrame:
@@ -141,7 +141,7 @@ class Start(BatchSampler):
         super().__init__(n, 0, sampler.seed)
         self._sampler = sampler
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The batches of a round."""
         return itertools.islice(self._sampler.batches(rng), len(self))
 

@@ -39,12 +39,12 @@ from abra_wilds.data.reading.pools import usable_cores
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.engine.artifacts.logs import Meter
 from abra_wilds.engine.inputs import method_batch, training_batches
-from abra_wilds.engine.precision import check_speed, make_scaler, speed_up
+from abra_wilds.engine.precision import check_speed, configure_precision, make_scaler
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.setup import build_method, pick_device
 from abra_wilds.engine.step import step
 from abra_wilds.methods.base import Method
-from abra_wilds.terminal import guarded
+from abra_wilds.terminal import exit_cleanly
 from abra_wilds.types import Batch, DataInfo, StepContext
 
 METHODS = ("ERM", "ABRA")
@@ -110,7 +110,7 @@ def make_config(name: str, dataset: str, root: Path, args: argparse.Namespace) -
 def make_trainee(config: RunConfig, info: DataInfo, device: torch.device) -> Trainee:
     """A method on its device, as `fit` makes one."""
     method = build_method(config, info).to(device).train()
-    speed_up(method, config.speed)
+    configure_precision(method, config.speed)
     method.context = StepContext(lr=config.optim.lr, log=False)
     scaler = make_scaler(config.speed, device)
     optimizer = make_optimizer(config.optim, method, scaler.is_enabled())
@@ -265,4 +265,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main, "no figure was written"))
+    sys.exit(exit_cleanly(main, "no figure was written"))

@@ -43,7 +43,7 @@ from abra_wilds.results.files import write_text
 from abra_wilds.results.records import RESULTS, Record, aligned, read_records
 from abra_wilds.results.significance import Paired, holm, mean_std, paired_t, spread
 from abra_wilds.simulate import MARKER, preset, simulate
-from abra_wilds.terminal import Parser, guarded
+from abra_wilds.terminal import Parser, exit_cleanly
 
 SPLITS = ("val", "id_test", "test")
 VERDICTS = (
@@ -399,4 +399,4 @@ def parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: compare(parse())))
+    sys.exit(exit_cleanly(lambda: compare(parse())))

@@ -7,7 +7,7 @@ import pytest
 
 from abra_wilds.analysis.batch_size import batch_size_curve, checked_sizes, partition
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.errors import InputError
 from abra_wilds.tta.adapters import own_statistics
@@ -34,7 +34,7 @@ def test_every_accuracy_is_that_of_predicting_the_same_batches(saved):
         plan = []
         for number, plate in enumerate(members):
             parts = partition(len(plate), (r.size, r.draw), 8, (0, number))
-            plan.append(Adapted(tuple(plate[part] for part in parts), r.size is not None))
+            plan.append(BioBatch(tuple(plate[part] for part in parts), r.size is not None))
         assert r.acc == pytest.approx(accuracy(saved, "test", plan), abs=1e-9)
         sizes = [len(rows) for group in plan for rows in group.passes]
         assert (r.fewest, r.largest, r.n) == (min(sizes), max(sizes), 64)

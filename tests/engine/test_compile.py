@@ -19,7 +19,7 @@ from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.engine import precision as speed
 from abra_wilds.engine.evaluation.evaluate import reestimate_bn
 from abra_wilds.engine.flops import FlopCount
-from abra_wilds.engine.precision import check_speed, speed_up
+from abra_wilds.engine.precision import check_speed, configure_precision
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.styles.dsu import DSUConfig
 from abra_wilds.nets.backbones import build_net, densenet
@@ -180,7 +180,7 @@ def test_running_statistics_follow_and_are_kept_as_in_eager_mode():
 def test_adaptation_reaches_into_a_compiled_network():
     """Compiled code would not call the hooks by which batch norms take the statistics of their input."""
     a, b = make_method("ERM"), make_method("ERM")
-    speed_up(b, SpeedConfig(compile=True))
+    configure_precision(b, SpeedConfig(compile=True))
     passes = [make_batch(seed=s).x + 3 for s in (1, 2)]
     for method in (a, b):
         method.eval()
@@ -195,7 +195,7 @@ def test_adaptation_reaches_into_a_compiled_network():
 
 def test_flops_are_counted_in_a_compiled_network_as_in_another():
     a, b = make_method("ABRA", ABRAConfig(alpha=0.1)), make_method("ABRA", ABRAConfig(alpha=0.1))
-    speed_up(b, SpeedConfig(compile=True))
+    configure_precision(b, SpeedConfig(compile=True))
     totals = []
     for method in (a, b, b):
         with FlopCount() as count:
@@ -208,7 +208,7 @@ def test_flops_are_counted_in_a_compiled_network_as_in_another():
 
 def test_reestimated_statistics_do_not_depend_on_compilation():
     a, b = make_method("ERM"), make_method("ERM")
-    speed_up(b, SpeedConfig(compile=True))
+    configure_precision(b, SpeedConfig(compile=True))
     for method in (a, b):
         reestimate_bn(method, method.predict, [make_batch(seed=s).x for s in range(3)])
     assert worst(dict(a.named_buffers()), dict(b.named_buffers())) == 0
@@ -244,7 +244,7 @@ def test_compiling_asks_for_nothing_that_an_older_torch_does_not_know(monkeypatc
     monkeypatch.setattr(torch, "compile", older)
     check_speed(SpeedConfig(compile=True), CPU)
     method = make_method("ERM", dtype=torch.float32)
-    speed_up(method, SpeedConfig(compile=True))
+    configure_precision(method, SpeedConfig(compile=True))
     method(make_batch(dtype=torch.float32))
     assert graphs() == 2  # the addition, and the backbone
 
@@ -263,9 +263,9 @@ def test_a_call_that_torch_does_not_know_is_not_put_down_to_compilers(monkeypatc
 def test_torch_is_allowed_enough_graphs_whatever_it_calls_their_limit(monkeypatch, name, before, after):
     config = SimpleNamespace(**{name: before})
     monkeypatch.setattr(torch._dynamo, "config", config)
-    speed_up(make_method("ERM"), SpeedConfig())
+    configure_precision(make_method("ERM"), SpeedConfig())
     assert getattr(config, name) == before
-    speed_up(make_method("ERM"), SpeedConfig(compile=True))
+    configure_precision(make_method("ERM"), SpeedConfig(compile=True))
     assert vars(config) == {name: after}
 
 

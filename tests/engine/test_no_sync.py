@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from abra_wilds import run_config
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.engine.artifacts.logs import Guard, Meter
+from abra_wilds.engine.artifacts.logs import DivergenceCheck, Meter
 from abra_wilds.engine.heads.heads import Features, Heads, head_optimizer
 from abra_wilds.engine.inputs import learned_rows, method_batch
-from abra_wilds.engine.precision import make_scaler, speed_up
+from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import make_optimizer, set_learning_rate
 from abra_wilds.engine.step import step
 from abra_wilds.methods import METHODS
@@ -131,10 +131,10 @@ def make(name, label, device, **flags):
     torch.manual_seed(0)
     net = (tiny_vit if name == "DINOv2" else tiny_net)()
     method = METHODS[name](net, make_info(), SETTINGS[name][label]).to(device).train()
-    speed_up(method, config.speed)
+    configure_precision(method, config.speed)
     scaler = make_scaler(config.speed, device)
     optimizer = make_optimizer(config.optim, method)
-    meter, guard = Meter(6, device, by_group=True), Guard(str)
+    meter, guard = Meter(6, device, by_group=True), DivergenceCheck(str)
     draws, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
 
     def one(host, max_norm=1.0):

@@ -17,7 +17,7 @@ from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.engine import fit as fit_module
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.dry_run import activation_bytes
-from abra_wilds.engine.precision import check_speed, fused, make_scaler, speed_up
+from abra_wilds.engine.precision import check_speed, configure_precision, fused, make_scaler
 from abra_wilds.engine.step import step
 from abra_wilds.functional.stats import channel_stats, instance_moments
 from abra_wilds.methods.abra.config import ABRAConfig
@@ -86,7 +86,7 @@ def test_a_pass_without_gradients_takes_none_from_the_next():
 
 def test_teachers_run_in_the_precision_of_their_students():
     method = make_method("BYOL", dtype=torch.float32)
-    speed_up(method, SpeedConfig(amp="bf16", channels_last=True))
+    configure_precision(method, SpeedConfig(amp="bf16", channels_last=True))
     nets = [m for m in method.modules() if isinstance(m, StagedNet)]
     assert len(nets) == 2
     assert {net(make_batch(dtype=torch.float32).x).dtype for net in nets} == {torch.bfloat16}
@@ -94,7 +94,7 @@ def test_teachers_run_in_the_precision_of_their_students():
 
 def test_dinov2_enters_its_stem_in_half_precision():
     method = make_method("DINOv2", dtype=torch.float32)
-    speed_up(method, SpeedConfig(amp="bf16"))
+    configure_precision(method, SpeedConfig(amp="bf16"))
     x = make_batch(size=8, dtype=torch.float32).x
     dtypes = []
     method.net.stages["stem"].vit.patch_embed.register_forward_hook(lambda m, a, y: dtypes.append(y.dtype))
@@ -108,7 +108,7 @@ def test_dinov2_enters_its_stem_in_half_precision():
 @pytest.mark.parametrize("name", ["ERM", "ABRA"])
 def test_channels_last_changes_where_maps_lie_and_no_number(name):
     a, b = make_method(name), make_method(name)
-    speed_up(b, SpeedConfig(channels_last=True))
+    configure_precision(b, SpeedConfig(channels_last=True))
     batch = make_batch((0,) * 6, size=8)
     X = b.net(batch.x, upto="res1")
     assert X.is_contiguous(memory_format=torch.channels_last) and not X.is_contiguous()
@@ -203,9 +203,9 @@ def test_bf16_needs_a_gpu_that_has_it(monkeypatch):
 )
 def test_methods_that_differentiate_the_backbone_themselves_refuse_fp16(name, cfg):
     with pytest.raises(InputError, match=rf"--amp fp16 .* {name} as configured .*; use --amp bf16, or none"):
-        speed_up(make_method(name, cfg), SpeedConfig(amp="fp16"))
-    speed_up(make_method(name, cfg), SpeedConfig(amp="bf16"))
-    speed_up(make_method("ABRA"), SpeedConfig(amp="fp16"))
+        configure_precision(make_method(name, cfg), SpeedConfig(amp="fp16"))
+    configure_precision(make_method(name, cfg), SpeedConfig(amp="bf16"))
+    configure_precision(make_method("ABRA"), SpeedConfig(amp="fp16"))
 
 
 def test_the_command_refuses_fp16_on_a_cpu_before_training(root, tiny, tmp_path, capsys):
@@ -226,7 +226,7 @@ def test_cudnn_times_its_algorithms_where_there_is_a_gpu(monkeypatch, device, ti
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     parameter = SimpleNamespace(device=torch.device(device))
     method = SimpleNamespace(parameters=lambda: [parameter], modules=lambda: [])
-    speed_up(method, SpeedConfig())
+    configure_precision(method, SpeedConfig())
     assert torch.backends.cudnn.benchmark == timed
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from abra_wilds.functional.ssl import block_masks, momentum_at, nt_xent, patch_loss, ramp, spread
+from abra_wilds.functional.ssl import block_masks, momentum_at, nt_xent, patch_loss, projection_spread, ramp
 from abra_wilds.nets.heads import lightly
 from tests.helpers import array
 
@@ -54,11 +54,11 @@ def test_nt_xent_does_not_change_when_views_are_swapped_or_scaled_and_its_gradie
 
 def test_spread_is_1_on_the_sphere_and_0_after_collapse():
     g = torch.Generator().manual_seed(0)
-    assert spread(torch.randn(4000, 64, generator=g)).item() == pytest.approx(1.0, abs=0.01)
-    assert spread(torch.ones(8, 64)).item() == pytest.approx(0.0, abs=1e-6)
+    assert projection_spread(torch.randn(4000, 64, generator=g)).item() == pytest.approx(1.0, abs=0.01)
+    assert projection_spread(torch.ones(8, 64)).item() == pytest.approx(0.0, abs=1e-6)
     z = torch.randn(7, 5, generator=g, dtype=torch.float64)
     unit = array(z) / np.linalg.norm(array(z), axis=1, keepdims=True)
-    assert spread(z).item() == pytest.approx(unit.std(0).mean() * math.sqrt(5), abs=1e-12)
+    assert projection_spread(z).item() == pytest.approx(unit.std(0).mean() * math.sqrt(5), abs=1e-12)
 
 
 def test_momentum_rises_from_its_start_to_1_along_half_a_cosine():

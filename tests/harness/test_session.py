@@ -16,7 +16,7 @@ from PIL import ImageFile
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.harness import register
 from abra_wilds.harness.register import registered
-from abra_wilds.harness.session import Unclosed, attribute, entries, opened
+from abra_wilds.harness.session import Unclosed, attribute, entries, open_session
 from abra_wilds.methods import METHODS
 from abra_wilds.methods.erm import ERM
 from abra_wilds.nets import backbones
@@ -122,7 +122,7 @@ def test_a_failure_while_it_is_opened_leaves_nothing_behind(checkout, monkeypatc
 
 
 def test_our_methods_stand_beside_the_checkouts_own_under_names_of_their_own(checkout):
-    with opened(checkout):
+    with open_session(checkout):
         own = list(import_module("configs.supported").algorithms)
     with registered(checkout) as harness:
         now = import_module("configs.supported").algorithms

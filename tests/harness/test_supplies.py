@@ -21,10 +21,10 @@ from abra_wilds.compat import writable
 from abra_wilds.errors import InputError
 from abra_wilds.harness import supplies
 from abra_wilds.harness.register import registered
-from abra_wilds.harness.supplies import NAMES, TOKENIZERS, transformers_supplied
+from abra_wilds.harness.supplies import SUPPLIED_NAMES, TOKENIZERS, transformers_supplied
 
 SCHEDULES = {"linear": lambda p: 1 - p, "cosine": lambda p: 0.5 * (1 + math.cos(math.pi * p))}
-COMPLETE = "".join(f"def {name}(*_, **__): return {name!r}\n" for name in NAMES)
+COMPLETE = "".join(f"def {name}(*_, **__): return {name!r}\n" for name in SUPPLIED_NAMES)
 # A package that gives its parts when they are asked for, as transformers does.
 LAZY = "def __getattr__(name):\n    raise {}\n"
 
@@ -70,7 +70,7 @@ def test_a_transformers_that_cannot_be_imported_is_replaced_whole(package, sourc
     package(source)
     with transformers_supplied() as said:
         given = import_module("transformers")
-        assert all(getattr(given, name) is NAMES[name] for name in NAMES)
+        assert all(getattr(given, name) is SUPPLIED_NAMES[name] for name in SUPPLIED_NAMES)
         from transformers import AdamW
 
         assert AdamW is torch.optim.AdamW
@@ -104,7 +104,7 @@ def test_a_part_that_fails_when_it_is_asked_for_counts_as_lacking(package, fault
     package("__version__ = '4.99'\n" + LAZY.format(fault))
     with transformers_supplied() as said:
         assert import_module("transformers").AdamW is torch.optim.AdamW
-    assert said.startswith("4.99 lacks names; given: ") and all(name in said for name in NAMES)
+    assert said.startswith("4.99 lacks names; given: ") and all(name in said for name in SUPPLIED_NAMES)
 
 
 def test_a_complete_transformers_is_left_alone_and_nothing_is_said(package, checkout):
@@ -134,14 +134,14 @@ def test_every_name_that_a_checkouts_scripts_import_for_images_is_supplied(check
         text = (checkout.examples / f"{name}.py").read_text()
         for names in re.findall(r"from transformers import \(?([\w, ]+)", text):
             needed |= {n.split(" as ")[0].strip() for n in names.split(",")}
-    assert needed and needed <= set(NAMES)
+    assert needed and needed <= set(SUPPLIED_NAMES)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize(("warm", "total"), [(0, 8), (3, 11), (8, 8)])
 def test_the_schedules_are_warm_up_then_their_closed_forms(kind, warm, total):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3)
-    make = NAMES[f"get_{kind}_schedule_with_warmup"]
+    make = SUPPLIED_NAMES[f"get_{kind}_schedule_with_warmup"]
     scheduler = make(optimizer, num_warmup_steps=warm, num_training_steps=total)
     for step in range(total + 3):
         p = min(1.0, (step - warm) / max(1, total - warm))
@@ -153,7 +153,7 @@ def test_the_schedules_are_warm_up_then_their_closed_forms(kind, warm, total):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_stand_in_refuses_to_be_used_by_its_name(name):
-    for use in (NAMES[name], NAMES[name].from_pretrained):
+    for use in (SUPPLIED_NAMES[name], SUPPLIED_NAMES[name].from_pretrained):
         with pytest.raises(InputError, match=f"needs {name} of transformers.*pip install"):
             use("bert-base-uncased")
 
@@ -251,4 +251,4 @@ def test_every_package_that_is_supplied_has_a_mend():
 def test_a_stand_in_module_holds_nothing_but_the_names(package):
     package("raise ImportError")
     with transformers_supplied():
-        assert set(vars(sys.modules["transformers"])) - set(vars(ModuleType("x"))) == set(NAMES)
+        assert set(vars(sys.modules["transformers"])) - set(vars(ModuleType("x"))) == set(SUPPLIED_NAMES)

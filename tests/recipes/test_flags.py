@@ -8,7 +8,7 @@ import pytest
 
 from abra_wilds import METHODS
 from abra_wilds.commands.train import main
-from abra_wilds.recipes.flags import make_parser, parse
+from abra_wilds.recipes.flags import flag_parser, parse
 from abra_wilds.types import InputError
 
 # p-lambda/wilds 4726775: grep -oP "add_argument\(.*?'--\K\w+" examples/run_expt.py
@@ -33,7 +33,7 @@ WILDS_FLAGS = WILDS.split()
 
 @pytest.mark.parametrize("name", WILDS_FLAGS)
 def test_every_flag_of_wilds_is_known_or_refused_with_a_reason(name):
-    known = {flag for action in make_parser()._actions for flag in action.option_strings}
+    known = {flag for action in flag_parser()._actions for flag in action.option_strings}
     if f"--{name}" in known:
         return
     with pytest.raises(InputError, match=rf"--{name} has no meaning here: .{{10,}}; leave it out"):

@@ -12,7 +12,7 @@ from abra_wilds import run_config
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
 from abra_wilds.data.datasets.controls import control_rows
-from abra_wilds.data.samplers.passes import Adapted, PassSampler
+from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.tta.plan import check_plans, split_plan, tally
 from abra_wilds.types import InputError
 from tests import runs
@@ -137,7 +137,7 @@ def test_controls_alone_are_one_pass():
 
 
 def test_adapted_has_the_length_of_its_rows():
-    assert len(Adapted((np.arange(3), np.arange(2)), True)) == 5
+    assert len(BioBatch((np.arange(3), np.arange(2)), True)) == 5
 
 
 # controls
@@ -282,5 +282,5 @@ def test_a_split_smaller_than_its_only_batch_is_refused(dataset):
 
 
 def test_one_bio_batch_that_is_large_enough_lets_a_split_pass():
-    plan = [Adapted((np.arange(3),), False), Adapted((np.arange(99),), True)]
+    plan = [BioBatch((np.arange(3),), False), BioBatch((np.arange(99),), True)]
     check_plans({"val": plan}, EvalConfig(tta="plate_bn"))

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 
-SPLITS = ("val", "test", "id_test")
+BUNDLED_SPLITS = ("val", "test", "id_test")
 SEEDS = (0, 1, 2)
 README = "README.md"
 ENDINGS = (".tar.gz", ".zip")
@@ -31,7 +31,7 @@ CLASS_ID = re.compile(rb"-?(0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True)
-class Member:
+class BundleMember:
     """A file in an archive.
 
     Attributes:
@@ -78,7 +78,7 @@ def same_predictions(files: Mapping[str, bytes]) -> Iterator[tuple[str, str]]:
     Args:
         files: name -> content, by `member_name`.
     """
-    for split in SPLITS:
+    for split in BUNDLED_SPLITS:
         first: dict[bytes, str] = {}
         for name in (member_name(split, seed) for seed in SEEDS):
             if name in files and (known := first.setdefault(files[name], name)) != name:
@@ -108,7 +108,7 @@ def write_archive(out: Path, files: Mapping[str, bytes]) -> None:
         files: name -> content.
     """
     pack = _zip if out.name.endswith(".zip") else _tar_gz
-    with whole(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_bytes(pack(files))
 
 
@@ -133,7 +133,7 @@ def _zip(files: Mapping[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def read_archive(path: Path) -> list[Member]:
+def read_archive(path: Path) -> list[BundleMember]:
     """Everything but folders in an archive or an unpacked one; nothing is unpacked to disk.
 
     Raises:
@@ -168,30 +168,30 @@ def _plain(name: str) -> str:
     return name.removeprefix("./")
 
 
-def _tar_members(path: Path) -> Iterator[Member]:
+def _tar_members(path: Path) -> Iterator[BundleMember]:
     with tarfile.open(path) as tar:
         for info in tar:
             if info.isdir() and not climbs(info.name):
                 continue
             kind = "file" if info.isreg() else "a link" if info.issym() or info.islnk() else "no plain file"
             file = tar.extractfile(info) if info.isreg() and info.size <= LARGEST else None
-            yield Member(_plain(info.name), kind, None if file is None else file.read())
+            yield BundleMember(_plain(info.name), kind, None if file is None else file.read())
 
 
-def _zip_members(path: Path) -> Iterator[Member]:
+def _zip_members(path: Path) -> Iterator[BundleMember]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.is_dir() and not climbs(info.filename):
                 continue
             link = stat.S_ISLNK(info.external_attr >> 16)
             content = None if link or info.file_size > LARGEST else archive.read(info)
-            yield Member(_plain(info.filename), "a link" if link else "file", content)
+            yield BundleMember(_plain(info.filename), "a link" if link else "file", content)
 
 
-def _folder_members(path: Path) -> Iterator[Member]:
+def _folder_members(path: Path) -> Iterator[BundleMember]:
     for folder, folders, names in os.walk(path):
         for name in [*names, *(f for f in folders if Path(folder, f).is_symlink())]:
             file = Path(folder, name)
             kind = "a link" if file.is_symlink() else "file" if file.is_file() else "no plain file"
             small = kind == "file" and file.stat().st_size <= LARGEST
-            yield Member(file.relative_to(path).as_posix(), kind, file.read_bytes() if small else None)
+            yield BundleMember(file.relative_to(path).as_posix(), kind, file.read_bytes() if small else None)

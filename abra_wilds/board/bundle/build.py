@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from abra_wilds.board.bundle.archives import (
+    BUNDLED_SPLITS,
     README,
     SEEDS,
-    SPLITS,
     check_out,
     member_name,
     same_predictions,
@@ -92,19 +92,19 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
     entries = [e for e in read_entries(run, folder) if tta in (None, e.record.tta or "none")]
     refuse_older(own, entries)
     found = {e.record.split: e for e in entries if e.record.checkpoint == "best"}
-    for split in SPLITS:
+    for split in BUNDLED_SPLITS:
         if split not in found:
             raise InputError(
                 f"{folder / RESULTS} has no record of {split} by the best epoch; repeat the run's command "
                 "with --eval_only, or predict with its best model"
             )
-    epochs = {found[split].record.epoch for split in SPLITS}
+    epochs = {found[split].record.epoch for split in BUNDLED_SPLITS}
     if len(epochs) > 1:
         raise InputError(
             f"{folder} has predictions of epochs {sorted(epochs)} as the best one's, and all must be of the "
             "one that val chose; predict again with the best model"
         )
-    return {split: found[split] for split in SPLITS}
+    return {split: found[split] for split in BUNDLED_SPLITS}
 
 
 def checked_content(entry: Entry) -> bytes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from abra_wilds.board.bundle.archives import SEEDS, SPLITS
+from abra_wilds.board.bundle.archives import BUNDLED_SPLITS, SEEDS
 from abra_wilds.board.reproduce import made_by, predicting, training
 from abra_wilds.results.runs import Entry
 from abra_wilds.results.significance import spread_of
@@ -27,7 +27,7 @@ def readme(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) 
         reasons: what makes the row non-standard.
         given: contact, paper_url and code_url, None where not given.
     """
-    first = nine[SPLITS[0], SEEDS[0]]
+    first = nine[BUNDLED_SPLITS[0], SEEDS[0]]
     r = first.record
     tta = "" if r.tta is None else f" with test-time adaptation {r.tta}"
     mark = SIMULATED if r.simulated else ""
@@ -44,9 +44,9 @@ def readme(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) 
 
 def summary(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) -> str:
     """What it is, in a list."""
-    first = nine[SPLITS[0], SEEDS[0]]
+    first = nine[BUNDLED_SPLITS[0], SEEDS[0]]
     r = first.record
-    epochs = ", ".join(str(nine[SPLITS[0], seed].record.epoch) for seed in SEEDS)
+    epochs = ", ".join(str(nine[BUNDLED_SPLITS[0], seed].record.epoch) for seed in SEEDS)
     told = {
         "Method": f"{r.method}; unofficial, a re-implementation by others than the method's authors",
         "Submission": f"non-standard: {'; '.join(reasons)}" if reasons else "standard",
@@ -77,15 +77,17 @@ def results(nine: Nine) -> str:
     """Accuracy by split and cell line over seeds, and each seed's."""
     cells = sorted({cell for e in nine.values() for cell in e.record.acc_by_cell})
     rows = [["split", "images", "average", *cells]]
-    for split in SPLITS:
+    for split in BUNDLED_SPLITS:
         records = [nine[split, seed].record for seed in SEEDS]
         by_cell = [
             spread_of([r.acc_by_cell[cell] for r in records]) if cell in records[0].acc_by_cell else "-"
             for cell in cells
         ]
         rows.append([f"`{split}`", f"{records[0].n:,}", spread_of([r.acc for r in records]), *by_cell])
-    seeds = [["seed", *(f"`{split}`" for split in SPLITS)]]
-    seeds += [[str(s), *(f"{100 * nine[split, s].record.acc:.2f}" for split in SPLITS)] for s in SEEDS]
+    seeds = [["seed", *(f"`{split}`" for split in BUNDLED_SPLITS)]]
+    seeds += [
+        [str(s), *(f"{100 * nine[split, s].record.acc:.2f}" for split in BUNDLED_SPLITS)] for s in SEEDS
+    ]
     return (
         "Accuracy in percent: mean ± sample standard deviation (divided by n - 1) over the seeds.\n\n"
         f"{table(rows)}\n{table(seeds)}"
@@ -96,7 +98,7 @@ def commands(nine: Nine) -> str:
     """What was typed, as the runs recorded it, and for adapted rows the prediction."""
     lines = []
     for seed in SEEDS:
-        entry = nine[SPLITS[0], seed]
+        entry = nine[BUNDLED_SPLITS[0], seed]
         lines.append(training(entry.run))
         if entry.folder != entry.run.path:
             lines.append(predicting(entry))

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from abra_wilds.board.bundle.archives import (
+    BUNDLED_SPLITS,
     LARGEST,
     README,
     SEEDS,
-    SPLITS,
-    Member,
+    BundleMember,
     climbs,
     member_name,
     read_archive,
@@ -26,7 +26,7 @@ from abra_wilds.board.bundle.archives import (
     wrong_ids,
 )
 from abra_wilds.data.datasets.catalogue import is_simulated, load_dataset, split_subset
-from abra_wilds.engine.evaluation.evaluate import by_cell, evaluate
+from abra_wilds.engine.evaluation.evaluate import by_cell, score
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
 from abra_wilds.results.records import aligned
@@ -35,11 +35,11 @@ from abra_wilds.results.significance import spread_of
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
 
-EXPECTED = tuple(member_name(split, seed) for split in SPLITS for seed in SEEDS)
+EXPECTED = tuple(member_name(split, seed) for split in BUNDLED_SPLITS for seed in SEEDS)
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 
-def wrong_names(members: Sequence[Member]) -> Iterator[str]:
+def wrong_names(members: Sequence[BundleMember]) -> Iterator[str]:
     """What is wrong with the files of an archive before they are read."""
     counts = Counter(member.name for member in members)
     for name, n in counts.items():
@@ -61,7 +61,7 @@ def wrong_names(members: Sequence[Member]) -> Iterator[str]:
 
 def leftover(name: str) -> str:
     """What is wrong with a file that should not be there."""
-    for split in SPLITS:
+    for split in BUNDLED_SPLITS:
         for seed in SEEDS:
             if name.startswith(f"rxrx1/rxrx1_split:{split}_seed:{seed}") and name.endswith((".csv", ".pth")):
                 return (
@@ -97,7 +97,7 @@ def fields_at(subset: WILDSSubset, name: str) -> int:
     return list(subset.metadata_fields).index(name)
 
 
-def check(members: Sequence[Member], dataset: Any) -> tuple[Scores, list[str]]:
+def check(members: Sequence[BundleMember], dataset: Any) -> tuple[Scores, list[str]]:
     """Scores of an archive's files, and what is wrong with it; scores are empty where something is.
 
     Returns:
@@ -106,7 +106,7 @@ def check(members: Sequence[Member], dataset: Any) -> tuple[Scores, list[str]]:
     wrong = list(wrong_names(members))
     files = {m.name: m.content for m in members if m.content is not None}
     scores: dict[str, dict[str, dict[int, float]]] = {}
-    for split in SPLITS:
+    for split in BUNDLED_SPLITS:
         subset = split_subset(dataset, split)
         for seed in SEEDS:
             name = member_name(split, seed)
@@ -120,7 +120,7 @@ def check(members: Sequence[Member], dataset: Any) -> tuple[Scores, list[str]]:
             order = other_order(y_pred, subset)
             if order:
                 wrong.append(f"{name}: found rows {order}, expected the order of the data set")
-            results = evaluate(subset, y_pred)
+            results = score(subset, y_pred)
             for key, value in {"average": results["acc_avg"], **by_cell(results)}.items():
                 scores.setdefault(split, {}).setdefault(key, {})[seed] = value
     for name, known in same_predictions(files):
@@ -170,7 +170,7 @@ def verify(archive: Path, root_dir: str, numbers: Path | None) -> int:
         print(f"wrong: {line}", file=sys.stderr)
     if wrong:
         return 1
-    sizes = {split: len(split_subset(dataset, split)) for split in SPLITS}
+    sizes = {split: len(split_subset(dataset, split)) for split in BUNDLED_SPLITS}
     data = "simulated data: no submission" if is_simulated(dataset) else "RxRx1-WILDS"
     print(f"Accuracy in percent on {data}, mean ± sample standard deviation over seeds 0, 1 and 2")
     print(as_text(scores, sizes), end="")

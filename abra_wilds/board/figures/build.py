@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from abra_wilds.analysis.advice import SOURCE, Shift, advice
 from abra_wilds.board.figures.ablations import ablation
 from abra_wilds.board.figures.drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
-from abra_wilds.board.figures.style import Table, save_figure
-from abra_wilds.board.figures.values import COMPUTED, refuse_unlike, values_of
+from abra_wilds.board.figures.style import FigureRows, save_figure
+from abra_wilds.board.figures.values import COMPUTED, refuse_unlike_models, values_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import make_out
 from abra_wilds.results.runs import Run
@@ -26,7 +26,7 @@ ABLATIONS = {
     5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
     6: ("abra_terms", "Terms of ABRA's loss", "terms"),
 }
-NUMBERS = (*ABLATIONS, *COMPUTED)
+FIGURES = (*ABLATIONS, *COMPUTED)
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Made:
 
     name: str
     figure: Figure
-    values: Table
+    values: FigureRows
     sentence: str | None = None
 
 
-def figures_of(runs: Sequence[Run], number: int) -> Iterator[Made]:
+def made_figures(runs: Sequence[Run], number: int) -> Iterator[Made]:
     """The figures of a number, from records and from values computed earlier.
 
     Args:
@@ -64,7 +64,7 @@ def figures_of(runs: Sequence[Run], number: int) -> Iterator[Made]:
     found = values_of(runs, number)
     if number == 7:
         rows = [row for values in found for row in values.rows]
-        refuse_unlike(rows)
+        refuse_unlike_models(rows)
         yield Made("figure_7", draw_batch_sizes(rows), rows)
         return
     for values in found:
@@ -76,7 +76,7 @@ def figures_of(runs: Sequence[Run], number: int) -> Iterator[Made]:
             yield Made(name, draw_points(values.rows), values.rows)
 
 
-def advised(rows: Table) -> str:
+def advised(rows: FigureRows) -> str:
     """The sentence about adaptation, from the values of Figure 8."""
     names = [f.name for f in fields(Shift)]
     shifts = [Shift(**{name: row[name] for name in names}) for row in rows]

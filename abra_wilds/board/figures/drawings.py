@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from abra_wilds.board.figures.ablations import SPLITS, Bar
-from abra_wilds.board.figures.style import COLOURS, GREY, Table, new_figure, note, plain
+from abra_wilds.board.figures.style import COLOURS, GREY, FigureRows, new_figure, note, plain
 from abra_wilds.results.runs import SPLIT_NAMES
 
 ACCURACY = "accuracy (% of images)"
@@ -66,7 +66,7 @@ def add_bars(axes: Axes, bars: Mapping[int, Bar], colour: str, place: tuple[int,
     axes.errorbar(x, means, stds, fmt="none", ecolor="black", capsize=3, linewidth=1)
 
 
-def series_name(row: Mapping[str, Any], rows: Table) -> str:
+def series_name(row: Mapping[str, Any], rows: FigureRows) -> str:
     """What tells a model from others: its method, and settings, seed or epoch where these are several."""
 
     def several(name: str) -> bool:
@@ -82,7 +82,7 @@ def settings_told(row: Mapping[str, Any]) -> str:
     return f" The run's {row['settings']}." if row["settings"] else ""
 
 
-def draw_batch_sizes(rows: Table) -> Figure:
+def draw_batch_sizes(rows: FigureRows) -> Figure:
     """Fig. 7: violins of accuracies over draws, by batch size; lines where nothing is adapted."""
     first = rows[0]
     split, group = SPLIT_NAMES.get(first["split"], first["split"]), first["group"]
@@ -112,7 +112,9 @@ def draw_batch_sizes(rows: Table) -> Figure:
     return figure
 
 
-def add_violins(axes: Axes, rows: Table, sizes: Sequence[int], colour: Any, place: tuple[int, int]) -> None:
+def add_violins(
+    axes: Axes, rows: FigureRows, sizes: Sequence[int], colour: Any, place: tuple[int, int]
+) -> None:
     """One model's draws at each size, as the k-th of several beside each other, and its line."""
     for i, size in enumerate(sizes):
         accs = [100 * row["acc"] for row in rows if row["size"] == size]
@@ -126,7 +128,7 @@ def add_violins(axes: Axes, rows: Table, sizes: Sequence[int], colour: Any, plac
             axes.axhline(100 * row["acc"], color=colour, linestyle="--", linewidth=1.3)
 
 
-def draw_shift(rows: Table, sentence: str) -> Figure:
+def draw_shift(rows: FigureRows, sentence: str) -> Figure:
     """Fig. 8: KL and MMD by layer, medians over bio-batches and their middle nine tenths, and the advice.
 
     Drawn is what the advice is about, distances from the nearest training bio-batch; distances from the
@@ -159,7 +161,7 @@ def draw_shift(rows: Table, sentence: str) -> Figure:
     return figure
 
 
-def draw_points(rows: Table) -> Figure:
+def draw_points(rows: FigureRows) -> Figure:
     """Figs. 9 and 10: embeddings in the plane, a panel for each cell line, a colour for each experiment."""
     first = rows[0]
     own = "the model" if first["statistics"] == "running" else f"each {first['group']}"
@@ -193,7 +195,7 @@ def draw_points(rows: Table) -> Figure:
     return figure
 
 
-def experiments_of(rows: Table) -> Iterator[tuple[Table, Any, str]]:
+def experiments_of(rows: FigureRows) -> Iterator[tuple[FigureRows, Any, str]]:
     """The points of each experiment and split of one cell line, with a colour and a name."""
     experiments = sorted({row["experiment"] for row in rows})
     for experiment, colour in zip(experiments, spread_colours(len(experiments)), strict=True):
@@ -203,7 +205,7 @@ def experiments_of(rows: Table) -> Iterator[tuple[Table, Any, str]]:
                 yield part, colour, f"{experiment} ({SPLIT_NAMES.get(split, split)})"
 
 
-def scatter(axes: Axes, rows: Table, **look: Any) -> None:
+def scatter(axes: Axes, rows: FigureRows, **look: Any) -> None:
     """Points, as pixels in vector files too, where thousands of shapes would be slow."""
     x, y = ([row[name] for row in rows] for name in ("x", "y"))
     axes.scatter(x, y, rasterized=True, **{"linewidth": 0, **look})

@@ -13,14 +13,14 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from abra_wilds.results.files import whole, write_text
+from abra_wilds.results.files import atomic_write, write_text
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#8C8C8C"
 # A fixed salt and no date: the same values give the same bytes.
 STYLE: Any = {"svg.hashsalt": "abra_wilds", "svg.fonttype": "none"}
-Table = Sequence[Mapping[str, Any]]
+FigureRows = Sequence[Mapping[str, Any]]
 
 
 def new_figure(title: str, width: float, height: float, *, simulated: bool) -> Figure:
@@ -45,13 +45,13 @@ def plain(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set_axisbelow(True)
 
 
-def save_figure(figure: Figure, values: Table, folder: Path, name: str) -> list[Path]:
+def save_figure(figure: Figure, values: FigureRows, folder: Path, name: str) -> list[Path]:
     """Write a figure as .png and .svg, and its values as .csv."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
     with rc_context(STYLE):
-        with whole(paths[0]) as temporary:
+        with atomic_write(paths[0]) as temporary:
             figure.savefig(temporary, format="png", dpi=150)
-        with whole(paths[1]) as temporary:
+        with atomic_write(paths[1]) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(values[0]), lineterminator="\n")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.board.figures.style import Table
+from abra_wilds.board.figures.style import FigureRows
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.records import model_name
@@ -31,7 +31,7 @@ class Values:
     """
 
     run: Run
-    rows: Table
+    rows: FigureRows
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ def values_of(runs: Sequence[Run], number: int) -> list[Values]:
     ]
     if not found:
         raise InputError("it is computed from a saved model; give --checkpoint FILE")
-    refuse_twice(found)
+    refuse_model_twice(found)
     return told_apart(found)
 
 
@@ -80,7 +80,7 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def refuse_twice(found: Sequence[Values]) -> None:
+def refuse_model_twice(found: Sequence[Values]) -> None:
     """Raise if a model of the same method, settings, seed and epoch is there twice.
 
     Raises:
@@ -108,7 +108,7 @@ def told_apart(found: Sequence[Values]) -> list[Values]:
     return told
 
 
-def refuse_unlike(rows: Table) -> None:
+def refuse_unlike_models(rows: FigureRows) -> None:
     """Raise unless all models of a figure saw the same kind of data.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 from abra_wilds.board.reproduce import made_by, predicting, training
 from abra_wilds.board.tables.build import build_table, grouped, labelled, refuse_unlike
 from abra_wilds.board.tables.formats import html_table
-from abra_wilds.board.tables.rows import DATASETS, NUMBERS, layout
+from abra_wilds.board.tables.rows import DATASETS, TABLES, layout
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.runs import SPLIT_NAMES, Entry, Run
@@ -117,14 +117,14 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     on = f"a simulated screen in the format of {data}" if r.simulated else data
     told = (
         f"{counted(len(runs), 'run')} of {', '.join(methods)} on {on}, with {', '.join(backbones)}. "
-        f"Highest on {SPLIT_NAMES.get(split, split)} is {score(best, split)}."
+        f"Highest on {SPLIT_NAMES.get(split, split)} is {score_of(best, split)}."
     )
     if best in plain or not plain:
         return told
-    return f"{told} Highest without test-time adaptation is {score(*headline(plain))}."
+    return f"{told} Highest without test-time adaptation is {score_of(*headline(plain))}."
 
 
-def score(group: Group, split: str) -> str:
+def score_of(group: Group, split: str) -> str:
     """A row and its accuracy in words."""
     return (
         f"{group.label}: {spread(group.spread(split))} % of {n_images(group, split)} images "
@@ -165,7 +165,7 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
 def paper_tables(groups: Sequence[Group]) -> list[str]:
     """Those of the paper's tables that these rows belong to, as HTML, published numbers beside ours."""
     entries = [e for g in groups for e in g.entries]
-    wanted = [layout(number) for number in NUMBERS]
+    wanted = [layout(number) for number in TABLES]
     fitting = [w for w in wanted if any(w.fits(e, ()) and w.shows(e) for e in entries)]
     return [html_table(build_table(w, entries, split_settings=True)) for w in fitting]
 

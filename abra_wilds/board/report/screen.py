@@ -45,7 +45,7 @@ class Screen:
 
 
 @dataclass(frozen=True)
-class Plate:
+class PlateMap:
     """A plate map.
 
     Attributes:
@@ -132,7 +132,7 @@ def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def plates(rows: pd.DataFrame) -> tuple[list[Plate], str]:
+def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
     """Maps of all plates, or where there are many, of the worst of each experiment, and which these are."""
     if not rows["well"].map(lambda well: bool(WELL.fullmatch(well))).all():
         return [], "Wells are not named A01 to P24, so there are no maps."
@@ -148,7 +148,7 @@ def plates(rows: pd.DataFrame) -> tuple[list[Plate], str]:
     return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], told
 
 
-def plate(name: str, rows: pd.DataFrame) -> Plate:
+def plate(name: str, rows: pd.DataFrame) -> PlateMap:
     """A map of rows A-P and columns 1-24, whose wells have one of LEVELS shades."""
     wells = rows.groupby("well")["right"].mean()
     paths = [""] * LEVELS
@@ -162,7 +162,7 @@ def plate(name: str, rows: pd.DataFrame) -> Plate:
     axis += "".join(f'<text x="{x - 0.55}" y="-.6">{x}</text>' for x in (1, 6, 12, 18, 24))
     axis += "".join(f'<text x="-1.1" y="{y + 0.85}">{chr(65 + y)}</text>' for y in range(0, ROWS, 3))
     drawn = "".join(f'<path class="w{k}" d="{d}"/>' for k, d in enumerate(paths) if d)
-    return Plate(
+    return PlateMap(
         name,
         share,
         f'<svg role="img" aria-label="{escape(alt)}" viewBox="-1.8 -1.8 {COLUMNS + 2.2} {ROWS + 2.2}">'

@@ -19,7 +19,7 @@ from abra_wilds.board.sweep.plan import Planned, plan, unequal
 from abra_wilds.board.sweep.slurm import FOLDER, read_parameters, slurm_executor, submit
 from abra_wilds.board.sweep.spec import Spec, read_spec, spec_path
 from abra_wilds.board.sweep.state import FINISHED, locked, state_of, unfinished
-from abra_wilds.board.terms import named
+from abra_wilds.board.terms import terms_in_words
 from abra_wilds.errors import InputError
 
 # Processes that were killed hold their lock until the system has taken them down.
@@ -60,7 +60,8 @@ def differences(spec: Spec) -> list[str]:
     found = unequal(spec)
     told = {row.label: [name for name in found[row.label] if name not in row.differs] for row in spec.rows}
     return [
-        f"note: {label} differs from {spec.reference} in {named(names)}; `differs` of the row may say why"
+        f"note: {label} differs from {spec.reference} in {terms_in_words(names)}; "
+        "`differs` of the row may say why"
         for label, names in told.items()
         if names
     ]

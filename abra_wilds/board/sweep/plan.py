@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.board.sweep.spec import Row, Spec, as_words, refuse_twice
+from abra_wilds.board.sweep.spec import Spec, SweepRow, as_words, refuse_repeated
 from abra_wilds.board.terms import differing_terms, terms_of
 from abra_wilds.config.evaluation import adaptation_text
 from abra_wilds.config.run import RunConfig
@@ -128,7 +128,7 @@ def plan(
     ]
 
 
-def resolve_row(row: Row, spec: Spec, where: Sequence[str] = ()) -> RunConfig:
+def resolve_row(row: SweepRow, spec: Spec, where: Sequence[str] = ()) -> RunConfig:
     """What the main command makes of a row.
 
     Raises:
@@ -148,7 +148,7 @@ def resolve_row(row: Row, spec: Spec, where: Sequence[str] = ()) -> RunConfig:
     return replace(config, world=spec.gpus_per_run)
 
 
-def seeded(row: Row, config: RunConfig, seed: int, folder: Path, where: Sequence[str]) -> Planned:
+def seeded(row: SweepRow, config: RunConfig, seed: int, folder: Path, where: Sequence[str]) -> Planned:
     """A row's run of one seed.
 
     Raises:
@@ -169,7 +169,7 @@ def seeded(row: Row, config: RunConfig, seed: int, folder: Path, where: Sequence
         also += [adaptation_text({k: v for k, v in flags.items() if k.startswith("tta")})] if own else []
         model = f"best_{name}" if own else run.checkpoint
         adaptations.append(Adaptation(name, adapted.digest(), words, model))
-    refuse_twice((a.name for a in adaptations), f"adaptations of row {row.label!r} are there twice")
+    refuse_repeated((a.name for a in adaptations), f"adaptations of row {row.label!r} are there twice")
     words = (*row.words, "--seed", str(seed), "--log_dir", str(folder), *where)
     words += ("--also_tta", *also) if also else ()
     return replace(run, words=words, adaptations=tuple(adaptations))

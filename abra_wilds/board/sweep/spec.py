@@ -17,11 +17,11 @@ SPECS = Path(__file__).parents[1] / "specs"
 SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
 ROW_KEYS = ("label", "algorithm", "config", "settings", "tta", "differs")
 # Flags whose values the sweep decides.
-OURS = ("algorithm", "config", "seed", "log_dir", "root_dir", "device", "resume", "overwrite")
+DECIDED_BY_SWEEP = ("algorithm", "config", "seed", "log_dir", "root_dir", "device", "resume", "overwrite")
 
 
 @dataclass(frozen=True)
-class Row:
+class SweepRow:
     """A row of a table: one configuration, over seeds.
 
     Attributes:
@@ -56,7 +56,7 @@ class Spec:
 
     name: str
     seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[SweepRow, ...]
     gpus_per_run: int
     reference: str
 
@@ -98,8 +98,8 @@ def read_spec(path: Path) -> Spec:
         raise InputError(f"rows of {path} must be a list of rows with a label each; got {rows!r}")
     shared = as_mapping(content.get("settings"), f"settings of {path}")
     read = tuple(read_row(row, shared, path) for row in rows)
-    refuse_twice((row.folder for row in read), f"rows of {path} share a folder, by their labels")
-    refuse_twice(seeds, f"seeds of {path} are there twice")
+    refuse_repeated((row.folder for row in read), f"rows of {path} share a folder, by their labels")
+    refuse_repeated(seeds, f"seeds of {path} are there twice")
     reference = str(content.get("reference", read[0].label))
     if reference not in [row.label for row in read]:
         raise InputError(f"reference of {path} is {reference!r}, which is no label of its rows; name one")
@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     return as_mapping(content, f"SPEC {path}")
 
 
-def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
+def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:
     """A row, with the settings that all share.
 
     Raises:
@@ -134,7 +134,7 @@ def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
     where = f"row {label!r} of {path}"
     only_keys(row, ROW_KEYS, where)
     settings = {**shared, **as_mapping(row.get("settings"), f"settings of {where}")}
-    for name in OURS:
+    for name in DECIDED_BY_SWEEP:
         if name in settings:
             raise InputError(f"settings of {where} hold {name}, which the sweep decides; leave it out")
     words = [] if "algorithm" not in row else ["--algorithm", str(row["algorithm"])]
@@ -146,10 +146,12 @@ def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> Row:
         raise InputError(f"tta of {where} must be a list such as [{{tta: plate_bn}}]; got {tta!r}")
     for flags in tta:
         only_keys(
-            as_mapping(flags, f"tta of {where}"), sorted(set(PREDICTION_FLAGS) - set(OURS)), f"tta of {where}"
+            as_mapping(flags, f"tta of {where}"),
+            sorted(set(PREDICTION_FLAGS) - set(DECIDED_BY_SWEEP)),
+            f"tta of {where}",
         )
     differs = as_mapping(row.get("differs"), f"differs of {where}")
-    return Row(label, (*words, *as_words(settings, where)), tuple(tta), differs)
+    return SweepRow(label, (*words, *as_words(settings, where)), tuple(tta), differs)
 
 
 def as_mapping(value: Any, what: str) -> Mapping[str, Any]:
@@ -175,7 +177,7 @@ def only_keys(content: Mapping[str, Any], allowed: Iterable[str], what: str) -> 
             raise InputError(f"{what} has {name!r}; it may have {', '.join(allowed)}")
 
 
-def refuse_twice(values: Iterable[Any], what: str) -> None:
+def refuse_repeated(values: Iterable[Any], what: str) -> None:
     """Raise if a value is there twice.
 
     Raises:

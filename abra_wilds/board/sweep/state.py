@@ -75,7 +75,7 @@ def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
     Raises:
         InputError: if its folder holds one with other settings.
     """
-    folder = folder_of(run, adaptation)
+    folder = adaptation_folder(run, adaptation)
     now = epochs_now(records_of(run.folder, run.config.digest()))
     there = records_of(folder, adaptation.digest)
     current = [r for r in there if r.epoch == now.get(model_of(r), r.epoch)]
@@ -109,7 +109,7 @@ def splits_of(run: Planned) -> list[str]:
     return list(run.splits)
 
 
-def folder_of(run: Planned, adaptation: Adaptation) -> Path:
+def adaptation_folder(run: Planned, adaptation: Adaptation) -> Path:
     """Where `abra-wilds predict` puts an adaptation."""
     return run.folder / f"tta_{adaptation.name}"
 
@@ -126,7 +126,7 @@ def unfinished(run: Planned) -> list[Adaptation]:
 def clear(run: Planned, adaptation: Adaptation) -> None:
     """Remove the predictions that `abra-wilds predict` would refuse to overwrite; other checkpoints' stay."""
     data, t = run.config.data, run.config.train
-    names = RunFolder(folder_of(run, adaptation), data.dataset, t.seed, f"_tta:{adaptation.name}")
+    names = RunFolder(adaptation_folder(run, adaptation), data.dataset, t.seed, f"_tta:{adaptation.name}")
     for path in names.path.glob(names.predictions("*", run.checkpoint).name):
         path.unlink()
 

@@ -9,8 +9,18 @@ from statistics import fmean
 
 from abra_wilds.board.tables.formats import FORMATS
 from abra_wilds.board.tables.notes import notes
-from abra_wilds.board.tables.rows import NUMBERS, PLATE, Budget, Comparison, Key, Layout, Row, Table, layout
-from abra_wilds.board.terms import EQUAL, differing_terms, named, terms_of
+from abra_wilds.board.tables.rows import (
+    PLATE,
+    TABLES,
+    Budget,
+    Comparison,
+    Key,
+    Table,
+    TableLayout,
+    TableRow,
+    layout,
+)
+from abra_wilds.board.terms import EQUAL, differing_terms, terms_in_words, terms_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import make_out, write_text
 from abra_wilds.results.finished import all_entries
@@ -22,7 +32,7 @@ Groups = dict[Key, list[list[Entry]]]
 
 def build_tables(
     runs: Sequence[Run],
-    numbers: Iterable[int] = NUMBERS,
+    numbers: Iterable[int] = TABLES,
     *,
     backbones: Sequence[str] = (),
     tta: str = PLATE,
@@ -64,7 +74,7 @@ def build_tables(
 
 
 def build_table(
-    wanted: Layout,
+    wanted: TableLayout,
     entries: Sequence[Entry],
     silent: Sequence[str] = (),
     *,
@@ -89,7 +99,7 @@ def build_table(
     rows = []
     for printed in wanted.rows:
         of_row = groups.pop(printed.key, [])
-        missing = Row(printed.name, printed.key, printed.backbone, False, {}, None, printed)
+        missing = TableRow(printed.name, printed.key, printed.backbone, False, {}, None, printed)
         rows += [
             replace(our_row(wanted, group, printed.name + told), published=printed)
             for group, told in labelled(of_row)
@@ -145,7 +155,7 @@ def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
     ]
 
 
-def our_row(wanted: Layout, group: Sequence[Entry], label: str) -> Row:
+def our_row(wanted: TableLayout, group: Sequence[Entry], label: str) -> TableRow:
     """A row of runs that differ in the seed alone."""
     accs: dict[str, dict[int, float]] = {}
     for column, (split, cell) in wanted.columns.items():
@@ -155,7 +165,9 @@ def our_row(wanted: Layout, group: Sequence[Entry], label: str) -> Row:
         if by_seed:
             accs[column] = by_seed
     first = group[0].record
-    row = Row(label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None)
+    row = TableRow(
+        label, (first.method, first.tta), first.backbone, first.simulated, accs, budget(group), None
+    )
     commits = tuple(dict.fromkeys(e.record.commit for e in group))
     return replace(row, commits=commits, terms=terms_of(group[0].settings, group[0].epoch))
 
@@ -171,7 +183,7 @@ def budget(group: Sequence[Entry]) -> Budget:
     return Budget(images, forwards / images if images else None, outside)
 
 
-def compared(rows: Sequence[Row], wanted: Layout) -> list[Row]:
+def compared(rows: Sequence[TableRow], wanted: TableLayout) -> list[TableRow]:
     """The rows, each with its test against its reference and Holm's adjustment over them all."""
     result = [replace(row, comparison=comparison(row, rows, wanted)) for row in rows]
     ps = {
@@ -184,7 +196,7 @@ def compared(rows: Sequence[Row], wanted: Layout) -> list[Row]:
     return result
 
 
-def comparison(row: Row, rows: Sequence[Row], wanted: Layout) -> Comparison:
+def comparison(row: TableRow, rows: Sequence[TableRow], wanted: TableLayout) -> Comparison:
     """A row against its reference, or why not."""
     reference = wanted.reference(row.key)
     name = "ERM" if reference[1] is None else "AdaBN"
@@ -198,7 +210,7 @@ def comparison(row: Row, rows: Sequence[Row], wanted: Layout) -> Comparison:
     differs = tuple(differing_terms(row.terms, found[0].terms))
     unequal = [term for term in differs if term in EQUAL]
     if unequal:
-        return Comparison(name, untested=f"other {named(unequal)} than {name}", differs=differs)
+        return Comparison(name, untested=f"other {terms_in_words(unequal)} than {name}", differs=differs)
     a, b = (r.accs.get(wanted.tested, {}) for r in (row, found[0]))
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:

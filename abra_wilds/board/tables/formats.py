@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from abra_wilds.board.tables.notes import footnotes
-from abra_wilds.board.tables.rows import PublishedRow, Row, Table
+from abra_wilds.board.tables.rows import PublishedRow, Table, TableRow
 from abra_wilds.results.significance import spread
 
 TEX = {
@@ -18,7 +18,7 @@ TEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"},
 }
 LEFT = ("Method", "TTA", "BN", "Epoch", "Backbone", "Outside data")
-STYLE = """
+PAGE_STYLE = """
 :root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; margin: 2rem; }
 .table { overflow-x: auto; }
@@ -50,7 +50,7 @@ def grid(table: Table) -> tuple[list[tuple[str, str]], list[list[str]]]:
     ]
 
 
-def _named(row: Row, marks: Mapping[str, str]) -> list[str]:
+def _named(row: TableRow, marks: Mapping[str, str]) -> list[str]:
     printed = row.published
     told = [
         "SIMULATED" if row.simulated else "",
@@ -62,13 +62,13 @@ def _named(row: Row, marks: Mapping[str, str]) -> list[str]:
     return [label, row.key[1] or "-", *terms, row.backbone]
 
 
-def _accs(row: Row, columns: list[str], tested: str) -> list[str]:
+def _accs(row: TableRow, columns: list[str], tested: str) -> list[str]:
     if row.missing:
         return ["missing"] * len(columns) + ["0"]
     return [*(spread(row.mean_std(column), "missing") for column in columns), str(len(row.seeds(tested)))]
 
 
-def _tested(row: Row) -> list[str]:
+def _tested(row: TableRow) -> list[str]:
     c = row.comparison
     p = c.untested or "-" if c.result is None or c.result.p is None else f"{c.result.p:.2g}"
     return [
@@ -79,7 +79,7 @@ def _tested(row: Row) -> list[str]:
     ]
 
 
-def _spent(row: Row) -> list[str]:
+def _spent(row: TableRow) -> list[str]:
     b = row.budget
     if b is None:
         return ["-", "-", "-"]
@@ -90,7 +90,7 @@ def _spent(row: Row) -> list[str]:
     ]
 
 
-def _printed(row: Row, table: Table) -> list[str]:
+def _printed(row: TableRow, table: Table) -> list[str]:
     columns, printed = list(table.layout.columns), row.published
     if printed is None:
         return ["-"] * (len(columns) + 3)
@@ -164,7 +164,7 @@ def csv_text(table: Table) -> str:
     return out.getvalue()
 
 
-def _values(table: Table, row: Row) -> dict[str, Any]:
+def _values(table: Table, row: TableRow) -> dict[str, Any]:
     c, b, printed = row.comparison, row.budget, row.published
     values: dict[str, Any] = {
         "table": table.layout.number,
@@ -249,7 +249,7 @@ def html_page(table: Table) -> str:
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{html_table(table)}</main>\n</body>\n</html>\n"
+        f"<style>{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n{html_table(table)}</main>\n</body>\n</html>\n"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from abra_wilds.board.tables.rows import PLATE, PublishedRow, Row, Table
+from abra_wilds.board.tables.rows import PLATE, PublishedRow, Table, TableRow
 from abra_wilds.results.runs import Entry
 
 SIMULATED = (
@@ -83,7 +83,7 @@ def _terms(table: Table) -> Iterator[str]:
             yield f"{row.label}{_adapted(row)} differs from {row.comparison.against} in {', '.join(told)}."
 
 
-def _adapted(row: Row) -> str:
+def _adapted(row: TableRow) -> str:
     return f" with {row.key[1]}" if row.key[1] else ""
 
 

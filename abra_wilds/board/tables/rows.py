@@ -15,8 +15,8 @@ from abra_wilds.results.significance import Paired, least_paired, mean_std, welc
 
 PUBLISHED = Path(__file__).parents[1] / "published.json"
 ARXIV = "arXiv 2603.05622"
-NUMBERS = (2, 3, 4, 5, 6)
-SPLITS = {"val": "Val", "id_test": "Test ID", "test": "Test OOD"}
+TABLES = (2, 3, 4, 5, 6)
+SPLIT_HEADERS = {"val": "Val", "id_test": "Test ID", "test": "Test OOD"}
 DATASETS = {"rxrx1": "RxRx1-WILDS", "rxrx1_6ch": "RxRx1 with six channels"}
 Key = tuple[str | None, str | None]
 Figures = tuple[float, float, int]
@@ -51,7 +51,7 @@ class PublishedRow:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """What a table of the paper shows.
 
     Attributes:
@@ -74,7 +74,7 @@ class Layout:
     rows: tuple[PublishedRow, ...]
     tta: str = PLATE
 
-    def adapted_by(self, tta: str) -> Layout:
+    def adapted_by(self, tta: str) -> TableLayout:
         """The same with another adaptation in place of `tta`."""
         rows = (replace(row, key=(row.key[0], tta)) if row.key[1] == self.tta else row for row in self.rows)
         return replace(self, rows=tuple(rows), tta=tta)
@@ -91,8 +91,8 @@ class Layout:
     @property
     def data(self) -> str:
         """Data set and splits in words."""
-        splits = [name for name in SPLITS if name in {split for split, _ in self.columns.values()}]
-        return f"{DATASETS[self.dataset]}, {', '.join(SPLITS[name] for name in splits)}"
+        splits = [name for name in SPLIT_HEADERS if name in {split for split, _ in self.columns.values()}]
+        return f"{DATASETS[self.dataset]}, {', '.join(SPLIT_HEADERS[name] for name in splits)}"
 
     @property
     def source(self) -> str:
@@ -143,18 +143,18 @@ class Layout:
 
 
 @cache
-def layout(number: int) -> Layout:
+def layout(number: int) -> TableLayout:
     """One of the paper's tables, from published.json."""
     rows = [row for row in _published() if row["table"] == number]
     first = rows[0]
     columns: dict[str, tuple[str, str | None]] = {cell: (first["split"], cell) for cell in first["cells"]}
     columns["Total"] = (first["split"], None)
     if not first["cells"]:
-        columns = {header: (split, None) for split, header in SPLITS.items()}
+        columns = {header: (split, None) for split, header in SPLIT_HEADERS.items()}
     together: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     for row in rows:
         together.setdefault((row["row"], row["tta"]), []).append(row)
-    return Layout(
+    return TableLayout(
         number,
         first["dataset"],
         first["split_scheme"],
@@ -176,7 +176,7 @@ def _published_row(parts: Sequence[dict[str, Any]]) -> PublishedRow:
     first = parts[0]
     accs = {cell: tuple(figures) for cell, figures in first["cells"].items()}
     for part in parts:
-        accs["Total" if part["cells"] else SPLITS[part["split"]]] = tuple(part["total"])
+        accs["Total" if part["cells"] else SPLIT_HEADERS[part["split"]]] = tuple(part["total"])
     key = (first["method"], first["tta"])
     return PublishedRow(
         first["row"], key, first["backbone"], accs, first["seeds"], first["p"], first["footnote"]
@@ -220,7 +220,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """A row of a table.
 
     Attributes:
@@ -273,9 +273,9 @@ class Table:
         notes: what a reader must know, one sentence or two each.
     """
 
-    layout: Layout
+    layout: TableLayout
     backbones: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
     @property

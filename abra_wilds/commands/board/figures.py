@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from abra_wilds.analysis.advice import SOURCE
-from abra_wilds.board.figures.build import NUMBERS, computed, figures_of, save
+from abra_wilds.board.figures.build import FIGURES, computed, made_figures, save
 from abra_wilds.board.figures.values import COMPUTED
 from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.config.evaluation import TTA_GROUPS
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_runs(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the files go")
-    parser.add_argument("--figure", type=int, nargs="+", choices=NUMBERS, default=NUMBERS, help="unset: all")
+    parser.add_argument("--figure", type=int, nargs="+", choices=FIGURES, default=FIGURES, help="unset: all")
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", default=(), metavar="FILE", help="models of runs in RUNS"
     )
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             if number in failed:
                 raise InputError(failed[number])
-            found = list(figures_of(runs, number))
+            found = list(made_figures(runs, number))
         except InputError as fault:
             failed[number] = str(fault)
             print(f"Figure {number} was not made: {fault}", file=sys.stderr)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from abra_wilds.errors import InputError
 
-NAMES = ("rxrx1", "paper", "iid", "none")
+TRANSFORM_NAMES = ("rxrx1", "paper", "iid", "none")
 CROP, CROP_TO = 256, 512  # ABRA section 4.1: "crop 256x256, resize to 512x512"
 # Wu et al. 2022: smallest share of a side that is shown, spreads of gain and offset in standard deviations.
 ZOOM, GAIN, OFFSET = 0.5, 0.1, 0.1
@@ -50,8 +50,8 @@ def augment(
     Raises:
         InputError: for an unknown name, or images that are not square and should be turned.
     """
-    if name not in NAMES:
-        raise InputError(f"unknown transform {name!r}; choose one of {', '.join(NAMES)}")
+    if name not in TRANSFORM_NAMES:
+        raise InputError(f"unknown transform {name!r}; choose one of {', '.join(TRANSFORM_NAMES)}")
     if name == "none":
         return standardise(resize(x, size))
     N, _, H, W = x.shape

@@ -77,7 +77,7 @@ def _view(
 ) -> Tensor:
     """One view, (N, C, S, S), of images (N, C, H, H) float32."""
     N, C, H, _ = x.shape
-    sides, top, left = draw_squares(N, H, scale, generator)
+    sides, top, left = draw_view_squares(N, H, scale, generator)
     transpose, down, across = (_uniform((N,), generator) < 0.5 for _ in range(3))
     blurred = _uniform((N,), generator) < blur
     sigma = torch.where(blurred, BLUR[0] + (BLUR[1] - BLUR[0]) * _uniform((N,), generator), NO_BLUR)
@@ -93,7 +93,7 @@ def _view(
     return view + sent(gain) * view + sent(offset)
 
 
-def draw_squares(
+def draw_view_squares(
     n: int, H: int, scale: tuple[float, float], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Squares inside an image of side H, their share of its area uniform in `scale`.

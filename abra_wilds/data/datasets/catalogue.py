@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
 
-NAMES = tuple(SPLIT_SCHEMES)
+DATASET_NAMES = tuple(SPLIT_SCHEMES)
 
 
 def load_dataset(
@@ -56,8 +56,8 @@ def load_dataset(
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
     """
-    if name not in NAMES:
-        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(NAMES)}")
+    if name not in DATASET_NAMES:
+        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASET_NAMES)}")
     schemes = SPLIT_SCHEMES[name]
     scheme = schemes[0] if split_scheme is None else split_scheme
     if scheme not in schemes:

@@ -23,7 +23,7 @@ from torch import Tensor
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.data.datasets.controls import known_controls, treatment_classes
 from abra_wilds.data.datasets.layouts import find_layout
-from abra_wilds.data.datasets.splits import SPLITS, split_array
+from abra_wilds.data.datasets.splits import SPLIT_NUMBERS, split_array
 from abra_wilds.data.reading.images import unreadable_file
 from abra_wilds.errors import InputError
 
@@ -75,8 +75,8 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         rows, self._data_dir = layout.rows, layout.folder
         self._input_array, self.suffixes = layout.stems, layout.suffixes
         self._split_array = split_array(rows, split_scheme, layout.table)
-        self._split_dict = {split: number for split, (number, _) in SPLITS.items()}
-        self._split_names = {split: name for split, (_, name) in SPLITS.items()}
+        self._split_dict = {split: number for split, (number, _) in SPLIT_NUMBERS.items()}
+        self._split_names = {split: name for split, (_, name) in SPLIT_NUMBERS.items()}
         labels = rows["sirna_id"].to_numpy()
         self._y_array, self._y_size = torch.tensor(labels), 1
         self._n_classes = int(labels.max()) + 1

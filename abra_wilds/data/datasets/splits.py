@@ -16,7 +16,7 @@ from abra_wilds.config.data import SPLIT_SCHEMES
 from abra_wilds.errors import InputError
 
 # Split -> its id, which is WILDS' for its own four splits, and its name in logs.
-SPLITS = {
+SPLIT_NUMBERS = {
     "train": (0, "Train"),
     "val": (1, "Validation (OOD)"),
     "test": (2, "Test (OOD)"),
@@ -47,14 +47,14 @@ def split_array(rows: pd.DataFrame, scheme: str, path: Path) -> NDArray[np.int64
         raise InputError(f"unknown split_scheme {scheme!r}; choose one of {', '.join(SCHEMES)}")
     _check_experiments(rows, path)
     training = (rows["dataset"] == "train").to_numpy()
-    split = np.where(training, SPLITS["train"][0], SPLITS["test"][0])
+    split = np.where(training, SPLIT_NUMBERS["train"][0], SPLIT_NUMBERS["test"][0])
     if scheme == "heldout":
-        split[heldout_rows(rows, path)] = SPLITS["val"][0]
+        split[heldout_rows(rows, path)] = SPLIT_NUMBERS["val"][0]
     if scheme == "wilds":
-        split[val_rows(rows, path)] = SPLITS["val"][0]
+        split[val_rows(rows, path)] = SPLIT_NUMBERS["val"][0]
         site = rows["site"].to_numpy()
         if site.min() < site.max():
-            split[training & (site == site.max())] = SPLITS["id_test"][0]
+            split[training & (site == site.max())] = SPLIT_NUMBERS["id_test"][0]
     return split
 
 

@@ -56,7 +56,7 @@ class Findings:
         self.first_blank = min(filter(None, (self.first_blank, other.first_blank)), default="")
 
 
-def report(problems: Sequence[str]) -> int:
+def report_problems(problems: Sequence[str]) -> int:
     """Print what is wrong, and return the exit code."""
     if not problems:
         sys.stdout.write("nothing is wrong\n")
@@ -99,7 +99,7 @@ def blank_line(found: Findings) -> str:
     return f"blank channels: {counts}, first {found.first_blank}"
 
 
-def opened(dataset: WILDSDataset, root: str) -> tuple[list[Pack], list[str]]:
+def opened_packs(dataset: WILDSDataset, root: str) -> tuple[list[Pack], list[str]]:
     """The packs of a data set that can be opened, and what is wrong with these or others."""
     packs, problems = [], []
     for folder in sorted(Path(dataset.data_dir).glob("packed*")):

@@ -17,7 +17,7 @@ Item = tuple[int, Window | None]
 DRAWS = 1  # keeps these draws apart from the sampler's own, which come from (seed, epoch)
 
 
-class Requests:
+class CropBatchSampler:
     """What workers are asked for: the batches of a sampler, of whole images or of windows.
 
     Attributes:

@@ -34,7 +34,7 @@ class Fault:
 Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[int], Tensor | None]
 
 
-class Rows(Dataset[tuple[int, Tensor | Fault]]):
+class ImageDataset(Dataset[tuple[int, Tensor | Fault]]):
     """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
 
     Nothing in it is a Python object a row. Workers share this process's memory until they write to it, and

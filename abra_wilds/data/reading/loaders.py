@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from abra_wilds.config.data import TRAIN_LOADERS
 from abra_wilds.data.datasets.controls import control_rows
-from abra_wilds.data.reading.crops import Requests
-from abra_wilds.data.reading.dataset import Columns, Fault, Rows
+from abra_wilds.data.reading.crops import CropBatchSampler
+from abra_wilds.data.reading.dataset import Columns, Fault, ImageDataset
 from abra_wilds.data.samplers.batches import (
     BalancedSampler,
     BatchSampler,
@@ -30,7 +30,7 @@ from abra_wilds.data.samplers.batches import (
 from abra_wilds.data.samplers.distributed import evaluation_share, training_share
 from abra_wilds.data.samplers.paired import ControlSampler, PairSampler
 from abra_wilds.dist import world
-from abra_wilds.errors import WORKER_KILLED, Lost
+from abra_wilds.errors import WORKER_KILLED, RunAborted
 from abra_wilds.types import Batch, InputError, Target
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ class Loader:
         num_workers: int = 0,
         pin_memory: bool = False,
     ):
-        self.rows = Rows(subset, grouper)
+        self.rows = ImageDataset(subset, grouper)
         self.sampler = sampler
         self.grouper = grouper
-        self._requests = Requests(sampler, self.rows.shape[1])
+        self._requests = CropBatchSampler(sampler, self.rows.shape[1])
         self._kwargs: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._loader = self._reader()
 
@@ -113,7 +113,7 @@ class Loader:
             # What a worker itself has met comes with torch's preface.
             if self._kwargs["num_workers"] == 0 or str(fault).startswith("Caught "):
                 raise
-            raise Lost(WORKER_KILLED) from fault
+            raise RunAborted(WORKER_KILLED) from fault
 
     def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
         """Torch's loader, which gives each worker one thread.

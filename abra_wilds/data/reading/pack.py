@@ -24,10 +24,17 @@ from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.reading import pools as parallel
 from abra_wilds.data.reading.images import check_images, read_files
-from abra_wilds.data.reading.pack_plate import Plan, Plate, kept_table, plates_of, read_table, write_plate
+from abra_wilds.data.reading.pack_plate import (
+    Plan,
+    Plate,
+    kept_table,
+    plates_of,
+    read_plate_table,
+    write_plate,
+)
 from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -78,12 +85,12 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
     parallel.check_workers(workers)
     if size < 0:
         raise InputError(f"size is {size}; give the pixels a side of a shrunk image, or leave it out")
-    with alone(Path(dataset.data_dir)):
+    with pack_lock(Path(dataset.data_dir)):
         return pack_alone(dataset, size, workers)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def pack_lock(folder: Path) -> Iterator[None]:
     """Keep other processes from packing what lies in a folder until this one has ended, in whatever way."""
     fd = os.open(folder, os.O_RDONLY)
     try:
@@ -121,7 +128,7 @@ def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
         # From here on the pack is not whole, whatever it was before.
         (folder / INDEX).unlink(missing_ok=True)
         write_plates(dataset, plan, todo, workers)
-        tables |= {plate.name: read_table(folder, plate.name) for plate in todo}
+        tables |= {plate.name: read_plate_table(folder, plate.name) for plate in todo}
     write_index(dataset, folder, tables, begun)
     return folder
 
@@ -194,7 +201,7 @@ def write_index(
         "filter": files[0]["filter"],
         "files": files,
     }
-    with whole(folder / INDEX) as temporary:
+    with atomic_write(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index), encoding="utf-8")
         # Image files that changed while others were packed are then newer than the pack.
         os.utime(temporary, ns=(begun, begun))

@@ -21,7 +21,7 @@ from torch import Tensor
 from abra_wilds.data.reading.images import check_shape, image_files, image_path, read_files
 from abra_wilds.data.reading.packed import suffixes_of
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import sha256, whole, write_text
+from abra_wilds.results.files import atomic_write, sha256, write_text
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -89,7 +89,7 @@ def stems_of(dataset: WILDSDataset, plate: Plate) -> list[str]:
     return [str(dataset._input_array[row]) for row in plate.rows]
 
 
-def read_table(folder: Path, name: str) -> dict[str, Any] | None:
+def read_plate_table(folder: Path, name: str) -> dict[str, Any] | None:
     """The table beside a plate's array; None if it was never written, or the array has not all its bytes."""
     try:
         table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def kept_table(dataset: WILDSDataset, plate: Plate, folder: Path) -> dict[str, A
     Files may be deleted once they are packed. Where every single file is newer and none has another size, the
     data set was copied without its times, and the pack with it.
     """
-    table = read_table(folder, plate.name)
+    table = read_plate_table(folder, plate.name)
     if table is None or not set(stems_of(dataset, plate)) <= set(table["stems"]):
         return None
     oldest, newest, digest = sources(dataset, plate)
@@ -146,7 +146,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
     suffixes = list(suffixes_of(dataset))
     table: dict[str, Any] = {"suffixes": suffixes, "shape": shape, "filter": plan.filter}
     try:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             crcs = write_array(temporary, plan, dataset, plate)
             table |= {"stems": stems_of(dataset, plate), "crc32": crcs}
             table |= {"sha256": sha256(temporary), "bytes": temporary.stat().st_size}

@@ -14,7 +14,7 @@ import numpy as np
 
 from abra_wilds.errors import InputError
 
-Rows = np.ndarray[Any, np.dtype[np.int64]]
+RowIds = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class BatchSampler:
@@ -35,7 +35,7 @@ class BatchSampler:
         """Choose the epoch whose batches the next iteration yields."""
         self.epoch = epoch
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The batches of one epoch, drawn from rng alone."""
         raise NotImplementedError
 
@@ -64,7 +64,7 @@ class PlateSampler(BatchSampler):
 
     def __init__(
         self,
-        group_of: Sequence[int] | Rows,
+        group_of: Sequence[int] | RowIds,
         batch_size: int,
         seed: int,
         remainder: str = "even",
@@ -82,13 +82,13 @@ class PlateSampler(BatchSampler):
         n_images = sum(n if remainder == "even" else n - n % batch_size for n in sizes)
         super().__init__(n_batches, n_images, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The batches of one epoch, bio-batches interleaved at random."""
         chunks = [chunk for rows in self._members.values() for chunk in self._cut(rng.permutation(rows))]
         for k in rng.permutation(len(chunks)):
             yield chunks[k]
 
-    def _cut(self, rows: Rows) -> list[Rows]:
+    def _cut(self, rows: RowIds) -> list[RowIds]:
         if self.remainder == "even":
             return even_chunks(rows, self.batch_size)
         return list(rows[: len(rows) - len(rows) % self.batch_size].reshape(-1, self.batch_size))
@@ -113,7 +113,7 @@ class GroupSampler(BatchSampler):
 
     def __init__(
         self,
-        group_of: Sequence[int] | Rows,
+        group_of: Sequence[int] | RowIds,
         batch_size: int,
         n_groups_per_batch: int,
         seed: int,
@@ -144,7 +144,7 @@ class GroupSampler(BatchSampler):
         n_batches = len(group_of) // batch_size
         super().__init__(n_batches, n_batches * batch_size, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """Independent batches, as many as full ones fit into the split."""
         n, k = self.n_groups_per_batch, self.rows_per_group
         for _ in range(len(self)):
@@ -167,7 +167,7 @@ class ShuffledSampler(BatchSampler):
         self.n, self.batch_size = n, batch_size
         super().__init__(-(-n // batch_size), n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """A random permutation, cut."""
         return _cut(rng.permutation(self.n), self.batch_size)
 
@@ -181,7 +181,7 @@ class BalancedSampler(BatchSampler):
         seed: of the draws.
     """
 
-    def __init__(self, group_of: Sequence[int] | Rows, batch_size: int, seed: int):
+    def __init__(self, group_of: Sequence[int] | RowIds, batch_size: int, seed: int):
         check_batch_size(batch_size)
         self.batch_size = batch_size
         _, inverse, counts = np.unique(np.asarray(group_of), return_inverse=True, return_counts=True)
@@ -189,7 +189,7 @@ class BalancedSampler(BatchSampler):
         n = len(self._p)
         super().__init__(-(-n // batch_size), n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """As many independent draws as the split has rows, cut."""
         n = self.images_per_epoch
         return _cut(rng.choice(n, size=n, replace=True, p=self._p), self.batch_size)
@@ -208,7 +208,7 @@ class SequentialSampler(BatchSampler):
         self.n, self.batch_size = n, batch_size
         super().__init__(-(-n // batch_size), n)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The same batches whatever rng."""
         return _cut(np.arange(self.n), self.batch_size)
 
@@ -224,17 +224,17 @@ class GroupedSampler(BatchSampler):
         batch_size: largest number of rows of a batch.
     """
 
-    def __init__(self, group_of: Sequence[int] | Rows, batch_size: int):
+    def __init__(self, group_of: Sequence[int] | RowIds, batch_size: int):
         check_batch_size(batch_size)
         self._chunks = [c for rows in members_of(group_of).values() for c in even_chunks(rows, batch_size)]
         super().__init__(len(self._chunks), len(group_of))
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The same batches whatever rng, bio-batches in order of first appearance."""
         return iter(self._chunks)
 
 
-def members_of(group_of: Sequence[int] | Rows) -> dict[int, Rows]:
+def members_of(group_of: Sequence[int] | RowIds) -> dict[int, RowIds]:
     """The rows of each bio-batch, in dataset order; bio-batches in order of first appearance.
 
     >>> {group: rows.tolist() for group, rows in members_of([7, 3, 7]).items()}
@@ -246,16 +246,16 @@ def members_of(group_of: Sequence[int] | Rows) -> dict[int, Rows]:
     return {int(groups[k]): parts[k] for k in np.argsort(first)}
 
 
-def even_chunks(rows: Rows, most: int) -> list[Rows]:
+def even_chunks(rows: RowIds, most: int) -> list[RowIds]:
     """Rows cut into as few parts of at most `most` as possible, their sizes differing by at most one."""
     return np.array_split(rows, -(-len(rows) // most))
 
 
-def _cut(rows: Rows, batch_size: int) -> Iterator[Rows]:
+def _cut(rows: RowIds, batch_size: int) -> Iterator[RowIds]:
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def check_bio_batches(members: Mapping[int, Rows], batch_size: int, name_of: Callable[[int], str]) -> None:
+def check_bio_batches(members: Mapping[int, RowIds], batch_size: int, name_of: Callable[[int], str]) -> None:
     """Refuse bio-batches that are smaller than a batch.
 
     Raises:

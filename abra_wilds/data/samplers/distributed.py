@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from abra_wilds.data.samplers.batches import BatchSampler, Rows
+from abra_wilds.data.samplers.batches import BatchSampler, RowIds
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import rank, world
 
@@ -41,14 +41,14 @@ class Rounds(BatchSampler):
         repeats = islice(self.whole, self.repeated)
         self.images_per_epoch = self.whole.images_per_epoch + sum(len(rows) for rows in repeats)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """Every process draws all batches and keeps its own."""
         drawn = self.whole.batches(rng)
         first = list(islice(drawn, self.repeated))
         return islice(chain(first, drawn, first), self.rank, None, self.world)
 
 
-class Share(BatchSampler):
+class DistributedBatches(BatchSampler):
     """One process's batches of an evaluation: each batch is some process's, none comes twice."""
 
     def __init__(self, whole: BatchSampler, rank: int, world: int):
@@ -56,7 +56,7 @@ class Share(BatchSampler):
         self.whole = whole
         self.rank, self.world = rank, world
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """Every `world`-th batch."""
         return islice(self.whole.batches(rng), self.rank, None, self.world)
 
@@ -71,7 +71,7 @@ def evaluation_share(sampler: BatchSampler) -> BatchSampler:
     if world() == 1:
         return sampler
     if not isinstance(sampler, PassSampler):
-        return Share(sampler, rank(), world())
+        return DistributedBatches(sampler, rank(), world())
     share = PassSampler(sampler.plan[rank() :: world()], sampler.batch_size)
     share.whole = sampler
     return share

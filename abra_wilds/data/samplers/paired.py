@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from abra_wilds.data.samplers.batches import BatchSampler, Rows, ShuffledSampler, check_batch_size, members_of
+from abra_wilds.data.samplers.batches import (
+    BatchSampler,
+    RowIds,
+    ShuffledSampler,
+    check_batch_size,
+    members_of,
+)
 from abra_wilds.errors import InputError
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -38,8 +44,8 @@ class PairSampler(BatchSampler):
 
     def __init__(
         self,
-        group_of: Sequence[int] | Rows,
-        class_of: Sequence[int] | Rows,
+        group_of: Sequence[int] | RowIds,
+        class_of: Sequence[int] | RowIds,
         batch_size: int,
         seed: int,
         cross: bool = True,
@@ -70,17 +76,17 @@ class PairSampler(BatchSampler):
             self._n_banned[:] = 0
         super().__init__(len(self._firsts), 2 * n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """Rows, then their partners, batch by batch."""
         for rows in self._firsts.batches(rng):
             yield np.concatenate([rows, self.partners(rows, rng)])
 
-    def partners(self, rows: Rows, rng: np.random.Generator) -> Rows:
+    def partners(self, rows: RowIds, rng: np.random.Generator) -> RowIds:
         """A partner of each row, (k,)."""
         at = self._place[rows]
         drawn = self._start[at] + rng.integers(self._size[at] - self._n_banned[at])
         drawn += np.where(drawn >= self._banned[at], self._n_banned[at], 0)
-        partners: Rows = self._order[drawn]
+        partners: RowIds = self._order[drawn]
         return partners
 
 
@@ -105,7 +111,7 @@ class ControlSampler(BatchSampler):
 
     def __init__(
         self,
-        group_of: Sequence[int] | Rows,
+        group_of: Sequence[int] | RowIds,
         is_control: Mask,
         batch_size: int,
         seed: int,
@@ -132,16 +138,16 @@ class ControlSampler(BatchSampler):
         )
         super().__init__(n_batches, len(is_control) + added, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The batches of one epoch, bio-batches interleaved at random."""
         made = [batch for members in self._members for batch in self._deal(*members, rng)]
         for k in rng.permutation(len(made)):
             yield made[k]
 
-    def _parts(self, controls: Rows, others: Rows) -> int:
+    def _parts(self, controls: RowIds, others: RowIds) -> int:
         return -(-(len(controls) + len(others)) // self.batch_size)
 
-    def _deal(self, controls: Rows, others: Rows, rng: np.random.Generator) -> Iterator[Rows]:
+    def _deal(self, controls: RowIds, others: RowIds, rng: np.random.Generator) -> Iterator[RowIds]:
         """One bio-batch's batches, dealt round by round: neither size nor share of controls varies much."""
         parts, controls = self._parts(controls, others), rng.permutation(controls)
         order = np.concatenate([controls, rng.permutation(others)])
@@ -151,7 +157,7 @@ class ControlSampler(BatchSampler):
             yield np.concatenate([order[k::parts], ~added])
 
 
-def _runs(changes: Mask) -> tuple[Rows, Rows]:
+def _runs(changes: Mask) -> tuple[RowIds, RowIds]:
     """Start and stop, (n,) each, of the run that each position lies in.
 
     Args:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from abra_wilds.data.samplers.batches import BatchSampler, Rows, even_chunks
+from abra_wilds.data.samplers.batches import BatchSampler, RowIds, even_chunks
 
 
 @dataclass(frozen=True)
-class Adapted:
+class BioBatch:
     """One bio-batch of a split, as it is predicted.
 
     Attributes:
@@ -19,7 +19,7 @@ class Adapted:
         adapted: whether statistics are taken from it; if not, the running ones predict it.
     """
 
-    passes: tuple[Rows, ...]
+    passes: tuple[RowIds, ...]
     adapted: bool
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class PassSampler(BatchSampler):
         plan: the same.
     """
 
-    def __init__(self, plan: Sequence[Adapted], batch_size: int):
+    def __init__(self, plan: Sequence[BioBatch], batch_size: int):
         self.plan = tuple(plan)
         self.batch_size = batch_size
         self._chunks = [[even_chunks(rows, batch_size) for rows in group.passes] for group in self.plan]
@@ -52,6 +52,6 @@ class PassSampler(BatchSampler):
         """For each bio-batch, in how many batches each of its passes is read."""
         return [[len(chunks) for chunks in group] for group in self._chunks]
 
-    def batches(self, rng: np.random.Generator) -> Iterator[Rows]:
+    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The same batches whatever rng."""
         return (chunk for group in self._chunks for chunks in group for chunk in chunks)

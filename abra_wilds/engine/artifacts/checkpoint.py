@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from abra_wilds.dist import gathered, rank
+from abra_wilds.dist import all_gather, rank
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def save_checkpoint(
     if scaler is not None and scaler.is_enabled():
         state["scaler"] = scaler.state_dict()
     try:
-        with whole(path) as temporary, open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as fault:
         # Where a write is refused torch fails in words of its own, behind which the system's stand.
@@ -114,7 +114,7 @@ def common_progress(path: Path) -> Progress:
     Raises:
         InputError: on all of them, if they do not; or if the file is no checkpoint.
     """
-    found = gathered(read_progress(path) if path.exists() else Progress())
+    found = all_gather(read_progress(path) if path.exists() else Progress())
     if len(set(map(repr, found))) > 1:
         epochs = ", ".join(str(progress.epoch) for progress in found)
         raise InputError(

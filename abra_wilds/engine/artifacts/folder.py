@@ -22,7 +22,7 @@ from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import CONFIG, RESULTS, model_name
 
 TRACKER = "tensorboard"
-OURS = re.compile(
+OUR_FILES = re.compile(
     rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
 )
 
@@ -87,7 +87,7 @@ def open_folder(config: RunConfig) -> RunFolder:
 
 
 def _empty(path: Path, inside: list[str]) -> None:
-    foreign = [name for name in inside if not OURS.fullmatch(name)]
+    foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
     if foreign:
         raise InputError(
             f"--overwrite empties folders of runs only, and --log_dir {path} also holds {foreign[0]}; give "

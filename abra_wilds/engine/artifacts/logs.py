@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from abra_wilds.config.run import TrainConfig
-from abra_wilds.dist import gathered, is_main, world
+from abra_wilds.dist import all_gather, is_main, world
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
 
 EVERY = slice(None)  # every row of a batch
@@ -95,7 +95,7 @@ class CsvLog:
         return list(csv.DictReader(self._lines())) if self.path.exists() else []
 
     def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
-        with whole(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
@@ -152,7 +152,7 @@ class Meter:
         if world() == 1:
             return
         sums = {name: torch.as_tensor(total).cpu() for name, total in self.sums.items()}
-        parts = gathered((sums, self.weights, self.groups.cpu()))
+        parts = all_gather((sums, self.weights, self.groups.cpu()))
         self.reset()
         for part, weights, groups in parts:
             for name, total in part.items():
@@ -173,7 +173,7 @@ class Meter:
         return row
 
 
-class Guard:
+class DivergenceCheck:
     """Remembers the losses since the last check, and stops the run at the first that is not finite."""
 
     def __init__(self, group_name: Any):

@@ -13,7 +13,7 @@ from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import by_timm
 
 
-def consumed(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
+def budget_of(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
     """The budget and the sources of a run up to where it is.
 
     Returns:

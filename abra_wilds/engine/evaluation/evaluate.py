@@ -20,7 +20,7 @@ from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import max_across_ranks, means_across_ranks
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
-from abra_wilds.results.files import whole
+from abra_wilds.results.files import atomic_write
 from abra_wilds.tta.adapters import Adapter, running_statistics
 from abra_wilds.types import Batch, InputError, Target
 
@@ -101,7 +101,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
     return Batch(x, Target(y), g, metadata, rows, groups_of(g))
 
 
-def evaluate(subset: WILDSSubset, y_pred: Tensor, rows: Tensor | None = None) -> dict[str, float]:
+def score(subset: WILDSSubset, y_pred: Tensor, rows: Tensor | None = None) -> dict[str, float]:
     """WILDS' evaluation of predictions (n,): acc_avg, acc_cell_type:NAME, acc_wg and counts.
 
     Args:
@@ -182,7 +182,7 @@ def plain_images(loader: Loader, device: torch.device, size: Size) -> Iterable[T
 
 def save_predictions(path: Path, y_pred: Tensor) -> None:
     """Write one class id a line, as WILDS does."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         np.savetxt(temporary, y_pred.numpy(), fmt="%d")
 
 

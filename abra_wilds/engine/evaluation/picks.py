@@ -15,7 +15,7 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.engine.artifacts.checkpoint import Progress
-from abra_wilds.engine.evaluation.evaluate import evaluate, predict
+from abra_wilds.engine.evaluation.evaluate import predict, score
 from abra_wilds.engine.setup import Setup, adapted_loader
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.adapters import make_adapter
@@ -62,7 +62,7 @@ def pick_epochs(
     e, values, best = config.eval, {}, dict(done.picked)
     for name, pick in picks.items():
         y_pred = predict(method, pick.loader, setup.device, config.data.size, adapter=make_adapter(pick.e))
-        values[name] = evaluate(setup.subsets["val"], y_pred)[e.val_metric]
+        values[name] = score(setup.subsets["val"], y_pred)[e.val_metric]
         known = best.get(name)
         if known is None or better(values[name], known[0], e.val_metric_decreasing):
             best[name] = (values[name], done.epoch)

@@ -15,20 +15,20 @@ from torch.amp import GradScaler
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
 from abra_wilds.data.samplers.passes import PassSampler
-from abra_wilds.dist import is_main, on_main, started
+from abra_wilds.dist import is_main, on_rank_zero, started
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, open_folder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog
-from abra_wilds.engine.evaluation.budget import consumed
+from abra_wilds.engine.evaluation.budget import budget_of
 from abra_wilds.engine.evaluation.evaluate import (
     by_cell,
-    evaluate,
     predict,
     read_predictions,
     save_predictions,
+    score,
 )
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
-from abra_wilds.engine.precision import speed_up
+from abra_wilds.engine.precision import configure_precision
 from abra_wilds.engine.setup import Setup, build_method, prepare
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import same_file, sha256
@@ -56,7 +56,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     """
     e = config.eval
     setup = prepare(config)
-    folder = on_main(lambda: open_folder(config))
+    folder = on_rank_zero(lambda: open_folder(config))
     config = as_trained(folder, config)
     check_same_run(folder, config, data_digest(setup.dataset))
     chosen = "best" if "val" in setup.subsets else "last"
@@ -97,7 +97,7 @@ def evaluate_checkpoint(
             save_predictions(folder.predictions(split, label), y_pred)
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
     checkpoints = [(label, saved.epoch)]
-    return on_main(lambda: conclude(config, setup, method, folder, log, spent, checkpoints, picked_by))
+    return on_rank_zero(lambda: conclude(config, setup, method, folder, log, spent, checkpoints, picked_by))
 
 
 def load_method(config: RunConfig, setup: Setup, checkpoint: Path) -> tuple[Method, Progress]:
@@ -107,7 +107,7 @@ def load_method(config: RunConfig, setup: Setup, checkpoint: Path) -> tuple[Meth
         InputError: if there is no such model, it does not fit, or it has no trained classifier.
     """
     method = build_method(config, setup.info, load=False).to(setup.device)
-    speed_up(method, config.speed)
+    configure_precision(method, config.speed)
     saved = load_checkpoint(checkpoint, method)
     check_classifier(config, method, checkpoint, saved)
     return method, saved
@@ -149,7 +149,7 @@ def evaluate_splits(
                 screen.add(logits, batch.rows)
 
         y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter)
-        predictions[split], results[split] = y_pred, evaluate(setup.subsets[split], y_pred)
+        predictions[split], results[split] = y_pred, score(setup.subsets[split], y_pred)
         meter.merge()
         if screen is not None:
             screen.merge()
@@ -256,13 +256,13 @@ def conclude(
     """
     records = []
     made: Any = {"commit": commit(), "versions": versions(), "data_sha256": data_digest(setup.dataset)}
-    budget = consumed(config, setup, method, done)
+    budget = budget_of(config, setup, method, done)
     for (label, epoch), split in product(checkpoints, setup.eval_loaders):
         path = folder.predictions(split, label)
         if not path.exists():
             continue
         subset = setup.subsets[split]
-        results = evaluate(subset, read_predictions(path, len(subset)))
+        results = score(subset, read_predictions(path, len(subset)))
         records.append(
             Record(
                 method=config.algorithm,

@@ -23,7 +23,7 @@ from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog, no_bar
 from abra_wilds.engine.artifacts.trackers import Tracker
-from abra_wilds.engine.evaluation.evaluate import evaluate, plain_images, reestimate_bn
+from abra_wilds.engine.evaluation.evaluate import plain_images, reestimate_bn, score
 from abra_wilds.engine.evaluation.picks import better
 from abra_wilds.engine.evaluation.results import Results, note_evaluation, save_epoch, screen_scores
 from abra_wilds.engine.flops import FlopCount
@@ -75,7 +75,7 @@ def train_heads(
         row = {"epoch": epoch, "batch": len(sampler), **meter.read()}
         csvs["train_algo"].write(row)
         chosen, value = pick(config, setup, method, heads, splits.get("val"))
-        predictions, results = score(config, setup, method, splits, csvs, epoch)
+        predictions, results = score_heads(config, setup, method, splits, csvs, epoch)
         is_best = value is not None and better(value, done.best_val_metric, config.eval.val_metric_decreasing)
         if is_best:
             done = replace(done, best_val_metric=value, best_epoch=epoch)
@@ -138,7 +138,7 @@ def pick(
         if val is None:
             return i, None
         y_pred = torch.cat([method.classify(batch.x).argmax(1) for batch in val.parts()])
-        values[i] = evaluate(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric]
+        values[i] = score(setup.subsets["val"], y_pred.cpu())[config.eval.val_metric]
     if not values:
         raise Diverged(
             f"the classifier's weights became infinite at every rate of {method.name}'s head phase; "
@@ -150,7 +150,7 @@ def pick(
 
 
 @torch.no_grad()
-def score(
+def score_heads(
     config: RunConfig,
     setup: Setup,
     method: Method,
@@ -171,7 +171,7 @@ def score(
             if screen is not None:
                 screen.add(logits, batch.rows)
         found = torch.cat(y_pred).cpu()
-        scores = evaluate(setup.subsets[split], found) | (screen.results() if screen is not None else {})
+        scores = score(setup.subsets[split], found) | (screen.results() if screen is not None else {})
         if split == "train":
             csvs["train_eval"].write({"epoch": epoch, **scores})
             continue

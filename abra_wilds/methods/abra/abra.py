@@ -17,7 +17,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.dist import means_across_ranks, of_main
+from abra_wilds.dist import broadcast, means_across_ranks
 from abra_wilds.functional.losses import (
     arcface,
     arcface_two_term,
@@ -38,7 +38,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
-class Point:
+class Insertion:
     """A representation at an insertion point, with the statistics of its bio-batches.
 
     Attributes:
@@ -51,9 +51,9 @@ class Point:
     mu: Tensor
     sigma: Tensor
 
-    def detach(self) -> Point:
+    def detach(self) -> Insertion:
         """The same point as a constant."""
-        return Point(self.x.detach(), self.mu.detach(), self.sigma.detach())
+        return Insertion(self.x.detach(), self.mu.detach(), self.sigma.detach())
 
 
 class Perturbations(nn.ModuleDict):
@@ -112,7 +112,7 @@ class ABRA(Method):
     def forward(self, batch: Batch) -> StepOutput:
         """Algorithm 1: phase 1 moves K only, phase 2 gives the loss of theta."""
         c = self.cfg
-        if c.prob < 1 and of_main(torch.rand(())).item() >= c.prob:  # All processes ascend, or none.
+        if c.prob < 1 and broadcast(torch.rand(())).item() >= c.prob:  # All processes ascend, or none.
             return self.clean_only(batch)
         if c.two_forward:
             with torch.no_grad():
@@ -183,13 +183,13 @@ class ABRA(Method):
         loss, logits = self.task_loss(self.features(batch.x), batch.target)
         return StepOutput(loss, logits, {"L_clean": loss.detach()})
 
-    def clean(self, batch: Batch, observe: bool = True, literal: bool = False) -> list[Point]:
+    def clean(self, batch: Batch, observe: bool = True, literal: bool = False) -> list[Insertion]:
         """One pass of the backbone up to the last insertion point: the clean representation at each.
 
         The perturbations observe the points' sigma, once a step. In the literal phase 1 it is the shifted
         pass that moves the running statistics behind the first point, as a forward of its own would.
         """
-        points: list[Point] = []
+        points: list[Insertion] = []
         X, after = batch.x, None
         for name in self.at:
             with bn_buffers_kept(self.net) if literal and points else nullcontext():
@@ -203,7 +203,7 @@ class ABRA(Method):
                 self.perturb[name].observe(sigma.mean(0) if sigma.dim() == 2 else sigma)
         return points
 
-    def arrive(self, name: str, X: Tensor, batch: Batch) -> Point:
+    def arrive(self, name: str, X: Tensor, batch: Batch) -> Insertion:
         """Statistics (Eq. 1) of the map (N, C, h, w) that reaches an insertion point."""
         with full_precision(X.device.type):
             X = at_least_fp32(X)
@@ -213,7 +213,7 @@ class ABRA(Method):
                 mu, sigma = (s[of] for s in grouped_stats(mean, var, batch.groups, self.cfg.eps))  # (N, C)
             else:
                 mu, sigma = pooled_stats(mean, var, self.cfg.eps)  # (C,)
-        return Point(mean if self.pooled(name) else X, mu, sigma)
+        return Insertion(mean if self.pooled(name) else X, mu, sigma)
 
     def pooled(self, name: str) -> bool:
         """Whether the shift may be applied after pooling: Eq. 7 is affine per channel, so the two commute."""
@@ -229,7 +229,7 @@ class ABRA(Method):
 
     def shifted(
         self,
-        start: Point,
+        start: Insertion,
         noise: list[Pair],
         batch: Batch,
         K: list[Pair] | None = None,
@@ -245,7 +245,7 @@ class ABRA(Method):
                 X = self.net(self.onward(x), after=self.at[i - 1], upto=name, bare=self.cfg.before_relu)
                 point = self.arrive(name, X, batch)
             if detach:
-                point = Point(point.x, point.mu.detach(), point.sigma.detach())
+                point = Insertion(point.x, point.mu.detach(), point.sigma.detach())
             with full_precision(point.x.device.type):
                 perturb = self.perturb[name]
                 x = perturb(
@@ -253,7 +253,7 @@ class ABRA(Method):
                 )
         return self.leave(self.at[-1], x)
 
-    def draw(self, points: list[Point], batch: Batch) -> list[Pair]:
+    def draw(self, points: list[Insertion], batch: Batch) -> list[Pair]:
         """Standard normal noise for mean and deviation at every insertion point (Eq. 8).
 
         Returns:
@@ -271,7 +271,7 @@ class ABRA(Method):
 
         return [(noise(point.mu), noise(point.mu)) for point in points]
 
-    def explore(self, start: Point, noise: list[Pair], batch: Batch) -> dict[str, Tensor]:
+    def explore(self, start: Insertion, noise: list[Pair], batch: Batch) -> dict[str, Tensor]:
         """Phase 1: K <- K + alpha dL_adv/dK (Eqs. 10, 12) on constants; returns L_adv before and after.
 
         The two values are computed on steps whose logs will be read.
@@ -306,7 +306,7 @@ class ABRA(Method):
             )
         return self.context.lr * self.cfg.alpha_scale
 
-    def summary(self, points: list[Point], noise: list[Pair]) -> dict[str, Tensor]:
+    def summary(self, points: list[Insertion], noise: list[Pair]) -> dict[str, Tensor]:
         """The perturbations' logs, with the insertion point in the name where there are several."""
         logs: dict[str, Tensor] = {}
         for name, point, pair in zip(self.at, points, noise, strict=True):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from abra_wilds.config.fields import method_option, require
 from abra_wilds.functional.precision import at_least_fp32, full_precision
-from abra_wilds.functional.ssl import momentum_at, spread
+from abra_wilds.functional.ssl import momentum_at, projection_spread
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.ssl.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import byol_predictor, byol_projector, lightly
@@ -74,7 +74,7 @@ class BYOL(Method):
             p = [self.predictor(projection) for projection in z]  # (N, out) each
             loss = 4 + 2 * (self.cosine(p[0], targets[1]) + self.cosine(p[1], targets[0]))
         log = (self.context or StepContext(0.0)).log
-        return StepOutput(loss, None, {"spread": spread(z[0])} if log else {})
+        return StepOutput(loss, None, {"spread": projection_spread(z[0])} if log else {})
 
     @torch.no_grad()
     def target(self, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from abra_wilds.config.fields import method_option, require
 from abra_wilds.errors import InputError
 from abra_wilds.functional.precision import at_least_fp32, full_precision
-from abra_wilds.functional.ssl import block_masks, momentum_at, patch_loss, ramp, spread
+from abra_wilds.functional.ssl import block_masks, momentum_at, patch_loss, projection_spread, ramp
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.ssl.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import dino_head, lightly
@@ -145,7 +145,7 @@ class DINOv2(Method):
             logs = {"dino": dino.detach(), "ibot": ibot.detach(), "koleo": koleo.detach()}
             if now.log:
                 to_bottleneck = self.projector.get_submodule("layers")
-                logs["spread"] = spread(to_bottleneck(cls.detach().chunk(2)[0]))
+                logs["spread"] = projection_spread(to_bottleneck(cls.detach().chunk(2)[0]))
         return StepOutput(loss, None, logs)
 
     def tokens(self, net: nn.Module, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from abra_wilds.config.fields import method_option, require
 from abra_wilds.functional.precision import full_precision
-from abra_wilds.functional.ssl import nt_xent, spread
+from abra_wilds.functional.ssl import nt_xent, projection_spread
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.ssl.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import simclr_projector
@@ -63,7 +63,7 @@ class SimCLR(Method):
             z = self.projector(f)  # (2N, out)
             loss = nt_xent(z[: len(batch)], z[len(batch) :], self.cfg.temperature)
         log = (self.context or StepContext(0.0)).log
-        return StepOutput(loss, None, {"spread": spread(z)} if log else {})
+        return StepOutput(loss, None, {"spread": projection_spread(z)} if log else {})
 
     def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
         """Encoder and projection head; the classifier is trained afterwards."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.config.fields import require
-from abra_wilds.dist import of_main
+from abra_wilds.dist import broadcast
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.nets.staged import TAP_POINTS
 
@@ -37,7 +37,7 @@ def uniform_draws(n: int, common: bool = False) -> list[float]:
         common: rank 0's, so that all processes decide alike.
     """
     draws = torch.rand(n)
-    found: list[float] = (of_main(draws) if common else draws).tolist()
+    found: list[float] = (broadcast(draws) if common else draws).tolist()
     return found
 
 

@@ -65,7 +65,7 @@ def points(n=24):
 
 def made(folder, number):
     """The figures of a number."""
-    return list(figures.figures_of(find_runs(folder), number))
+    return list(figures.made_figures(find_runs(folder), number))
 
 
 def rows_of(path):

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from abra_wilds.board.tables.formats import csv_text, html_page, html_table, latex, markdown, tex
-from abra_wilds.board.tables.rows import Budget, Comparison, Row, Table, layout
+from abra_wilds.board.tables.rows import Budget, Comparison, Table, TableRow, layout
 from abra_wilds.results.significance import paired_t
 from tests.board import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
 
@@ -25,9 +25,13 @@ def table():
     reversal, abra = wanted.rows[0], wanted.rows[1]
     result = paired_t([30.0, 32.0], [29.0, 28.0])
     spent = Budget(1234.5, 3.25, "ImageNet")
-    ours = Row("ABRA", abra.key, "resnet18", True, OURS, spent, abra, Comparison("ERM", (0, 1), result, 0.5))
-    none = Row(reversal.name, reversal.key, "densenet161", False, {}, None, reversal)
-    odd = Row(ODD, ("X", "plate_bn"), "resnet18", True, {"Total": {3: 1.0}}, Budget(None, None, "none"), None)
+    ours = TableRow(
+        "ABRA", abra.key, "resnet18", True, OURS, spent, abra, Comparison("ERM", (0, 1), result, 0.5)
+    )
+    none = TableRow(reversal.name, reversal.key, "densenet161", False, {}, None, reversal)
+    odd = TableRow(
+        ODD, ("X", "plate_bn"), "resnet18", True, {"Total": {3: 1.0}}, Budget(None, None, "none"), None
+    )
     return Table(wanted, ("resnet18",), (none, ours, odd), ("First & <note>.", "[a] Second."))
 
 

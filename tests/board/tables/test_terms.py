@@ -8,7 +8,7 @@ from abra_wilds.board.reproduce import predicting
 from abra_wilds.board.sweep.plan import picks_epochs, plan, unequal
 from abra_wilds.board.sweep.spec import read_spec
 from abra_wilds.board.tables.formats import FORMATS
-from abra_wilds.board.terms import EQUAL, NAMED, TERMS
+from abra_wilds.board.terms import COMPARED, EQUAL, NAMED
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.results.runs import read_entries, read_run
 from tests.board import boards
@@ -27,7 +27,7 @@ def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
         assert not set(found) & set(EQUAL), f"{row.label} could not be tested"
         used |= set(found)
     declared = {term: why for row in spec.rows for term, why in row.differs.items()}
-    assert set(declared) == used and all(declared.values()) and set(declared) <= set(TERMS)
+    assert set(declared) == used and all(declared.values()) and set(declared) <= set(COMPARED)
 
 
 @pytest.mark.parametrize("name", SPECS)

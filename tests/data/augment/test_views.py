@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abra_wilds.data.augment.views import BLUR, blur_matrix, draw_squares, make_views, resize_matrix
+from abra_wilds.data.augment.views import BLUR, blur_matrix, draw_view_squares, make_views, resize_matrix
 from abra_wilds.types import InputError, ViewPlan
 
 
@@ -94,7 +94,7 @@ def test_a_blur_has_the_deviation_it_is_given_and_next_to_none_leaves_the_image(
 
 
 def test_squares_lie_in_the_image_and_show_the_share_they_should():
-    sides, top, left = draw_squares(4000, 100, (0.2, 0.6), generator())
+    sides, top, left = draw_view_squares(4000, 100, (0.2, 0.6), generator())
     assert min(top.min(), left.min()) == 0
     assert (top + sides).max() == 100
     assert (left + sides).max() == 100
@@ -102,7 +102,7 @@ def test_squares_lie_in_the_image_and_show_the_share_they_should():
     assert shares.min() >= 0.2 - 0.005
     assert shares.max() <= 0.6 + 0.008
     assert shares.mean().item() == pytest.approx(0.4, abs=0.01)
-    assert (draw_squares(50, 100, (1.0, 1.0), generator())[0] == 100).all()
+    assert (draw_view_squares(50, 100, (1.0, 1.0), generator())[0] == 100).all()
 
 
 def test_without_jitter_every_image_and_channel_has_mean_0_and_deviation_1():

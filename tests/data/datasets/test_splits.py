@@ -10,7 +10,7 @@ import pytest
 
 from abra_wilds.config.data import SPLIT_SCHEMES
 from abra_wilds.data.datasets.catalogue import load_dataset
-from abra_wilds.data.datasets.splits import SCHEMES, SPLITS, split_array
+from abra_wilds.data.datasets.splits import SCHEMES, SPLIT_NUMBERS, split_array
 from tests.data.datasets import full_metadata
 from tests.data.datasets.test_catalogue import refused
 from tests.data.screens import own_screen
@@ -28,7 +28,7 @@ def screen(marks, sites=(1, 2)):
 
 def by_split(rows, scheme):
     """{split: {(experiment, site)}} of the splits that have any."""
-    names = {number: split for split, (number, _) in SPLITS.items()}
+    names = {number: split for split, (number, _) in SPLIT_NUMBERS.items()}
     found = {}
     for number, name, site in zip(
         split_array(rows, scheme, PATH), rows["experiment"], rows["site"], strict=True
@@ -125,14 +125,18 @@ def full():
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_no_scheme_trains_on_an_image_of_a_test_experiment(full, scheme):
     split = split_array(full, scheme, PATH)
-    learned = [SPLITS["train"][0], SPLITS["id_test"][0], *([SPLITS["val"][0]] if scheme == "heldout" else [])]
+    learned = [
+        SPLIT_NUMBERS["train"][0],
+        SPLIT_NUMBERS["id_test"][0],
+        *([SPLIT_NUMBERS["val"][0]] if scheme == "heldout" else []),
+    ]
     tested = full["dataset"] == "test"
     assert not np.isin(split[tested], learned).any() and np.isin(split[~tested], learned).all()
 
 
 def test_heldout_of_the_real_screen_is_table_1_less_one_experiment_a_line(full):
     number = pd.Series(split_array(full, "heldout", PATH), index=full.index)
-    named = {s: full.loc[number == SPLITS[s][0], "experiment"] for s in ("train", "val", "test")}
+    named = {s: full.loc[number == SPLIT_NUMBERS[s][0], "experiment"] for s in ("train", "val", "test")}
     per_line = {
         s: tuple(sum(name.startswith(line) for name in found.unique()) for line in LINES)
         for s, found in named.items()
@@ -144,4 +148,4 @@ def test_heldout_of_the_real_screen_is_table_1_less_one_experiment_a_line(full):
         "test": TABLE_1["test"],
     }
     assert (len(named["train"]) + len(named["val"]), len(named["test"])) == (81_224, 44_286)
-    assert set(full.loc[number == SPLITS["val"][0], "site"]) == {1, 2}
+    assert set(full.loc[number == SPLIT_NUMBERS["val"][0], "site"]) == {1, 2}

@@ -16,7 +16,7 @@ from abra_wilds import fit, run_config
 from abra_wilds.config.data import DataConfig
 from abra_wilds.data.augment import transforms as T
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
-from abra_wilds.data.reading.crops import Requests, draw_windows
+from abra_wilds.data.reading.crops import CropBatchSampler, draw_windows
 from abra_wilds.data.reading.images import image_path
 from abra_wilds.data.reading.loaders import Loader, make_train_loader
 from abra_wilds.data.reading.pack import pack
@@ -147,7 +147,10 @@ def test_windows_depend_on_seed_epoch_and_rows_alone():
 
 def test_a_batch_has_the_same_windows_on_one_process_and_on_two(data):
     sampler = make(data).sampler
-    alone, shared = Requests(sampler, 32), [Requests(Rounds(sampler, rank, 2), 32) for rank in range(2)]
+    alone, shared = (
+        CropBatchSampler(sampler, 32),
+        [CropBatchSampler(Rounds(sampler, rank, 2), 32) for rank in range(2)],
+    )
     for requests in (alone, *shared):
         requests.side = SIDE
     together = [items for pair in zip(*shared, strict=True) for items in pair]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFile
 
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
-from abra_wilds.data.reading.dataset import Rows, groups_of
+from abra_wilds.data.reading.dataset import ImageDataset, groups_of
 from abra_wilds.data.reading.images import image_path, read_image
 from abra_wilds.data.reading.loaders import Loader, coverage, make_eval_loader, make_train_loader
 from abra_wilds.data.samplers.batches import SequentialSampler
@@ -227,7 +227,7 @@ def test_the_first_image_is_read_when_the_loader_is_made(copied_root):
     subset = split_subset(data, "train")
     cut_off(image_path(data, int(subset.indices[0])))
     with pytest.raises(InputError, match=r"B02_s1.png cannot be read .* restore this image"):
-        Rows(subset, make_grouper(data, ["plate"]))
+        ImageDataset(subset, make_grouper(data, ["plate"]))
 
 
 def test_tensors_of_six_channels_go_through(dataset, plates, train):

@@ -11,7 +11,7 @@ import torch
 
 from abra_wilds.commands.train import main
 from abra_wilds.engine.artifacts.checkpoint import load_checkpoint
-from abra_wilds.engine.artifacts.logs import CsvLog, Guard, Meter, TextLog
+from abra_wilds.engine.artifacts.logs import CsvLog, DivergenceCheck, Meter, TextLog
 from abra_wilds.engine.schedule import learning_rate
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.methods import METHODS
@@ -150,7 +150,7 @@ def note(guard, step, loss, groups=(3,), **logs):
 
 
 def test_the_guard_names_the_first_step_that_is_not_finite():
-    guard = Guard(lambda g: f"plate = {g}")
+    guard = DivergenceCheck(lambda g: f"plate = {g}")
     note(guard, 4, 1.0)
     note(guard, 5, math.inf, (1, 2, 3, 4), L_clean=2.0, L_shifted=math.inf, K_rel_max=9.0)
     note(guard, 6, math.nan)
@@ -163,7 +163,7 @@ def test_the_guard_names_the_first_step_that_is_not_finite():
 
 
 def test_the_guard_forgets_what_was_finite():
-    guard = Guard(str)
+    guard = DivergenceCheck(str)
     guard.check("")
     note(guard, 0, 1.0)
     guard.check("")

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from abra_wilds import fit, run_config
 from abra_wilds.commands.train import main
-from abra_wilds.data.reading.dataset import Rows
+from abra_wilds.data.reading.dataset import ImageDataset
 from abra_wilds.engine import fit as fit_module
 from abra_wilds.engine.artifacts.checkpoint import Progress, save_checkpoint
-from abra_wilds.errors import Lost
-from abra_wilds.terminal import guarded
+from abra_wilds.errors import RunAborted
+from abra_wilds.terminal import exit_cleanly
 from tests import runs
 from tests.helpers import make_method
 
@@ -45,19 +45,19 @@ def test_a_step_that_does_not_fit_the_device_ends_the_run_with_advice(
     runs.assert_says(sentence_of(capsys), "does not fit the device's memory", "--batch_size", "--amp bf16")
     assert runs.state(tmp_path)["epoch"] == 0
     taken[0] = 9
-    with pytest.raises(Lost, match="does not fit the device's memory"):
+    with pytest.raises(RunAborted, match="does not fit the device's memory"):
         fit(run_config("ERM", **runs.settings(root, tmp_path / "again", "ERM")))
 
 
 def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monkeypatch):
-    read = Rows.__getitem__
+    read = ImageDataset.__getitem__
 
     def killed(self, item):
         if get_worker_info() is not None and item[0] == 20:
             os.kill(os.getpid(), signal.SIGKILL)
         return read(self, item)
 
-    monkeypatch.setattr(Rows, "__getitem__", killed)
+    monkeypatch.setattr(ImageDataset, "__getitem__", killed)
     argv = runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})
     assert main(argv) == 1
     runs.assert_says(sentence_of(capfd), "a worker process", "was killed", "/dev/shm", "num_workers")
@@ -75,7 +75,7 @@ def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, told):
     def body():
         raise RuntimeError(told)
 
-    assert guarded(body) == 1
+    assert exit_cleanly(body) == 1
     assert "was killed" in sentence_of(capsys)
 
 
@@ -110,7 +110,7 @@ def test_other_errors_keep_their_traceback():
         raise RuntimeError("Caught ValueError in DataLoader worker process 0.")
 
     with pytest.raises(RuntimeError, match="Caught ValueError"):
-        guarded(body)
+        exit_cleanly(body)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stay
     save_checkpoint(path, method, Progress(0))
     before = path.read_bytes()
     with files_of_at_most(int(share * len(before))):
-        code = guarded(lambda: save_checkpoint(path, method, Progress(1)))
+        code = exit_cleanly(lambda: save_checkpoint(path, method, Progress(1)))
     assert code == 1 and f"File too large ({path}); mend that" in sentence_of(capsys)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

@@ -7,7 +7,7 @@ import torch
 
 from abra_wilds import fit, run_config
 from abra_wilds.engine.artifacts.checkpoint import Progress
-from abra_wilds.engine.evaluation.budget import consumed, outside_data
+from abra_wilds.engine.evaluation.budget import budget_of, outside_data
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.results.records import read_records
@@ -63,14 +63,14 @@ def test_attention_counts_on_a_cpu():
 def test_adaptation_says_that_test_images_entered(root, tiny, tmp_path):
     config = run_config("ERM", **runs.settings(root, tmp_path, "ERM", tta="batch_bn", tta_min=2))
     setup = prepare(config)
-    found = consumed(config, setup, build_method(config, setup.info), Progress())
+    found = budget_of(config, setup, build_method(config, setup.info), Progress())
     assert found["batch_statistics"] is found["test_images"] is True
 
 
 def test_what_an_older_version_did_not_count_is_not_called_nothing(root, tiny, tmp_path):
     config = run_config("ERM", **runs.settings(root, tmp_path, "ERM"))
     setup = prepare(config)
-    found = consumed(config, setup, build_method(config, setup.info), Progress(epoch=3, seconds=5.0))
+    found = budget_of(config, setup, build_method(config, setup.info), Progress(epoch=3, seconds=5.0))
     assert found["images"] is found["steps"] is found["forward_equivalents"] is None
     assert found["seconds"] == 5.0
 

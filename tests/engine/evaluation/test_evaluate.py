@@ -13,12 +13,12 @@ from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_gro
 from abra_wilds.data.reading.loaders import make_eval_loader, make_train_loader
 from abra_wilds.engine.evaluation.evaluate import (
     by_cell,
-    evaluate,
     plain_images,
     predict,
     read_predictions,
     reestimate_bn,
     save_predictions,
+    score,
 )
 from abra_wilds.methods import METHODS
 from abra_wilds.nets.staged import BATCH_NORMS
@@ -152,7 +152,7 @@ def test_plain_images_are_those_that_evaluation_sees(data, method):
 def test_evaluate_is_wilds_evaluation(data):
     subset = split_subset(data[0], "test")
     y_pred = torch.where(torch.arange(64) % 3 == 0, (subset.y_array + 1) % 9, subset.y_array)
-    results = evaluate(subset, y_pred)
+    results = score(subset, y_pred)
     wanted, _ = data[0].eval(y_pred, subset.y_array, subset.metadata_array)
     assert results == {k: float(v) for k, v in wanted.items()}
     right = (y_pred == subset.y_array).numpy()

@@ -13,7 +13,7 @@ from abra_wilds import METHODS, fit, run_config
 from abra_wilds.config.fields import method_option
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.engine.artifacts.trackers import Tracker
-from abra_wilds.engine.evaluation.evaluate import evaluate
+from abra_wilds.engine.evaluation.evaluate import score
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.heads import phase as head_phase
 from abra_wilds.engine.heads.heads import Heads, features, head_optimizer
@@ -127,7 +127,7 @@ def test_the_head_that_is_best_on_validation_is_the_methods(root, tmp_path, monk
     by_hand = []
     for i in range(len(RATES)):
         logits = nn.functional.linear(cached["val"].f, **heads.folded(i))
-        by_hand.append(evaluate(setup.subsets["val"], logits.argmax(1))["acc_avg"])
+        by_hand.append(score(setup.subsets["val"], logits.argmax(1))["acc_avg"])
     chosen, value = head_phase.pick(config, setup, method, heads, cached["val"])
     assert len(set(by_hand)) > 1 and value == max(by_hand) and chosen == by_hand.index(max(by_hand))
     assert torch.equal(method.head.weight, heads.folded(chosen)["weight"])
