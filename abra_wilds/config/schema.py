@@ -34,7 +34,16 @@ def flag_name(f: Field[Any], algorithm: str | None = None) -> str:
         return str(flag_of(f).name)
     if not algorithm or not flag_of(f).of_method:
         return f.name
-    return f"{algorithm.lower().replace('-', '_')}_{f.name}"
+    return f"{flag_name_prefix(algorithm)}{f.name}"
+
+
+def flag_name_prefix(algorithm: str) -> str:
+    """What stands before the names of a method's own flags.
+
+    >>> flag_name_prefix("IID-lite")
+    'iid_lite_'
+    """
+    return f"{algorithm.lower().replace('-', '_')}_"
 
 
 def jsonable(value: Any) -> Any:

@@ -14,7 +14,7 @@ from abra_wilds.data.augment.transforms import CROP, CROP_TO
 from abra_wilds.data.reading.loaders import coverage
 from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.parallel import process_lines
-from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.engine.setup import Setup, batch_lines, build_method, prepare
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Batch, DataInfo, StepContext, Target, ViewPlan
 
@@ -51,6 +51,7 @@ def dry_run(config: RunConfig) -> str:
         f"{config.algorithm} on {config.data.dataset}, preset {config.preset}; digest {config.digest()[:12]}",
         *(f"  {name:{width}}  {shown(v)}  ({config.origin.get(name, 'flag')})" for name, v in values.items()),
         *process_lines(setup),
+        *batch_lines(config, setup),
         f"bio-batch: one {config.data.bio_batch}; {len(setup.info.train_groups)} in training",
         *(f"images in {name}: {len(subset):,}" for name, subset in setup.subsets.items()),
         f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "

@@ -35,7 +35,7 @@ from abra_wilds.engine.inputs import learned_rows, method_batch, training_batche
 from abra_wilds.engine.parallel import no_sync_unless, parallel, process_lines
 from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
-from abra_wilds.engine.setup import Setup, build_method, prepare, reading_lines
+from abra_wilds.engine.setup import Setup, batch_lines, build_method, prepare, reading_lines
 from abra_wilds.engine.step import explain_out_of_memory, share_of_step, step
 from abra_wilds.results.records import Record
 from abra_wilds.types import StepContext
@@ -234,6 +234,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             f"{len(setup.train_loader)} batches",
             *process_lines(setup),
             *reading_lines(config.data, setup.device),
+            *batch_lines(config, setup),
             *adaptation_lines(config, setup),
             *values,
         ]

@@ -47,9 +47,22 @@ def make_optimizer(config: OptimConfig, method: Method, scaled: bool = False) ->
         ) from None
 
 
-def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> float:
-    """Length of the warm-up in optimiser steps."""
+def asked_warmup(config: OptimConfig, steps_per_epoch: int) -> float:
+    """Length of the warm-up in optimiser steps, as the settings have it."""
     return float(config.scheduler_kwargs.get("num_warmup_steps", config.warmup_epochs * steps_per_epoch))
+
+
+def warmup_steps(config: OptimConfig, steps_per_epoch: int) -> float:
+    """Length of the warm-up in optimiser steps; that of the run where it would outlast it."""
+    return min(asked_warmup(config, steps_per_epoch), config.n_epochs * steps_per_epoch)
+
+
+def warmup_lines(config: OptimConfig, steps_per_epoch: int) -> list[str]:
+    """For the log: whether the warm-up is shortened."""
+    asked = asked_warmup(config, steps_per_epoch) / steps_per_epoch
+    if asked <= config.n_epochs or not config.n_epochs:
+        return []
+    return [f"the warm-up of {asked:g} epochs is shortened to the {config.n_epochs:g} of the run"]
 
 
 def learning_rate(config: OptimConfig, step: int, steps_per_epoch: int) -> float:

@@ -22,12 +22,13 @@ from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_gro
 from abra_wilds.data.reading.images import check_images
 from abra_wilds.data.reading.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
 from abra_wilds.data.reading.pools import usable_cores
+from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_rank, local_world, world
 from abra_wilds.engine.artifacts.checkpoint import load_weights
 from abra_wilds.engine.precision import check_speed
-from abra_wilds.engine.schedule import warmup_steps
+from abra_wilds.engine.schedule import warmup_lines
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm
@@ -93,7 +94,6 @@ def prepare(config: RunConfig) -> Setup:
     _, H, W = train_loader.rows.shape
     check_square(d.transform, H, W)
     check_batches(config, setup)
-    check_warmup(config, setup)
     return setup
 
 
@@ -166,6 +166,12 @@ def check_batches(config: RunConfig, setup: Setup) -> None:
             f"--gradient_accumulation_steps {steps} is more than the {len(loader)} batches of an epoch; "
             "lower it or --batch_size"
         )
+    plan = get_method(config.algorithm).plan
+    if isinstance(batches, GroupSampler) and batches.n_groups_per_batch < plan.min_groups:
+        raise InputError(
+            f"{config.algorithm} compares at least {plan.min_groups} bio-batches per batch, and the training "
+            f"split has {batches.n_groups_per_batch}; choose finer ones by --groupby_fields, or more data"
+        )
     smallest = min(map(len, batches))
     if smallest < 2:
         raise InputError(
@@ -214,21 +220,6 @@ def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> N
         raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
 
 
-def check_warmup(config: RunConfig, setup: Setup) -> None:
-    """Raise if warm-up would outlast the run.
-
-    Raises:
-        InputError: with both lengths.
-    """
-    steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
-    warm = warmup_steps(config.optim, steps) / steps
-    if warm > config.optim.n_epochs > 0:
-        raise InputError(
-            f"the warm-up of {warm:g} epochs is longer than the run of {config.optim.n_epochs}; shorten it "
-            "with --warmup_epochs or raise --n_epochs"
-        )
-
-
 def pick_device(name: str) -> torch.device:
     """The CUDA device of an index, or the CPU where there is none, as WILDS has it.
 
@@ -270,6 +261,12 @@ def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
 def workers_asked(d: DataConfig) -> int:
     """What --loader_kwargs num_workers says."""
     return int(d.loader_kwargs.get("num_workers", 4))
+
+
+def batch_lines(config: RunConfig, setup: Setup) -> list[str]:
+    """For the log: what of the batches and the schedule is not as was asked."""
+    steps = setup.steps_per_epoch(config.optim.gradient_accumulation_steps)
+    return [*setup.train_loader.sampler.whole.notes, *warmup_lines(config.optim, steps)]
 
 
 def reading_lines(d: DataConfig, device: torch.device) -> list[str]:

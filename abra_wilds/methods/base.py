@@ -44,6 +44,7 @@ class Method(nn.Module):
         name: as tables print it and as --algorithm takes it.
         plan: the batches it wants.
         preset: where its defaults come from, "paper" or "wilds" (see presets.py).
+        backbone: the --model that it wants unless another is given; None leaves it to the default.
         plain_forward: whether the batch norms that `predict` uses see whole batches in training, of images as
             the transform makes them: neither one bio-batch at a time nor views nor perturbed features.
         Config: frozen dataclass of its hyper-parameters; the fields become flags.
@@ -55,6 +56,7 @@ class Method(nn.Module):
     name: ClassVar[str]
     plan: ClassVar[BatchPlan] = BatchPlan()
     preset: ClassVar[str] = "wilds"
+    backbone: ClassVar[str | None] = None
     plain_forward: ClassVar[bool] = True
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     idle_parameters: bool = False

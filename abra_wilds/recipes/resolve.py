@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
@@ -16,11 +16,11 @@ from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import GROUPED_TTA, TTA_GROUPS, TTA_MIN
 from abra_wilds.config.fields import default_of, require_choice, typed
 from abra_wilds.config.run import RunConfig, sections
-from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.config.schema import flag_name, flag_name_prefix, flag_of
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS, get_method
-from abra_wilds.methods.base import Method
+from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.recipes.numbers import PRESETS
 from abra_wilds.types import BatchPlan
 
@@ -36,6 +36,7 @@ def method_values(method: type[Method]) -> dict[str, Any]:
         "mix": plan.mix,
         "cutmix_alpha": plan.mix_alpha,
         "tta": plan.tta,
+        **({} if method.backbone is None else {"model": method.backbone}),
     }
 
 
@@ -117,11 +118,29 @@ def resolve(
         if part == "eval":
             layers.append(("training batches", evaluation_values(method, parts["data"])))
         parts[part] = build(section)
+    parts["method"] = shortened(algorithm, parts["method"], parts["optim"].n_epochs, origin)
     config = RunConfig(algorithm, preset, origin, **parts, world=launched())
     refuse_idle(config, given)
     refuse_unfit(config, method)
     check_trains_something(config)
     return config
+
+
+def shortened(algorithm: str, method: MethodConfig, n_epochs: int, origin: dict[str, str]) -> MethodConfig:
+    """The settings of a method whose first epochs, where nobody asked for as many, leave half of a short run.
+
+    Args:
+        algorithm: whose settings.
+        method: the settings.
+        n_epochs: of the run.
+        origin: of every value; noted there.
+    """
+    prefix = flag_name_prefix(algorithm)
+    for flag, first in method.first_epochs().items():
+        if 0 < n_epochs <= first and origin[flag] not in ("flag", "config file"):
+            method = replace(method, **{flag.removeprefix(prefix): n_epochs // 2})
+            origin[flag] = "length of the run"
+    return method
 
 
 def run_config(algorithm: str, preset: str | None = None, **values: Any) -> RunConfig:

@@ -21,8 +21,11 @@ class BatchSampler:
     """A sequence of batches of rows that is redrawn each epoch.
 
     Attributes:
-        whole: the sampler whose batches several processes share (sharding.py); without them itself.
+        whole: the sampler whose batches several processes share (distributed.py); without them itself.
+        notes: what the log of a run should say of the batches, a sentence each.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, n_batches: int, images_per_epoch: int, seed: int = 0):
         self.whole: BatchSampler = self
@@ -50,16 +53,19 @@ class BatchSampler:
 class PlateSampler(BatchSampler):
     """Every bio-batch dealt out without replacement, each batch from one bio-batch (ABRA Eq. 3).
 
+    A bio-batch smaller than batch_size is one smaller batch. One of a single row is left out, because its
+    batch statistics would be those of one image.
+
     Args:
         group_of: (n,) bio-batch of each row.
-        batch_size: largest number of rows of a batch.
+        batch_size: largest number of rows of a batch; one more where a row would be left alone.
         seed: of the order.
         remainder: "even" cuts a bio-batch into ceil(n / batch_size) batches whose sizes differ by at most
             one, so that every row comes exactly once; "drop" keeps full batches only.
-        name_of: the name of a bio-batch for error messages.
+        name_of: the name of a bio-batch for messages.
 
     Raises:
-        InputError: for a bio-batch smaller than batch_size; drawing it twice would need rows twice.
+        InputError: where every bio-batch has a single row.
     """
 
     def __init__(
@@ -75,12 +81,16 @@ class PlateSampler(BatchSampler):
         check_batch_size(batch_size)
         self.batch_size = batch_size
         self.remainder = remainder
-        self._members = members_of(group_of)
-        check_bio_batches(self._members, batch_size, name_of)
-        sizes = [len(rows) for rows in self._members.values()]
-        n_batches = sum(-(-n // batch_size) if remainder == "even" else n // batch_size for n in sizes)
-        n_images = sum(n if remainder == "even" else n - n % batch_size for n in sizes)
-        super().__init__(n_batches, n_images, seed)
+        members = members_of(group_of)
+        self._members = {group: rows for group, rows in members.items() if len(rows) > 1}
+        if not self._members:
+            raise InputError(
+                f"each of the {len(members):,} bio-batches has one image, and batch norm needs two; group by "
+                "fewer fields with --groupby_fields, such as experiment"
+            )
+        self.notes = tuple(small_notes(members, batch_size, name_of))
+        chunks = [chunk for rows in self._members.values() for chunk in self._cut(rows)]
+        super().__init__(len(chunks), sum(map(len, chunks)), seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """The batches of one epoch, bio-batches interleaved at random."""
@@ -89,26 +99,29 @@ class PlateSampler(BatchSampler):
             yield chunks[k]
 
     def _cut(self, rows: RowIds) -> list[RowIds]:
-        if self.remainder == "even":
-            return even_chunks(rows, self.batch_size)
-        return list(rows[: len(rows) - len(rows) % self.batch_size].reshape(-1, self.batch_size))
+        n, size = len(rows), self.batch_size
+        if self.remainder == "even" or n < size:
+            return np.array_split(rows, min(-(-n // size), max(n // 2, 1)))
+        return list(rows[: n - n % size].reshape(-1, size))
 
 
 class GroupSampler(BatchSampler):
     """WILDS' group loader: draw bio-batches, then rows from each; one epoch misses a part of the images.
 
     Rows of a bio-batch that has no more rows than are wanted of it are drawn with replacement, as in WILDS.
+    Where there are fewer bio-batches than are wanted, all of them make a batch, and where the rows do not
+    divide by them, a batch has fewer; `notes` say so.
 
     Args:
         group_of: (n,) bio-batch of each row.
-        batch_size: rows of a batch, a multiple of n_groups_per_batch.
-        n_groups_per_batch: bio-batches drawn for a batch.
+        batch_size: most rows of a batch.
+        n_groups_per_batch: most bio-batches drawn for a batch.
         seed: of the draws.
         uniform_over_groups: draw bio-batches uniformly rather than by their size.
         distinct_groups: whether the bio-batches of one batch must differ.
 
     Raises:
-        InputError: where no such batch can be made.
+        InputError: for more bio-batches in a batch than rows.
     """
 
     def __init__(
@@ -121,28 +134,25 @@ class GroupSampler(BatchSampler):
         distinct_groups: bool = True,
     ):
         check_batch_size(batch_size)
-        if n_groups_per_batch < 1 or batch_size % n_groups_per_batch:
-            raise InputError(
-                f"batch_size ({batch_size}) must be a multiple of n_groups_per_batch "
-                f"({n_groups_per_batch}); change one of them"
-            )
-        if len(group_of) < batch_size:
-            raise InputError(
-                f"the split has {len(group_of)} images and one batch needs {batch_size}; lower --batch_size"
-            )
         self._members = list(members_of(group_of).values())
-        if distinct_groups and n_groups_per_batch > len(self._members):
+        wanted, there = n_groups_per_batch, len(self._members)
+        self.n_groups_per_batch = n = min(wanted, there) if distinct_groups else wanted
+        if not 1 <= n <= batch_size:
             raise InputError(
-                f"n_groups_per_batch ({n_groups_per_batch}) is more than the {len(self._members)} "
-                "bio-batches of the split; lower it, or allow repeats with --distinct_groups false"
+                f"n_groups_per_batch ({wanted}) must lie between 1 and batch_size ({batch_size}); change one "
+                "of them"
             )
-        self.n_groups_per_batch = n_groups_per_batch
-        self.rows_per_group = batch_size // n_groups_per_batch
+        self.rows_per_group = batch_size // n
         self.distinct_groups = distinct_groups
         sizes = np.array([len(rows) for rows in self._members])
         self._p = None if uniform_over_groups else sizes / sizes.sum()
-        n_batches = len(group_of) // batch_size
-        super().__init__(n_batches, n_batches * batch_size, seed)
+        size = n * self.rows_per_group
+        if (n, size) != (wanted, batch_size):
+            of = "" if n == wanted else f", since the split has {there} of the {wanted} that were asked for"
+            told = f"a batch has {size} images, {self.rows_per_group} of each of {n} bio-batches{of}"
+            self.notes = (told,)
+        n_batches = max(len(group_of) // size, 1)
+        super().__init__(n_batches, n_batches * size, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """Independent batches, as many as full ones fit into the split."""
@@ -156,6 +166,8 @@ class GroupSampler(BatchSampler):
 class ShuffledSampler(BatchSampler):
     """WILDS' standard training loader: every row once in random order; the last batch may be smaller.
 
+    A single row that would be left for it joins the batch before, because batch norm needs two.
+
     Args:
         n: rows of the split.
         batch_size: rows of a batch.
@@ -165,11 +177,11 @@ class ShuffledSampler(BatchSampler):
     def __init__(self, n: int, batch_size: int, seed: int):
         check_batch_size(batch_size)
         self.n, self.batch_size = n, batch_size
-        super().__init__(-(-n // batch_size), n, seed)
+        super().__init__(_full_batches(n, batch_size), n, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """A random permutation, cut."""
-        return _cut(rng.permutation(self.n), self.batch_size)
+        return _cut_in(rng.permutation(self.n), self.batch_size, len(self))
 
 
 class BalancedSampler(BatchSampler):
@@ -187,12 +199,12 @@ class BalancedSampler(BatchSampler):
         _, inverse, counts = np.unique(np.asarray(group_of), return_inverse=True, return_counts=True)
         self._p = 1 / (counts[inverse] * len(counts))
         n = len(self._p)
-        super().__init__(-(-n // batch_size), n, seed)
+        super().__init__(_full_batches(n, batch_size), n, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """As many independent draws as the split has rows, cut."""
         n = self.images_per_epoch
-        return _cut(rng.choice(n, size=n, replace=True, p=self._p), self.batch_size)
+        return _cut_in(rng.choice(n, size=n, replace=True, p=self._p), self.batch_size, len(self))
 
 
 class SequentialSampler(BatchSampler):
@@ -255,26 +267,41 @@ def _cut(rows: RowIds, batch_size: int) -> Iterator[RowIds]:
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def check_bio_batches(members: Mapping[int, RowIds], batch_size: int, name_of: Callable[[int], str]) -> None:
-    """Refuse bio-batches that are smaller than a batch.
+def _full_batches(n: int, batch_size: int) -> int:
+    """Number of batches of n rows, none of which is a single row unless batches are."""
+    return -(-n // batch_size) - (n % batch_size == 1 and n > batch_size > 1)
 
-    Raises:
-        InputError: with how many there are and the smallest.
+
+def _cut_in(rows: RowIds, batch_size: int, n_batches: int) -> Iterator[RowIds]:
+    """Rows cut into so many batches; the last takes what is left."""
+    stops = [*range(batch_size, n_batches * batch_size, batch_size), len(rows)]
+    return (rows[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+
+
+def small_notes(
+    members: Mapping[int, RowIds], batch_size: int, name_of: Callable[[int], str]
+) -> Iterator[str]:
+    """What to say of bio-batches that do not fill a batch.
+
+    Args:
+        members: rows of each bio-batch.
+        batch_size: rows of a full batch.
+        name_of: the name of a bio-batch.
     """
     sizes = {group: len(rows) for group, rows in members.items()}
-    smallest = min(sizes, key=lambda group: sizes[group])
-    n, small = sizes[smallest], sum(size < batch_size for size in sizes.values())
-    if not small:
-        return
-    advice = (
-        f"use --batch_size {n} or lower, or larger bio-batches with"
-        if n > 1
-        else "batch norm needs two images, so leave this one out of training or group by experiment with"
-    )
-    raise InputError(
-        f"batch_size ({batch_size}) is larger than {small:,} of {len(sizes):,} bio-batches (the smallest "
-        f"has {n} image{'s' if n > 1 else ''}: {name_of(smallest)}); {advice} --groupby_fields experiment"
-    )
+    small = {group: n for group, n in sizes.items() if 1 < n < batch_size}
+    alone = [group for group, n in sizes.items() if n == 1]
+    if small:
+        least = min(small, key=lambda group: small[group])
+        yield (
+            f"{len(small):,} of {len(sizes):,} bio-batches have fewer than {batch_size} images and make "
+            f"smaller batches (the smallest has {small[least]}: {name_of(least)})"
+        )
+    if alone:
+        yield (
+            f"{len(alone):,} images are alone in their bio-batches and are left out of training "
+            f"(the first: {name_of(alone[0])})"
+        )
 
 
 def check_batch_size(batch_size: int) -> None:

@@ -94,6 +94,7 @@ class DINOv2(Method):
 
     name = "DINOv2"
     plain_forward = False
+    backbone = "vit_small"
     plan = BatchPlan(mixes=("none",))
     preset = "paper"
     Config = DINOv2Config
