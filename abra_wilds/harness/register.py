@@ -27,6 +27,7 @@ from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
 from abra_wilds.harness.algorithm import HarnessAlgorithm, begins, build
 from abra_wilds.harness.arguments import Request, read_request
+from abra_wilds.harness.batches import check_checkout_batches
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.session import attribute, open_session
 from abra_wilds.methods import METHODS
@@ -137,6 +138,7 @@ class Harness:
             return line
         if not downloads(line):
             setup = prepare(config)
+            check_checkout_batches(config, setup)
             self._dataset = setup.dataset  # the checkout's first request for it gets this one
             self._method = build_method(config, setup.info, load=begins(config))
         folder = open_folder(config)

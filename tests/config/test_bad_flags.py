@@ -148,21 +148,6 @@ def test_a_command_line_that_is_none(refused, argv, parts):
 # With data: (algorithm, flags, parts)
 RUNS = [
     (
-        "ABRA",
-        {"batch_size": 9},
-        ("batch_size (9) is larger", "8 images: ", "plate = ", "use --batch_size 8 or lower"),
-    ),
-    (
-        "IRM",
-        {"batch_size": 10},
-        ("batch_size (10) must be a multiple of n_groups_per_batch (4)", "change one"),
-    ),
-    (
-        "IRM",
-        {"batch_size": 16, "n_groups_per_batch": 8},
-        ("n_groups_per_batch (8) is more than the 4", "lower it"),
-    ),
-    (
         "ERM",
         {"groupby_fields": "batch"},
         ("groupby_fields got ['batch']", "give one or more of cell_type, experiment"),
@@ -185,7 +170,6 @@ RUNS = [
         {"gradient_accumulation_steps": 9},
         ("steps 9 is more than the 8 batches of an epoch", "lower it"),
     ),
-    ("ERM", {"warmup_epochs": 3}, ("the warm-up of 3 epochs is longer than the run of 2", "--warmup_epochs")),
     ("ERM", {"frac": 0.001}, ("has no image with frac=0.001", "raise --frac")),
     (
         "ERM",
@@ -193,7 +177,6 @@ RUNS = [
         ("there is no checkpoint none.pth", "give"),
     ),
     ("ERM", {"eval_only": True}, ("does not exist, so it holds no model to evaluate", "train first")),
-    ("ERM", {"batch_size": 63}, ("--batch_size 63 leaves a training batch of 1 image", "change it by one")),
     ("ERM", {"val_metric": "count_cell_type:HEPG2"}, ("--val_metric 'count_cell_type:HEPG2' is no entry",)),
     ("ERM", {"weight_decay": "inf"}, ("--weight_decay must be 0 or more, and finite", "got inf")),
 ]

@@ -219,14 +219,13 @@ LATE = [
     ("ABRA", {"val_metric": "f1"}, ("--val_metric 'f1'", "acc_avg")),
     ("ABRA", {"evaluate_all_splits": False, "eval_splits": "dev"}, ("--eval_splits", "'dev'", "id_test")),
     ("ABRA", {"groupby_fields": "donor"}, ("donor", "plate")),
-    ("ABRA", {"warmup_epochs": 5}, ("warm-up of 5 epochs", "--warmup_epochs")),
     ("ABRA", {"gradient_accumulation_steps": 99}, ("--gradient_accumulation_steps 99",)),
-    ("abra:deepCORAL", {"n_groups_per_batch": 3}, ("batch_size (8)", "n_groups_per_batch (3)")),
-    ("abra:deepCORAL", {"batch_size": 128}, ("needs 128", "--batch_size")),
+    ("abra:deepCORAL", {"n_groups_per_batch": 3}, ("--batch_size 8", "--n_groups_per_batch 3")),
+    ("abra:deepCORAL", {"batch_size": 128}, ("--batch_size 128", "64 images")),
     (
         "abra:deepCORAL",
         {"n_groups_per_batch": 16, "batch_size": 32},
-        ("n_groups_per_batch (16)", "4 bio-batches"),
+        ("--n_groups_per_batch 16", "4 bio-batches"),
     ),
     ("ABRA", {"frac": 0.001}, ("no image with frac=0.001",)),
 ]

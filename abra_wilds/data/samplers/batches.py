@@ -172,12 +172,13 @@ class ShuffledSampler(BatchSampler):
         n: rows of the split.
         batch_size: rows of a batch.
         seed: of the order.
+        least: rows of the last batch at least, 1 or 2.
     """
 
-    def __init__(self, n: int, batch_size: int, seed: int):
+    def __init__(self, n: int, batch_size: int, seed: int, least: int = 2):
         check_batch_size(batch_size)
         self.n, self.batch_size = n, batch_size
-        super().__init__(_full_batches(n, batch_size), n, seed)
+        super().__init__(_batches_of(n, batch_size, least), n, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """A random permutation, cut."""
@@ -199,7 +200,7 @@ class BalancedSampler(BatchSampler):
         _, inverse, counts = np.unique(np.asarray(group_of), return_inverse=True, return_counts=True)
         self._p = 1 / (counts[inverse] * len(counts))
         n = len(self._p)
-        super().__init__(_full_batches(n, batch_size), n, seed)
+        super().__init__(_batches_of(n, batch_size), n, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
         """As many independent draws as the split has rows, cut."""
@@ -267,9 +268,9 @@ def _cut(rows: RowIds, batch_size: int) -> Iterator[RowIds]:
     return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
 
 
-def _full_batches(n: int, batch_size: int) -> int:
-    """Number of batches of n rows, none of which is a single row unless batches are."""
-    return -(-n // batch_size) - (n % batch_size == 1 and n > batch_size > 1)
+def _batches_of(n: int, batch_size: int, least: int = 2) -> int:
+    """Number of batches of n rows, of which the last has so many rows at least, unless all have fewer."""
+    return -(-n // batch_size) - (0 < n % batch_size < least <= batch_size < n)
 
 
 def _cut_in(rows: RowIds, batch_size: int, n_batches: int) -> Iterator[RowIds]:

@@ -57,7 +57,7 @@ class PairSampler(BatchSampler):
             )
         groups, classes = np.asarray(group_of), np.asarray(class_of)
         n = len(groups)
-        self._firsts = ShuffledSampler(n, batch_size // 2, seed)
+        self._firsts = ShuffledSampler(n, batch_size // 2, seed, least=1)
         # Sorted by class and in it by bio-batch, the rows that no partner may be are one run of the class.
         self._order = np.lexsort((groups, classes))
         self._place = np.empty(n, dtype=np.int64)

@@ -283,15 +283,12 @@ def test_full_size_plate_loader_covers_each_training_image_once(full, fields, ca
     assert max(sizes) <= 128
 
 
-def test_full_size_plate_smaller_than_the_batch_is_named(full):
-    train = split_subset(full, "train")
+def test_full_size_plates_smaller_than_the_batch_are_batches_and_named(full):
     plates = make_grouper(full, ("experiment", "plate"))
-    refused(
-        r"batch_size \(400\) is larger than 132 of 132 bio-batches \(the smallest has 304 images: "
-        r"plate = 1, experiment = HUVEC-14\); "
-        "use --batch_size 304 or lower, or larger bio-batches with --groupby_fields experiment",
-        make_train_loader, train, plates, train_loader="plate", batch_size=400,
-    )  # fmt: skip
+    loader = make_train_loader(split_subset(full, "train"), plates, train_loader="plate", batch_size=400)
+    (note,) = loader.sampler.notes
+    assert "132 of 132" in note and "smallest has 304: plate = 1, experiment = HUVEC-14" in note
+    assert len(loader) == 132 and loader.images_per_epoch == 40_612
 
 
 def test_full_size_missing_images_are_found_by_listing(full):

@@ -97,24 +97,47 @@ def test_drop_keeps_full_batches_only_and_no_row_twice():
     assert all(len(set(GROUP_OF[chunk])) == 1 for chunk in batches)
 
 
-def test_plate_smaller_than_the_batch_is_named():
-    with pytest.raises(
-        InputError,
-        match=r"\(25\) is larger than 1 of 4 bio-batches \(the smallest has 24 images: plate 5\); "
-        "use --batch_size 24 or lower, or larger bio-batches with --groupby_fields experiment",
-    ):
-        PlateSampler(GROUP_OF, 25, 0, name_of=lambda group: f"plate {group}")
-    with pytest.raises(InputError, match="unknown remainder 'odd'; choose even or drop"):
+def test_a_bio_batch_smaller_than_the_batch_is_a_smaller_batch():
+    sampler = PlateSampler(GROUP_OF, 25, 0, name_of=lambda group: f"plate {group}")
+    batches = [sorted(batch) for batch in sampler]
+    assert sorted(row for batch in batches for row in batch) == list(range(N))
+    assert [b for b in batches if len(b) == 24] == [np.flatnonzero(GROUP_OF == 5).tolist()]
+    (note,) = sampler.notes
+    assert "1 of 4 bio-batches" in note and "smallest has 24: plate 5" in note
+    assert PlateSampler(GROUP_OF, 10, 0).notes == ()
+    with pytest.raises(InputError, match="remainder"):
         PlateSampler(GROUP_OF, 10, 0, "odd")
 
 
-def test_a_bio_batch_of_one_image_is_not_answered_with_batches_of_one():
-    with pytest.raises(
-        InputError,
-        match=r"\(25\) is larger than 2 of 5 bio-batches \(the smallest has 1 image: 9\); batch norm "
-        "needs two images, so leave this one out of training or group by experiment with --groupby_fields ex",
-    ):
-        PlateSampler(np.append(GROUP_OF, 9), 25, 0)
+@pytest.mark.parametrize("remainder", ["even", "drop"])
+def test_an_image_that_is_alone_in_its_bio_batch_is_left_out_and_counted(remainder):
+    sampler = PlateSampler(np.append(GROUP_OF, 9), 8, 0, remainder)
+    assert N not in {row for batch in sampler for row in batch}
+    assert min(map(len, sampler)) >= 2 and sampler.images_per_epoch == sum(map(len, sampler))
+    (note,) = sampler.notes
+    assert "1 images are alone" in note and "left out" in note
+
+
+def test_without_a_bio_batch_of_two_images_there_are_no_batches():
+    with pytest.raises(InputError, match="groupby_fields"):
+        PlateSampler(np.arange(5), 2, 0)
+
+
+@pytest.mark.parametrize("n", [3, 5, 9])
+def test_no_batch_of_one_image_is_cut_from_a_bio_batch_or_left_at_the_end(n):
+    """Of batches of two and an odd number of images, one batch has three."""
+    for sampler in (PlateSampler(np.zeros(n, int), 2, 0), ShuffledSampler(n, 2, 0)):
+        sizes = [len(batch) for batch in sampler]
+        assert sorted(sizes) == [2] * ((n - 3) // 2) + [3] and len(sampler) == len(sizes)
+        assert sorted(row for batch in sampler for row in batch) == list(range(n))
+
+
+def test_bio_batches_of_2_to_200_images_train_with_batches_of_32():
+    sizes = [2, 3, 31, 32, 33, 64, 65, 127, 200]
+    sampler = PlateSampler(np.repeat(np.arange(len(sizes)), sizes), 32, 0)
+    batches = list(sampler)
+    assert sorted(row for batch in batches for row in batch) == list(range(sum(sizes)))
+    assert {len(b) for b in batches} <= set(range(2, 33))
 
 
 @pytest.mark.parametrize("uniform", [True, False])
@@ -167,12 +190,26 @@ def test_group_sampler_repeats_rows_of_a_small_bio_batch_as_wilds_does():
 
 
 @pytest.mark.parametrize(
+    ("args", "size", "groups", "said"),
+    [
+        ((12, 3, 0), 12, 3, ()),
+        ((11, 3, 0), 9, 3, ("9 images", "3 of each of 3")),
+        ((10, 5, 0), 8, 4, ("8 images", "4 of the 5 that were asked for")),
+        ((120, 4, 0), 120, 4, ()),
+    ],
+)
+def test_batches_of_fewer_images_or_bio_batches_than_were_asked_for_are_noted(args, size, groups, said):
+    sampler = GroupSampler(GROUP_OF, *args)
+    assert {len(batch) for batch in sampler} == {size} and len(sampler) >= 1
+    assert all(len(set(GROUP_OF[batch])) == groups for batch in map(np.array, sampler))
+    assert len(sampler.notes) == bool(said) and all(part in sampler.notes[0] for part in said)
+
+
+@pytest.mark.parametrize(
     ("args", "match"),
     [
-        ((12, 5, 0), r"batch_size \(12\) must be a multiple of n_groups_per_batch \(5\)"),
-        ((12, 0, 0), r"must be a multiple of n_groups_per_batch \(0\)"),
-        ((120, 4, 0), "the split has 110 images and one batch needs 120; lower --batch_size"),
-        ((10, 5, 0), r"n_groups_per_batch \(5\) is more than the 4 bio-batches of the split; lower it"),
+        ((12, 0, 0), r"n_groups_per_batch \(0\)"),
+        ((3, 4, 0), r"n_groups_per_batch \(4\) must lie between 1 and batch_size \(3\)"),
         ((0, 1, 0), "batch_size must be at least 1; got 0"),
     ],
 )
