@@ -230,8 +230,8 @@ def assert_says(sentence: str, *parts: str) -> None:
 
 def main() -> int:
     """The command with the tiny network; it waits for the end behind the step that the environment names."""
+    from abra_wilds.commands import train
     from abra_wilds.engine import fit as fit_module
-    from abra_wilds.recipes import flags as cli
 
     backbones.BACKBONES |= {"resnet18": tiny_backbone, "vit_small": tiny_transformer}
     wait_at, taken, step = int(os.environ.get(WAIT, -1)), [0], fit_module.step
@@ -246,7 +246,7 @@ def main() -> int:
         return out
 
     fit_module.step = waiting
-    return cli.main()
+    return train.main()
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from abra_wilds.board.sweep.spec import read_spec, spec_path
 from abra_wilds.errors import InputError
+from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import CONFIG
-from abra_wilds.results.runs import ADAPTATION, Run, find_runs, read_run
+from abra_wilds.results.runs import Run, find_runs, read_run
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +37,13 @@ def chosen_runs(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def check_adaptation(name: str) -> None:
-    """Raise for what is no adaptation's name.
+def check_adaptation(name: str, runs: Iterable[Run]) -> None:
+    """Raise where an adaptation is asked for and runs have others alone.
 
     Raises:
-        InputError: with what is.
+        InputError: with those that there are.
     """
-    if ADAPTATION.fullmatch(name) is None:
-        raise InputError(
-            f"--tta got {name!r}; give a name as 'abra-wilds predict' forms it behind tta_, such as plate_bn "
-            "or plate_bn_experiment"
-        )
+    found = {e.record.tta for e in all_entries(runs)} - {None}
+    if found and name not in found:
+        names = ", ".join(sorted(map(str, found)))
+        raise InputError(f"--tta got {name!r}, and the runs have {names}; give one")

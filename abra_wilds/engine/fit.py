@@ -12,11 +12,18 @@ import torch
 from tqdm import tqdm
 
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
+from abra_wilds.data.datasets.catalogue import described, is_simulated
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
-from abra_wilds.engine.artifacts.folder import RunFolder, check_same_run, folder_of, open_folder, write_config
+from abra_wilds.engine.artifacts.folder import (
+    RunFolder,
+    check_same_run,
+    folder_of,
+    mark_finished,
+    open_folder,
+    write_config,
+)
 from abra_wilds.engine.artifacts.logs import DivergenceCheck, Meter, TextLog, no_bar
 from abra_wilds.engine.artifacts.trackers import check_tracker, make_tracker
 from abra_wilds.engine.checks import check_method
@@ -59,7 +66,7 @@ def fit(config: RunConfig) -> list[Record]:
     t, o, e, d = config.train, config.optim, config.eval, config.data
     check_tracker(t.tracker)
     setup = prepare(config)
-    data_sha256 = data_digest(setup.dataset)
+    data = described(setup.dataset, d.groupby_fields)
     device, loader = setup.device, setup.train_loader
     done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
     resuming = done.epoch >= 0
@@ -73,7 +80,7 @@ def fit(config: RunConfig) -> list[Record]:
     folder = on_rank_zero(lambda: open_folder(config))
 
     if t.resume:
-        check_same_run(folder, config, data_sha256)
+        check_same_run(folder, config, data["digest"])
     if resuming:
         in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)
@@ -83,7 +90,7 @@ def fit(config: RunConfig) -> list[Record]:
     csvs = csv_logs(setup, folder)
     for csv in csvs.values():
         csv.keep_through(done.epoch)
-    write_config(folder, config, data_sha256=data_sha256)
+    write_config(folder, config, data_sha256=data["digest"], data=data)
     log.write(opening(config, setup, done))
 
     guard = DivergenceCheck(setup.grouper.group_str)
@@ -189,7 +196,9 @@ def fit(config: RunConfig) -> list[Record]:
         )
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
-    return on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
+    records = on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
+    on_rank_zero(lambda: mark_finished(folder))
+    return records
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, np.random.Generator]:

@@ -33,7 +33,7 @@ def check_checkout_batches(config: RunConfig, setup: Setup) -> None:
         )
     if n < d.batch_size:
         raise InputError(
-            f"the training split has {n} images, and a checkout's batch --batch_size {d.batch_size}; lower it"
+            f"--batch_size {d.batch_size} is more than the {n} images of the training split; lower it"
         )
     if d.distinct_groups and wanted > there:
         raise InputError(

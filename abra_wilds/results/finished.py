@@ -12,11 +12,9 @@ from typing import Any
 from abra_wilds.config.run import OWN_LOOP
 from abra_wilds.config.schema import canonical
 from abra_wilds.errors import InputError
+from abra_wilds.results.legacy import broken_off
 from abra_wilds.results.records import Record
 from abra_wilds.results.runs import Entry, Run, read_entries
-
-# Ends of the flags for epochs of a classifier on frozen features, which follow those over images.
-HEAD_EPOCHS = ("_head_epochs", "_probe_epochs")
 
 
 def all_entries(runs: Iterable[Run]) -> list[Entry]:
@@ -43,26 +41,16 @@ def all_entries(runs: Iterable[Run]) -> list[Entry]:
     return found
 
 
-def n_epochs(values: Mapping[str, Any]) -> int:
-    """The epochs of a run with these values, those of its classifier included."""
-    return sum(int(n) for name, n in values.items() if name == "n_epochs" or name.endswith(HEAD_EPOCHS))
-
-
-def broken_off(values: Mapping[str, Any], records: Sequence[Record]) -> bool:
-    """Whether a run has no record of its last epoch, which training leaves at its end.
-
-    Of runs that were to leave none this cannot be told, so they pass: those that do not keep the last epoch
-    or predictions, or evaluate val alone, which may be missing, and those of a WILDS checkout.
+def unfinished(config: Mapping[str, Any], records: Sequence[Record]) -> bool:
+    """Whether a run is not whole: its config.json says so, or an older one's records tell.
 
     Args:
-        values: of the run's config.json.
+        config: the content of config.json.
         records: in the run's own folder.
     """
-    kept = values.get("save_last", True) and values.get("save_pred", True)
-    evaluated = records or values.get("evaluate_all_splits", True)
-    if not (kept and evaluated) or values.get("loop", OWN_LOOP) != OWN_LOOP:
-        return False
-    return not any(r.checkpoint == "last" and r.epoch >= n_epochs(values) - 1 for r in records)
+    if "finished" in config and config["values"].get("loop", OWN_LOOP) == OWN_LOOP:
+        return not config["finished"]
+    return broken_off(config["values"], records)
 
 
 def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
@@ -71,10 +59,10 @@ def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
     Raises:
         InputError: with how many epochs it was to have.
     """
-    if broken_off(run.values, [e.record for e in own]):
+    if unfinished(run.config, [e.record for e in own]):
         raise InputError(
-            f"{run.path} is not finished, since no record of its own is of the last of its "
-            f"{n_epochs(run.values)} epochs; finish it with --resume, or take it out of the folder"
+            f"{run.path} is not finished: its last epoch is not done, or was not evaluated; finish it with "
+            "--resume, or take it out of the folder"
         )
 
 

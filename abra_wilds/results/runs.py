@@ -7,28 +7,22 @@ the run's config.json, with the adaptation that the record names, for which the 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config.evaluation import GROUPED_TTA, TTA, TTA_MIN, EvalConfig
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.fields import default_of, typed
-from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.config.run import SECTIONS
-from abra_wilds.config.schema import canonical, digest_of, flag_name, flag_of, jsonable
+from abra_wilds.config.schema import canonical, digest_of, flag_name, flag_of
 from abra_wilds.errors import InputError
+from abra_wilds.results.legacy import candidates
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 
 # As pages and figures call them.
 SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test", "train": "train"}
-ADAPTATION = re.compile(
-    rf"(?P<tta>{'|'.join(TTA[1:])})(?P<experiment>_experiment)?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
-    r"(_min(?P<least>\d+))?"
-)
 
 
 @dataclass(frozen=True)
@@ -68,8 +62,13 @@ class Run:
         return [e.name for e in EvalConfig(**values).alternatives()]
 
     def adapted_folders(self) -> list[Path]:
-        """Folders that `abra-wilds predict` made inside this one."""
-        return sorted(path.parent for path in self.path.glob(f"tta_*/{RESULTS}"))
+        """Folders of predictions by this run's models inside this one, whatever they are called.
+
+        Those of an older version have no config.json; that they lie here is all there is to tell by.
+        """
+        inside = sorted(path.parent for path in self.path.rglob(RESULTS) if path.parent != self.path)
+        kept = {folder: read_json(folder / CONFIG) for folder in inside}
+        return [f for f, c in kept.items() if not c or c.get("predictions_of") == self.config["digest"]]
 
 
 @dataclass(frozen=True)
@@ -116,10 +115,19 @@ def find_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds run folders")
-    runs = [read_run(path.parent) for path in sorted(folder.rglob(CONFIG))]
+    runs = [read_run(p.parent) for p in sorted(folder.rglob(CONFIG)) if "predictions_of" not in read_json(p)]
     if not runs:
         raise InputError(f"{folder} holds no run, which is a folder with a {CONFIG}; give one that does")
     return runs
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a config.json; empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def read_run(folder: Path) -> Run:
@@ -173,46 +181,21 @@ def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
 def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
     """What a record was computed with.
 
+    The folder's config.json says it; of an older version's folder it is searched for.
+
     Raises:
-        InputError: if no adaptation of the run's configuration has the record's digest.
+        InputError: if nothing of the run has the record's digest.
     """
-    for values in _candidates(run.values, record.tta):
+    own = {} if folder == run.path else read_json(folder / CONFIG).get("settings", {})
+    noted = own.get(record.config_sha256)
+    known = [run.values] if folder == run.path else [] if noted is None else [noted]
+    for values in known or candidates(run.values, record.tta):
         if record.seed == run.seed and digest(values) == record.config_sha256:
             return without_seed(values)
     raise InputError(
         f"{folder / RESULTS} has a record of {record.split} by seed {record.seed} that was not made with the "
         f"settings in {run.path / CONFIG}; predict again with this run's model"
     )
-
-
-def _candidates(values: Mapping[str, Any], tta: str | None) -> Iterator[dict[str, Any]]:
-    """The values as they are, and as `abra-wilds predict` may have changed them."""
-    yield dict(values)
-    adapted = {**values, **adaptation_values(tta)}
-    allowed = {f.name: flag_of(f).choices or (False, True) for f in fields(SpeedConfig)}
-    for speed in product(*allowed.values()):
-        yield {**adapted, **dict(zip(allowed, speed, strict=True))}
-
-
-def adaptation_values(tta: str | None) -> dict[str, Any]:
-    """Flags that the name of an adaptation stands for (`EvalConfig.adaptation`), but those without effect.
-
-    >>> adaptation_values("mixed_bn_experiment_m256_b64")["tta_batch_size"]
-    64
-    """
-    if tta is None:
-        return {"tta": "none"}
-    found = ADAPTATION.fullmatch(tta)
-    if found is None:
-        return {}
-    values: dict[str, Any] = {"tta": found["tta"], "tta_min": int(found["least"] or TTA_MIN)}
-    if found["tta"] in GROUPED_TTA:
-        values["tta_group"] = "experiment" if found["experiment"] else "plate"
-    if found["tta"] != "controls_bn":
-        values["tta_batch_size"] = int(found["size"] or 0)
-    if found["prior"]:
-        values["tta_prior"] = jsonable(float(found["prior"]))
-    return values
 
 
 def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:

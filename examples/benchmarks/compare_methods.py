@@ -4,9 +4,8 @@
     python examples/benchmarks/compare_methods.py --table_only --records FILE.jsonl
 
 Simulates the screen ("midi": RxRx1's experiments, 28 treatments of which a plate shows a quarter), trains
-every row in a process of its own, predicts with the last epoch of each, and collects the records into one
-.jsonl file, from which alone the tables are made. A second start goes on: what is finished under the same
-settings is kept, and so is what the .jsonl file holds already.
+every row in a process of its own, predicts with its last epoch, and collects the records into one .jsonl
+file, from which the tables are made. A second start keeps what is finished, or in the .jsonl file already.
 
 Backbone, epochs, optimiser, augmentation, batch-norm statistics (re-estimated on all training images) and the
 epoch that counts (the last) are the same for all. What a method needs besides stands in comparison_rows.py
@@ -46,11 +45,7 @@ from abra_wilds.simulate import MARKER, preset, simulate
 from abra_wilds.terminal import Parser, exit_cleanly
 
 SPLITS = ("val", "id_test", "test")
-VERDICTS = (
-    "Significantly above their reference",
-    "Significantly below it",
-    "Not significant at 5 % after Holm",
-)
+VERDICTS = ("Significantly above their reference", "Significantly below it", "Not significant after Holm")
 ADAPTED = "plate_bn_experiment"  # the adaptation that is compared: to whole experiments
 
 

@@ -18,11 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from abra_wilds.engine.artifacts.folder import RunFolder, write_config
+from abra_wilds.engine.artifacts.folder import (
+    RunFolder,
+    mark_finished,
+    note_predictions,
+    read_config,
+    write_config,
+)
 from abra_wilds.engine.evaluation.saved import changed
 from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results.files import sha256
-from abra_wilds.results.records import RESULTS, Record, append_records, read_records
+from abra_wilds.results.records import CONFIG, RESULTS, Record, append_records, read_records
 from abra_wilds.simulate import MARKER, preset
 from abra_wilds.simulate.design import metadata_table
 from tests import runs
@@ -83,12 +89,17 @@ def make_run(screen: Screen, folder: Path, seed: int, tta: str | None = None, **
     own = RunFolder(folder, config.data.dataset, seed)
     folder.mkdir(parents=True)
     write_config(own, config, ["examples/run_expt.py", "--algorithm", algorithm, "--seed", str(seed)])
+    if not config.train.save_last:
+        mark_finished(own)
     write_results(screen, own, config)
     for split in SPLITS:
         own.predictions(split, 5).write_text("0\n")
     if tta is not None:
         other = replace(own, path=folder / f"tta_{tta}", mark=f"_tta:{tta}")
         other.path.mkdir()
+        model = own.model("best")
+        model.touch()
+        note_predictions(other, changed(config, adapted), read_config(own), model)
         write_results(screen, other, changed(config, adapted))
     return folder
 
@@ -131,7 +142,9 @@ def write_results(screen: Screen, folder: RunFolder, config: Any) -> None:
 
 
 def finish(folder: Path, epoch: int) -> None:
-    """Add the records of the last epoch to those of the best, as training does at its end."""
+    """Add the records of the last epoch to those of the best, and say so, as training does at its end."""
+    content = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, "finished": True}))
     best = read_records(folder / RESULTS)
     append_records(folder / RESULTS, [replace(r, checkpoint="last", epoch=epoch) for r in best])
 

@@ -138,7 +138,7 @@ def test_our_methods_stand_beside_the_checkouts_own_under_names_of_their_own(che
 def test_what_joins_our_tables_appears_in_the_checkouts_with_no_further_work(checkout, monkeypatch):
     monkeypatch.setitem(METHODS, "Newcomer", type("Newcomer", (ERM,), {"name": "Newcomer"}))
     monkeypatch.setitem(backbones.BACKBONES, "squashnet", tiny_backbone)
-    monkeypatch.setattr(register, "NAMES", (*register.NAMES, "yeast"))
+    monkeypatch.setattr(register, "DATASET_NAMES", (*register.DATASET_NAMES, "yeast"))
     with registered(checkout) as harness:
         supported = import_module("configs.supported")
         assert harness.names["Newcomer"] == "Newcomer" and "Newcomer" in supported.algorithms

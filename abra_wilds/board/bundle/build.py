@@ -81,16 +81,19 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
     Raises:
         InputError: if the run is not finished, a split has none, or they are of another epoch than the best.
     """
-    folder = run.path if tta is None else run.path / f"tta_{tta}"
-    if not (folder / RESULTS).is_file():
-        how = f"make it with 'abra-wilds predict ... --tta {tta}'"
-        if tta is None:
-            how = "finish the run with --resume"
-        raise InputError(f"{folder / RESULTS} does not exist; {how}")
     own = read_entries(run)
+    if not own:
+        raise InputError(f"{run.path / RESULTS} does not exist; finish the run with --resume")
     refuse_unfinished(run, own)
-    entries = [e for e in read_entries(run, folder) if tta in (None, e.record.tta or "none")]
-    refuse_older(own, entries)
+    entries = own
+    if tta is not None:
+        inside = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
+        entries = [e for e in inside if (e.record.tta or "none") == tta]
+        if not entries:
+            how = f"make them with 'abra-wilds predict ... --tta {tta}'"
+            raise InputError(f"{run.path} holds no predictions with the adaptation {tta}; {how}")
+        refuse_older(own, entries)
+    folder = entries[0].folder
     found = {e.record.split: e for e in entries if e.record.checkpoint == "best"}
     for split in BUNDLED_SPLITS:
         if split not in found:

@@ -15,7 +15,8 @@ from abra_wilds.board.sweep.plan import Adaptation, Planned
 from abra_wilds.config.schema import jsonable
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.errors import InputError
-from abra_wilds.results.finished import broken_off, epochs_now, model_of
+from abra_wilds.results.finished import epochs_now, model_of
+from abra_wilds.results.finished import unfinished as is_unfinished
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.results.runs import read_run
 
@@ -65,7 +66,7 @@ def lacking(run: Planned) -> list[str]:
     if not (run.folder / CONFIG).exists():
         return [CONFIG]
     own = records_of(run.folder, run.config.digest())
-    to_come = ["a record of the last epoch"] if broken_off(read_run(run.folder).values, own) else []
+    to_come = ["the end of its training"] if is_unfinished(read_run(run.folder).config, own) else []
     return to_come + _lacking(run, run.folder, own)
 
 

@@ -44,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
-    check_adaptation(args.tta)
     runs = chosen_runs(args)
+    if args.tta != PLATE:
+        check_adaptation(args.tta, runs)
     told = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
     tables = build_tables(runs, dict.fromkeys(args.table), **told)
     if args.out is not None:

@@ -10,9 +10,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from abra_wilds.compat.imports import import_wilds
@@ -95,6 +96,46 @@ def data_digest(dataset: WILDSDataset) -> str:
     marker = Path(dataset.data_dir) / MARKER
     found.update(marker.read_bytes() if marker.is_file() else b"")
     return found.hexdigest()
+
+
+def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]:
+    """What a model trained on a data set knows of it: classes, channels, images and bio-batches.
+
+    Args:
+        dataset: from `load_dataset`.
+        bio_batch: the metadata fields that define a bio-batch.
+    """
+    C, H, W = read_image(dataset, 0).shape
+    n = int(dataset.n_classes)
+    return {
+        "name": dataset.dataset_name,
+        "simulated": is_simulated(dataset),
+        "digest": data_digest(dataset),
+        "n_classes": n,
+        "classes": class_names(dataset, n),
+        "channels": channel_names(dataset, C),
+        "image_size": [H, W],
+        "bit_depth": 8,
+        "bio_batch_fields": list(bio_batch),
+    }
+
+
+def class_names(dataset: WILDSDataset, n: int) -> list[str]:
+    """The name of each class, as the table has it in its column sirna, or else its number."""
+    path = Path(dataset.data_dir) / METADATA
+    names = {str(k): str(k) for k in range(n)}
+    if path.is_file():
+        known = pd.read_csv(path, usecols=lambda c: c in ("sirna", "sirna_id"), dtype=str, na_filter=False)
+        if {"sirna", "sirna_id"} <= set(known):
+            names |= dict(zip(known["sirna_id"], known["sirna"], strict=True))
+    return [names[str(k)] for k in range(n)]
+
+
+def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
+    """The stains in the order of the channels: RxRx1's by name, others by number."""
+    from abra_wilds.data.datasets.rxrx1 import STAINS
+
+    return [STAINS[k] if n <= len(STAINS) else f"channel {k + 1}" for k in range(n)]
 
 
 def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSSubset:

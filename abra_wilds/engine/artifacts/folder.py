@@ -7,17 +7,19 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from abra_wilds.config.fields import default_of
+from abra_wilds.config.model import ModelConfig
 from abra_wilds.config.run import OWN_LOOP, RunConfig, sections
 from abra_wilds.config.schema import flag_name, jsonable
 from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import write_text
+from abra_wilds.nets.backbones import by_timm
+from abra_wilds.results.files import sha256, write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import CONFIG, RESULTS, model_name
 
@@ -103,14 +105,18 @@ def write_config(
     config: RunConfig,
     command: Sequence[str] | None = None,
     data_sha256: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """config.json: every value, where it came from, what code and data it has; of the main process alone.
+
+    It says that the run is not finished, which `mark_finished` changes.
 
     Args:
         folder: of the run.
         config: of the run.
         command: as it was given; None takes this process'.
         data_sha256: `data_digest` of what it trains on; None where that is not known.
+        data: what the images, classes and bio-batches are (`catalogue.described`); None where not known.
     """
     if not is_main():
         return
@@ -120,12 +126,55 @@ def write_config(
         "values": jsonable(config.values()),
         "origin": dict(config.origin),
         "bio_batch": config.data.bio_batch,
+        "data": None if data is None else dict(data),
+        "model": {"backbone": config.model.model, "outside_data": outside_data(config.model)},
+        "world": config.world,
         "digest": config.digest(),
         "commit": commit(),
         "versions": versions(),
         "data_sha256": data_sha256,
+        "finished": False,
     }
     write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def mark_finished(folder: RunFolder) -> None:
+    """Let config.json say that the run is whole: its last epoch is done, and everything is written."""
+    content = read_config(folder)
+    write_text(folder.path / CONFIG, json.dumps({**content, "finished": True}, indent=2) + "\n")
+
+
+def note_predictions(folder: RunFolder, config: RunConfig, run: Mapping[str, Any], checkpoint: Path) -> None:
+    """config.json of a folder of predictions: of which run and model they are, and by which settings.
+
+    A folder may hold predictions by several models or settings; each is kept by its digest.
+
+    Args:
+        folder: of the predictions.
+        config: they were made with.
+        run: the content of the run's config.json.
+        checkpoint: the model.
+    """
+    known = read_config(folder)
+    content = {
+        "predictions_of": run.get("digest"),
+        "models": {**known.get("models", {}), checkpoint.name: sha256(checkpoint)},
+        "settings": {**known.get("settings", {}), config.digest(): jsonable(config.values(local=False))},
+        "data_sha256": run.get("data_sha256"),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
+
+
+def outside_data(m: ModelConfig) -> str | None:
+    """Where the first weights come from, if not from the seed."""
+    if m.pretrained_model_path is not None:
+        return f"the weights of {m.pretrained_model_path}"
+    if not m.pretrained:
+        return None
+    name = m.model.removeprefix("timm:")
+    return f"{name}, published by timm" if by_timm(m.model) else "ImageNet"
 
 
 def started_by() -> list[str]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from abra_wilds.config.run import RunConfig
 from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.artifacts.folder import outside_data
 from abra_wilds.engine.checks import predict_blank
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.setup import Setup
 from abra_wilds.methods.base import Method
-from abra_wilds.nets.backbones import by_timm
 
 
 def budget_of(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def budget_of(config: RunConfig, setup: Setup, method: Method, done: Progress) -
         "labels": len(setup.subsets["train"]),
         "batch_statistics": adapted,
         "test_images": adapted,
-        "outside_data": outside_data(config),
+        "outside_data": outside_data(config.model),
     }
 
 
@@ -45,14 +45,3 @@ def prediction_flops(config: RunConfig, setup: Setup, method: Method) -> float:
     with FlopCount() as count:
         predict_blank(config, setup, method)
     return float(count.total)
-
-
-def outside_data(config: RunConfig) -> str | None:
-    """Where the first weights come from, if not from the seed."""
-    m = config.model
-    if m.pretrained_model_path is not None:
-        return f"the weights of {m.pretrained_model_path}"
-    if not m.pretrained:
-        return None
-    name = m.model.removeprefix("timm:")
-    return f"{name}, published by timm" if by_timm(m.model) else "ImageNet"

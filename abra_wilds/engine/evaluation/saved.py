@@ -17,8 +17,8 @@ from abra_wilds.config.checks import refuse_idle
 from abra_wilds.config.fields import default_of, typed
 from abra_wilds.config.run import SECTIONS, RunConfig, sections
 from abra_wilds.config.schema import flag_name, flag_of
-from abra_wilds.dist import started
-from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, read_config
+from abra_wilds.dist import is_main, started
+from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, note_predictions, read_config
 from abra_wilds.engine.evaluation.results import evaluate_checkpoint
 from abra_wilds.engine.setup import Setup, make_loaders, prepare
 from abra_wilds.errors import InputError
@@ -59,6 +59,8 @@ def predict_saved(
     setup = prepared(config, splits)
     folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
     check_free(own, folder, list(setup.eval_loaders), label)
+    if is_main():
+        note_predictions(folder, config, read_config(own), checkpoint)
     return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
 
 

@@ -182,10 +182,8 @@ def test_other_data_sets_and_splits_are_no_leaderboard_entries(
 
 
 def test_an_adaptation_that_was_not_made_says_how_to_make_it(three, refused_bundle):
-    assert (
-        "tta_batch_bn/results.jsonl does not exist; make it with 'abra-wilds predict ... --tta batch_bn'"
-        in refused_bundle(three, "--tta", "batch_bn")
-    )
+    told = "holds no predictions with the adaptation batch_bn; make them with 'abra-wilds predict ... --tta"
+    assert told in refused_bundle(three, "--tta", "batch_bn")
 
 
 def test_a_flag_without_effect_is_refused(three, refused_bundle):

@@ -42,14 +42,30 @@ def keep_records(folder, which):
     boards.append_records(folder / RESULTS, kept)
 
 
-def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
-    keep_records(run.folder, lambda r: r.checkpoint == "best")
-    assert state_of(run) == RESUMES and lacking(run) == ["a record of the last epoch"]
-
-
-def test_a_run_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
+def rewrite_config(run, *pairs):
+    """Replace words of a run's config.json."""
     own = run.folder / "config.json"
-    own.write_text(own.read_text().replace('"save_last": true', '"save_last": false'))
+    text = own.read_text()
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    own.write_text(text)
+
+
+def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
+    rewrite_config(run, ('"finished": true', '"finished": false'))
+    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
+
+
+def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch(run):
+    rewrite_config(run, ('"finished": true', '"was": true'))
+    assert state_of(run) == FINISHED
+    keep_records(run.folder, lambda r: r.checkpoint == "best")
+    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
+
+
+def test_a_run_of_an_older_version_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
+    rewrite_config(run, ('"finished": true', '"was": true'), ('"save_last": true', '"save_last": false'))
     keep_records(run.folder, lambda r: r.checkpoint == "best")
     assert state_of(run) == FINISHED
 

@@ -20,7 +20,6 @@ from abra_wilds.data.datasets.catalogue import (
     split_subset,
 )
 from abra_wilds.data.reading.images import check_images, image_path, read_image
-from abra_wilds.data.reading.loaders import make_train_loader
 from abra_wilds.data.samplers.batches import PlateSampler
 from abra_wilds.types import InputError
 from tests.data.datasets import full_metadata
@@ -284,11 +283,12 @@ def test_full_size_plate_loader_covers_each_training_image_once(full, fields, ca
 
 
 def test_full_size_plates_smaller_than_the_batch_are_batches_and_named(full):
-    plates = make_grouper(full, ("experiment", "plate"))
-    loader = make_train_loader(split_subset(full, "train"), plates, train_loader="plate", batch_size=400)
-    (note,) = loader.sampler.notes
+    grouper = make_grouper(full, ("experiment", "plate"))
+    g = grouper.metadata_to_group(split_subset(full, "train").metadata_array).numpy()
+    sampler = PlateSampler(g, 400, seed=0, name_of=grouper.group_str)
+    (note,) = sampler.notes
     assert "132 of 132" in note and "smallest has 304: plate = 1, experiment = HUVEC-14" in note
-    assert len(loader) == 132 and loader.images_per_epoch == 40_612
+    assert len(sampler) == 132 and sum(map(len, sampler)) == 40_612
 
 
 def test_full_size_missing_images_are_found_by_listing(full):

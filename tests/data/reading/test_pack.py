@@ -32,7 +32,7 @@ SCREEN = {"A-1": "train", "A-2": "train", "A-3": "test"}
 STANDS_STILL = """
 import sys, time
 from pathlib import Path
-from abra_wilds.data import pack_plate
+from abra_wilds.data.reading import pack_plate
 from abra_wilds.data.reading.pack import from_files, pack
 real, seen = pack_plate.pixels, []
 def pixels(plan, dataset, row):

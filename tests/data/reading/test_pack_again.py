@@ -25,8 +25,8 @@ from tests.data.screens import own_screen
 HOLDS = """
 import sys
 from pathlib import Path
-from abra_wilds.data.reading.pack import alone
-with alone(Path(sys.argv[1])):
+from abra_wilds.data.reading.pack import pack_lock
+with pack_lock(Path(sys.argv[1])):
     print("locked", flush=True)
     sys.stdin.read()
 """

@@ -85,7 +85,8 @@ def test_what_an_older_version_did_not_count_is_not_called_nothing(root, tiny, t
     ],
 )
 def test_outside_data_is_named(tmp_path, changes, said):
-    assert outside_data(run_config("ERM", **runs.settings(tmp_path, tmp_path, "ERM", **changes))) == said
+    config = run_config("ERM", **runs.settings(tmp_path, tmp_path, "ERM", **changes))
+    assert outside_data(config.model) == said
 
 
 def test_records_keep_it_and_read_it_again(root, tiny, tmp_path):

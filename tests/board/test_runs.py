@@ -13,7 +13,7 @@ from abra_wilds.config.evaluation import GROUPED_TTA, TTA, EvalConfig
 from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.resolve import run_config
-from abra_wilds.results import runs
+from abra_wilds.results import legacy, runs
 from abra_wilds.results.records import RESULTS, read_records
 from tests.board.boards import change_records, make_run, make_runs
 
@@ -90,11 +90,11 @@ def adaptations():
 
 def test_the_name_of_an_adaptation_gives_its_flags_back():
     for values in adaptations():
-        read = runs.adaptation_values(EvalConfig(**values).adaptation)
+        read = legacy.adaptation_values(EvalConfig(**values).adaptation)
         assert EvalConfig(**{k: float(v) if k == "tta_prior" else v for k, v in read.items()}) == EvalConfig(
             **values
         )
-    assert runs.adaptation_values(None) == {"tta": "none"} and runs.adaptation_values("new_bn") == {}
+    assert legacy.adaptation_values(None) == {"tta": "none"} and legacy.adaptation_values("new_bn") == {}
 
 
 @pytest.mark.parametrize(
