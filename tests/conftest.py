@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests import ranks, runs
+from tests.data.six import write_small_six
 
 COLUMNS = [
     "site_id",
@@ -89,6 +90,12 @@ def sim_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(sim_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quarter of the tiny data set, for tiny runs; never written to."""
     return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def six_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root_dir of a small simulated screen of six channels; never written to."""
+    return write_small_six(tmp_path_factory.mktemp("six"))
 
 
 @pytest.fixture(scope="session")

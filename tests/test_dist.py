@@ -59,7 +59,7 @@ def end_of(work, *args):
 
 
 def batches_of_rank():
-    train = training_share(ShuffledSampler(21, 4, seed=0))
+    train = training_share(ShuffledSampler(24, 4, seed=0))
     plan = [BioBatch((np.arange(3 * k, 3 * k + 3),), True) for k in range(5)]
     passes = evaluation_share(PassSampler(plan, 2))
     return list(train), [group.passes[0].tolist() for group in passes.plan], len(passes.whole.plan)
@@ -113,7 +113,7 @@ def test_a_rank_that_waits_for_one_that_failed_ends_silently(on_two_ranks, faili
 
 
 def test_a_loader_takes_the_batches_of_its_rank(on_two_ranks):
-    whole = list(ShuffledSampler(21, 4, seed=0))
+    whole = list(ShuffledSampler(24, 4, seed=0))
     (first, plan0, n), (second, plan1, _) = on_two_ranks(ranks.together, batches_of_rank)
     assert first == whole[0::2] and second == whole[1::2]
     assert n == 5 and [plan0, plan1] == [[[0, 1, 2], [6, 7, 8], [12, 13, 14]], [[3, 4, 5], [9, 10, 11]]]

@@ -1,7 +1,7 @@
 """`abra-wilds embed`: what a saved model's classifier reads of each image, as profiles of sites and wells.
 
-The embedding of an image is the input of the method's last linear layer while `evaluate.predict` predicts it:
-pooled features, behind the method's neck where it has one, with the statistics of whatever --tta says. So it
+The embedding of an image is what the method's `classify` reads while `evaluate.predict` predicts it:
+pooled features, after the method's neck where it has one, with the statistics of whatever --tta says. So it
 is what the predictions of `abra-wilds predict` were made from.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
-from abra_wilds.engine.setup import make_loaders
-from abra_wilds.errors import InputError
+from abra_wilds.engine.setup import evaluation_loaders
+from abra_wilds.methods.base import Method
 from abra_wilds.results.files import write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.tta.adapters import make_adapter
@@ -78,8 +79,8 @@ def embeddings(
     Raises:
         InputError: if anything does not fit.
     """
-    saved = open_saved(checkpoint, flags)
-    loaders = chosen_loaders(saved, splits)
+    saved = open_saved(checkpoint, flags, splits=splits, train=False)
+    loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)
     return Embeddings(features_of(saved, loaders), table_of(saved, list(loaders)))
 
 
@@ -109,8 +110,8 @@ def embed_saved(
         InputError: if anything does not fit, or would be overwritten.
     """
     parquet_package()
-    saved = open_saved(checkpoint, flags)
-    loaders = chosen_loaders(saved, splits)
+    saved = open_saved(checkpoint, flags, splits=splits, train=False)
+    loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)
     table = table_of(saved, list(loaders))
     is_control = controls_of(table)
     batch = table["Metadata_Batch"].to_numpy(dtype=object)
@@ -135,33 +136,14 @@ def embed_saved(
     return folder
 
 
-def chosen_loaders(saved: Saved, splits: Sequence[str] | None) -> dict[str, Loader]:
-    """A loader in evaluation mode for each split that is asked for.
-
-    Raises:
-        InputError: for a split that does not exist.
-    """
-    setup = saved.setup
-    chosen = list(dict.fromkeys(setup.eval_loaders if splits is None else splits))
-    for split in chosen:
-        if split not in setup.subsets:
-            raise InputError(f"--split got {split!r}; choose among {', '.join(setup.subsets)}")
-    # A run never predicts its training images, so train has to be named as another split to evaluate.
-    names = {split: "images of train" if split == "train" else split for split in chosen}
-    subsets = {"train": setup.subsets["train"], **{names[split]: setup.subsets[split] for split in chosen}}
-    _, loaders = make_loaders(saved.config, subsets, setup.grouper, setup.device)
-    return {split: loaders[names[split]] for split in chosen}
-
-
 def features_of(saved: Saved, loaders: Mapping[str, Loader]) -> NDArray[np.float32]:
-    """The embeddings (n, D) of splits, one behind the other."""
+    """The embeddings (n, D) of splits, one after the other."""
     return torch.cat([read_features(saved, loader, split) for split, loader in loaders.items()]).numpy()
 
 
 def read_features(saved: Saved, loader: Loader, split: str) -> Tensor:
     """The embeddings (n, D) of a split on the host, in dataset order whatever the loader's order."""
     method, config = saved.method, saved.config
-    read: deque[Tensor] = deque()  # one entry a forward pass, in the order of `predict`'s watch
     f = torch.zeros(len(loader.rows), method.head.in_features, device=saved.setup.device)
     bar = tqdm(
         desc=f"embedding {split}",
@@ -174,17 +156,34 @@ def read_features(saved: Saved, loader: Loader, split: str) -> Tensor:
         f[batch.rows] = read.popleft()
         bar.update(len(batch))
 
-    def keep(head: torch.nn.Module, args: tuple[Tensor]) -> None:
-        read.append(args[0])
-
     adapter, size = make_adapter(config.eval), config.data.size
-    with bar, method.head.register_forward_pre_hook(keep):
+    with bar, classified(method) as read:
         predict(method, loader, saved.setup.device, size, watch, adapter=adapter)
     return sum_across_ranks(f).cpu()  # each row is one process's
 
 
+@contextmanager
+def classified(method: Method) -> Iterator[deque[Tensor]]:
+    """Inside, the features (N, D) of each forward pass are kept, in order.
+
+    They are caught at `classify`, not at the head, which is idle where ArcFace's cosines classify.
+    """
+    read: deque[Tensor] = deque()
+    classify = method.classify
+
+    def keep(f: Tensor) -> Tensor:
+        read.append(f)
+        return classify(f)
+
+    method.classify = keep  # type: ignore[method-assign]
+    try:
+        yield read
+    finally:
+        del method.classify
+
+
 def table_of(saved: Saved, splits: Sequence[str]) -> pd.DataFrame:
-    """The metadata of splits, one behind the other."""
+    """The metadata of splits, one after the other."""
     dataset = saved.setup.dataset
     types = control_types(dataset, saved.config.data.root_dir)
     parts = [metadata_of(saved.setup.subsets[split], split, types) for split in splits]
@@ -192,7 +191,7 @@ def table_of(saved: Saved, splits: Sequence[str]) -> pd.DataFrame:
 
 
 def folder_name(saved: Saved, postprocess: str) -> str:
-    """The checkpoint, its adaptation and what was done behind it, fit for a file name."""
+    """The checkpoint, its adaptation and what was done after it, fit for a file name."""
     parts = ["embed", saved.label, saved.config.eval.adaptation or "none"]
     return "_".join(parts + ([] if postprocess == "none" else [postprocess]))
 

@@ -23,8 +23,15 @@ from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.evaluate import bio_batches
 from abra_wilds.engine.evaluation.results import load_method
-from abra_wilds.engine.evaluation.saved import changed, located, saved_config, unadapted
-from abra_wilds.engine.setup import Setup, reading_kwargs
+from abra_wilds.engine.evaluation.saved import changed, located, saved_config
+from abra_wilds.engine.setup import (
+    Data,
+    chosen_splits,
+    open_dataset,
+    open_splits,
+    reading_kwargs,
+    splits_to_evaluate,
+)
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import sha256, write_text
@@ -39,7 +46,8 @@ class Saved:
 
     Attributes:
         config: of the run, with the flags that were changed.
-        setup: of the configuration, its loaders without --tta.
+        setup: of the configuration.
+        splits: those that were asked for.
         method: in evaluation mode, on the setup's device.
         folder: of the run.
         label: "best", "last" or the epoch.
@@ -47,7 +55,8 @@ class Saved:
     """
 
     config: RunConfig
-    setup: Setup
+    setup: Data
+    splits: Sequence[str]
     method: Method
     folder: RunFolder
     label: str
@@ -117,22 +126,35 @@ class Saved:
         yield from ((name, passes[0]) for name, (passes, _) in bar)
 
 
-def open_saved(checkpoint: Path, flags: Mapping[str, Any] | None = None, group: str = "plate") -> Saved:
+def open_saved(
+    checkpoint: Path,
+    flags: Mapping[str, Any] | None = None,
+    group: str = "plate",
+    splits: Sequence[str] | None = None,
+    *,
+    train: bool = True,
+) -> Saved:
     """A saved model with its data.
 
     Args:
         checkpoint: DATASET_seed:S_epoch:E_model.pth of a run, with the run's config.json beside it.
         flags: of `config.PREDICTION_FLAGS` those that differ from the run's.
         group: what a bio-batch is to the analysis, "plate" or "experiment".
+        splits: whose images are read, train among them; None for all.
+        train: whether all are with train.
 
     Raises:
         InputError: if there is no such model, or anything does not fit.
     """
     folder, label = located(checkpoint)
     config = changed(saved_config(folder), dict(flags or {}))
-    setup = unadapted(config)
+    dataset = open_dataset(config)
+    evaluated = splits_to_evaluate(config, list(dataset.split_dict))
+    known = ["train", *evaluated]
+    chosen = (known if train else evaluated) if splits is None else chosen_splits(splits, known)
+    setup = open_splits(config, dataset, chosen)
     method = load_method(config, setup, checkpoint)[0].eval()
-    return Saved(config, setup, method, folder, label, group)
+    return Saved(config, setup, chosen, method, folder, label, group)
 
 
 def sampled(members: Mapping[str, RowIds], most: int, seed: int) -> dict[str, RowIds]:

@@ -43,6 +43,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "cutmix_prob": (d.mix == "none", "a --mix other than none"),
         "load_featurizer_only": (config.model.pretrained_model_path is None, "--pretrained_model_path"),
         "eval_splits": (e.evaluate_all_splits, "--evaluate_all_splits false"),
+        "also_tta": (not t.save_best, "--save_best true"),
         "eval_epoch": (not e.eval_only, "--eval_only"),
         "warmup_from": (not o.warmup_epochs and "num_warmup_steps" not in o.scheduler_kwargs, "a warm-up"),
         "resume": (e.eval_only and t.resume, "training, not with --eval_only"),

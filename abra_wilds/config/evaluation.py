@@ -73,7 +73,12 @@ class EvalConfig:
         require(fits, "tta_batch_size", allowed, self.tta_batch_size)
         names = [e.name for e in self.alternatives()]
         distinct = len({*names, self.name}) == len(names) + 1
-        require(distinct, "also_tta", "adaptations that differ from each other and --tta", self.also_tta)
+        require(
+            distinct,
+            "also_tta",
+            "a list of adaptations that differ from one another and from --tta",
+            self.also_tta,
+        )
 
     @property
     def name(self) -> str:
@@ -84,9 +89,18 @@ class EvalConfig:
         """These settings with each adaptation of --also_tta.
 
         Raises:
-            InputError: for one that is none.
+            InputError: for one that is none, or a part of it without effect.
         """
-        return [replace(self, also_tta=(), **adaptation_flags(text)) for text in self.also_tta]
+        found = []
+        for text in self.also_tta:
+            flags = adaptation_flags(text)
+            e = replace(self, also_tta=(), **flags)
+            for name in flags.keys() & e.idle().keys():
+                raise InputError(
+                    f"--also_tta got {text!r}, where {name.removeprefix('tta_')} has no effect; leave it out"
+                )
+            found.append(e)
+        return found
 
     def idle(self) -> dict[str, str]:
         """Flags that would have no effect with this --tta, and what they need."""
@@ -103,7 +117,7 @@ class EvalConfig:
     def adaptation(self) -> str | None:
         """The test-time adaptation in one word fit for file names, such as "plate_bn_b128", or None.
 
-        Behind its name stand the group where it is the experiment, m and the prior, b and the batch size, and
+        After its name come the group where it is the experiment, m and the prior, b and the batch size, and
         min with the least images where that is not the default.
         """
         if self.tta == "none":
@@ -117,6 +131,10 @@ class EvalConfig:
         return "_".join([self.tta, *filter(None, parts)])
 
 
+# What --also_tta may say of an adaptation after commas, and its kind; the flags have tta_ before the name.
+ADAPTATION_PARTS: Mapping[str, type] = {"group": str, "batch_size": int, "prior": float, "min": int}
+
+
 def adaptation_flags(text: str) -> dict[str, Any]:
     """Flags of an adaptation as --also_tta takes it.
 
@@ -128,22 +146,26 @@ def adaptation_flags(text: str) -> dict[str, Any]:
     """
     name, *others = text.split(",")
     found: dict[str, Any] = {"tta": name}
-    kinds = {"group": str, "batch_size": int, "prior": float, "min": int}
     for pair in others:
         key, _, value = pair.partition("=")
         try:
-            found[f"tta_{key}"] = kinds[key](value)
+            found[f"tta_{key}"] = ADAPTATION_PARTS[key](value)
         except (KeyError, ValueError):
             allowed = f"{', '.join(TTA)}, and after commas group=, batch_size=, prior= or min="
             raise InputError(f"--also_tta got {text!r}; give one of {allowed}") from None
     return found
 
 
-def adaptation_text(flags: Mapping[str, Any]) -> str:
-    """The same as --also_tta takes it.
+def adaptation_text(e: EvalConfig, base: EvalConfig) -> str:
+    """An adaptation as --also_tta takes it.
 
-    >>> adaptation_text({"tta": "plate_bn", "tta_group": "experiment"})
+    Args:
+        e: with the adaptation.
+        base: of the run that it judges, whose values hold where the text says nothing.
+
+    >>> adaptation_text(EvalConfig(tta="plate_bn", tta_group="experiment"), EvalConfig())
     'plate_bn,group=experiment'
     """
-    others = (f"{name.removeprefix('tta_')}={value}" for name, value in flags.items() if name != "tta")
-    return ",".join([str(flags["tta"]), *others])
+    values = {part: getattr(e, f"tta_{part}") for part in ADAPTATION_PARTS}
+    others = [f"{part}={v}" for part, v in values.items() if v != getattr(base, f"tta_{part}")]
+    return ",".join([e.tta, *others])

@@ -6,7 +6,7 @@ import torch
 
 from abra_wilds.config.run import RunConfig
 from abra_wilds.engine.inputs import check_views
-from abra_wilds.engine.setup import Setup
+from abra_wilds.engine.setup import Data, Setup
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import HeadPhase, InputError
@@ -88,13 +88,13 @@ def check_head(config: RunConfig, phase: HeadPhase | None, setup: Setup) -> None
 
 
 @torch.no_grad()
-def predict_blank(config: RunConfig, setup: Setup, method: Method) -> None:
+def predict_blank(config: RunConfig, setup: Data, method: Method) -> None:
     """Predict a blank image of the size that evaluation has, which training may never show the network.
 
     Raises:
         InputError: if the network refuses it.
     """
-    C, H, W = setup.train_loader.rows.shape
+    C, H, W = setup.shape
     blank = torch.zeros(1, C, *(config.data.size or (H, W)), device=next(method.parameters()).device)
     was_training = method.training
     method.eval()

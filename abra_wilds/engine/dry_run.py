@@ -101,7 +101,7 @@ def image_size(config: RunConfig, setup: Setup) -> tuple[int, int]:
     """(H, W) of training images as the network sees them."""
     if config.data.size is not None:
         return config.data.size
-    _, H, W = setup.train_loader.rows.shape
+    _, H, W = setup.shape
     return (CROP_TO, CROP_TO) if config.data.transform == "paper" and H > CROP else (H, W)
 
 

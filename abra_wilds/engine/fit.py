@@ -28,7 +28,7 @@ from abra_wilds.engine.artifacts.logs import DivergenceCheck, Meter, TextLog, no
 from abra_wilds.engine.artifacts.trackers import check_tracker, make_tracker
 from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.evaluation.evaluate import average_bn, plain_images, reestimate_bn, score
-from abra_wilds.engine.evaluation.picks import better, pick_epochs, picks_of
+from abra_wilds.engine.evaluation.picks import better, check_picks, pick_epochs, picks_of
 from abra_wilds.engine.evaluation.results import (
     adaptation_lines,
     conclude,
@@ -77,6 +77,7 @@ def fit(config: RunConfig) -> list[Record]:
     views, head = method.view_plan(), method.head_phase()
     check_method(config, setup, method)
     picks = picks_of(config, setup)
+    check_picks(picks, done)
     folder = on_rank_zero(lambda: open_folder(config))
 
     if t.resume:
@@ -185,7 +186,10 @@ def fit(config: RunConfig) -> list[Record]:
             tracker.write(split, found, global_step)
         accs = "  ".join(
             [f"{split} {found['acc_avg']:.3f}" for split, found in results.items()]
-            + [f"val by {name} {value:.3f}{'*' * (name in chosen)}" for name, value in adapted.items()]
+            + [
+                f"val by {name} {value:.3f}{' (its best so far)' * (name in chosen)}"
+                for name, value in adapted.items()
+            ]
         )
         log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
 
@@ -197,7 +201,7 @@ def fit(config: RunConfig) -> list[Record]:
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
     records = on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
-    on_rank_zero(lambda: mark_finished(folder))
+    on_rank_zero(lambda: mark_finished(folder, {name: epoch for name, (_, epoch) in done.picked.items()}))
     return records
 
 

@@ -6,7 +6,7 @@ Everything a user can get wrong is met here, before training.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
-from abra_wilds.data.reading.images import check_images
+from abra_wilds.data.reading.images import check_images, read_image
 from abra_wilds.data.reading.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
 from abra_wilds.data.reading.pools import usable_cores
 from abra_wilds.data.samplers.batches import GroupSampler
@@ -42,16 +42,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a run works on.
+class Data:
+    """A data set with its splits and bio-batches; no image of it is open.
 
     Attributes:
         dataset: the whole WILDS data set.
         grouper: maps metadata to bio-batch ids.
-        subsets: the splits that are used, "train" among them.
-        train_loader: batches for training.
-        plain_loader: every training image once in mixed batches, for batch-norm statistics.
-        eval_loaders: one for each split that is evaluated, "val" first where there is one.
+        subsets: the splits that are used, and "train", of which methods know the bio-batches.
+        shape: (C, H, W) of an image.
         info: what methods may know of the data.
         device: where the method lives.
     """
@@ -59,11 +57,33 @@ class Setup:
     dataset: WILDSDataset
     grouper: CombinatorialGrouper
     subsets: Mapping[str, WILDSSubset]
-    train_loader: Loader
-    plain_loader: Loader
-    eval_loaders: Mapping[str, Loader]
+    shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
+
+
+@dataclass(frozen=True)
+class Evaluation(Data):
+    """What a model predicts.
+
+    Attributes:
+        eval_loaders: one for each split that is evaluated, "val" first where there is one.
+    """
+
+    eval_loaders: Mapping[str, Loader]
+
+
+@dataclass(frozen=True)
+class Setup(Evaluation):
+    """What a run works on.
+
+    Attributes:
+        train_loader: batches for training.
+        plain_loader: every training image in mixed batches, for batch-norm statistics.
+    """
+
+    train_loader: Loader
+    plain_loader: Loader
 
     def steps_per_epoch(self, accumulation: int) -> int:
         """Optimiser steps of one epoch; the last may hold fewer batches."""
@@ -71,44 +91,89 @@ class Setup:
 
 
 def prepare(config: RunConfig) -> Setup:
-    """Load, split and check the data.
+    """Load, split and check the data of a run.
 
     Raises:
         InputError: one sentence for whatever cannot be used.
     """
-    d = config.data
-    dataset = load_dataset(
-        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
-    )
-    grouper = make_grouper(dataset, d.groupby_fields)
+    d, dataset = config.data, open_dataset(config)
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
-    subsets = {split: split_subset(dataset, split, d.frac) for split in ("train", *evaluated)}
-    check_images(dataset, np.concatenate([subset.indices for subset in subsets.values()]))
-    check_val_metric(config, subsets)
-    device = pick_device(config.train.device[0])
-    check_speed(config.speed, device)
-    train_loader, eval_loaders = make_loaders(config, subsets, grouper, device)
-    plain_loader = make_plain_loader(subsets["train"], grouper, d.batch_size, **reading_kwargs(d, device))
-    info = data_info(dataset, subsets["train"], grouper)
-    setup = Setup(dataset, grouper, subsets, train_loader, plain_loader, eval_loaders, info, device)
-    _, H, W = train_loader.rows.shape
-    check_square(d.transform, H, W)
+    data = open_splits(config, dataset, ("train", *evaluated))
+    check_val_metric(config, data.subsets)
+    train_loader = training_loader(config, data)
+    reading = reading_kwargs(d, data.device)
+    plain_loader = make_plain_loader(data.subsets["train"], data.grouper, d.batch_size, **reading)
+    loaders = evaluation_loaders(config, data, evaluated)
+    setup = Setup(**vars(data), eval_loaders=loaders, train_loader=train_loader, plain_loader=plain_loader)
+    check_square(d.transform, *data.shape[1:])
     check_batches(config, setup)
     return setup
 
 
-def make_loaders(
-    config: RunConfig,
-    subsets: Mapping[str, WILDSSubset],
-    grouper: CombinatorialGrouper,
-    device: torch.device,
-) -> tuple[Loader, dict[str, Loader]]:
-    """The training loader, and an evaluation loader for every other split."""
+def open_dataset(config: RunConfig) -> WILDSDataset:
+    """The data set of a configuration, its images untouched.
+
+    Raises:
+        InputError: for whatever of it cannot be used.
+    """
     d = config.data
-    reading = reading_kwargs(d, device)
-    train_loader = make_train_loader(
-        subsets["train"],
-        grouper,
+    return load_dataset(
+        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
+    )
+
+
+def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str]) -> Data:
+    """Some splits of a data set, whose images have to be there; those of others need not.
+
+    Raises:
+        InputError: for images that are missing, or a device that cannot do what is asked.
+    """
+    d = config.data
+    grouper = make_grouper(dataset, d.groupby_fields)
+    subsets = {split: split_subset(dataset, split, d.frac) for split in dict.fromkeys(("train", *splits))}
+    check_images(dataset, np.concatenate([subsets[split].indices for split in splits]))
+    device = pick_device(config.train.device[0])
+    check_speed(config.speed, device)
+    shape = tuple(read_image(dataset, int(subsets[splits[0]].indices[0])).shape)
+    info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
+    return Data(dataset, grouper, subsets, shape, info, device)
+
+
+def open_evaluation(config: RunConfig, splits: Sequence[str] | None = None) -> Evaluation:
+    """What a saved model predicts.
+
+    Args:
+        config: of the prediction.
+        splits: which; None for those that the configuration evaluates.
+
+    Raises:
+        InputError: for a split that does not exist, or whatever cannot be used.
+    """
+    dataset = open_dataset(config)
+    known = splits_to_evaluate(config, list(dataset.split_dict))
+    chosen = known if splits is None else chosen_splits(splits, known)
+    data = open_splits(config, dataset, chosen)
+    return Evaluation(**vars(data), eval_loaders=evaluation_loaders(config, data, chosen))
+
+
+def chosen_splits(splits: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The splits of --split, each once.
+
+    Raises:
+        InputError: for one that does not exist.
+    """
+    for split in splits:
+        if split not in known:
+            raise InputError(f"--split got {split!r}; choose among {', '.join(known)}")
+    return list(dict.fromkeys(splits))
+
+
+def training_loader(config: RunConfig, data: Data) -> Loader:
+    """The batches that a run trains on."""
+    d = config.data
+    return make_train_loader(
+        data.subsets["train"],
+        data.grouper,
         train_loader=d.train_loader,
         batch_size=d.batch_size,
         n_groups_per_batch=d.n_groups_per_batch,
@@ -118,15 +183,23 @@ def make_loaders(
         pairs_cross=d.pairs_cross,
         n_controls=d.n_controls_per_batch,
         seed=config.train.seed,
-        **reading,
+        **reading_kwargs(d, data.device),
     )
-    evaluated = {split: subset for split, subset in subsets.items() if split != "train"}
+
+
+def evaluation_loaders(config: RunConfig, data: Data, splits: Sequence[str]) -> dict[str, Loader]:
+    """A loader of each split, in parts of bio-batches where a model is adapted to them.
+
+    Raises:
+        InputError: for an adaptation that finds too little everywhere.
+    """
+    subsets = {split: data.subsets[split] for split in splits}
     if config.eval.tta != "none":
-        plans = {split: split_plan(subset, config.eval, d.batch_size) for split, subset in evaluated.items()}
-        check_plans(plans, config.eval)
-    return train_loader, {
-        split: adapted_loader(config, subset, grouper, device, config.eval)
-        for split, subset in evaluated.items()
+        size = config.data.batch_size
+        check_plans({s: split_plan(subset, config.eval, size) for s, subset in subsets.items()}, config.eval)
+    return {
+        split: adapted_loader(config, subset, data.grouper, data.device, config.eval)
+        for split, subset in subsets.items()
     }
 
 

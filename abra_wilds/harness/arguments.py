@@ -33,6 +33,7 @@ LOADERS = ("standard", "group")  # its own
 NO_PLACE = {
     "config": "write the settings as flags",
     "plate_remainder": "its loaders deal no bio-batch out in parts",
+    "also_tta": "its own loop keeps one best epoch",
     "tracker": "its curves are written by --use_wandb",
     **dict.fromkeys(("data_format", "packed_size"), "its loaders read image files"),
     **dict.fromkeys(("amp", "channels_last", "compile"), "its own loop runs the step in full precision"),

@@ -217,7 +217,7 @@ def check_trains_something(config: RunConfig) -> None:
     for flag, first in config.method.first_epochs().items():
         if 0 < n <= first:
             raise InputError(
-                f"{config.algorithm} begins behind its first {first} epochs (--{flag}), and --n_epochs {n} "
+                f"{config.algorithm} begins after its first {first} epochs (--{flag}), and --n_epochs {n} "
                 "ends before; lower the one or raise the other"
             )
     if n == 0 and m.pretrained and m.new_stem and m.pretrained_model_path is None:

@@ -36,7 +36,7 @@ def all_entries(runs: Iterable[Run]) -> list[Entry]:
         adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
         if own or adapted:
             refuse_unfinished(run, own)
-        refuse_older(own, adapted)
+        refuse_older(run, own, adapted)
         found += [*own, *(e for e in adapted if result(e) not in known)]
     return found
 
@@ -66,27 +66,31 @@ def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
         )
 
 
-def epochs_now(own: Iterable[Record]) -> dict[tuple[str, str, str], int]:
-    """The epoch of each split and checkpoint of a run, by the latest of its own records."""
-    return {model_of(r): r.epoch for r in own}
+def epoch_now(record: Record, own: Sequence[Record], picked: Mapping[str, int]) -> int | None:
+    """The epoch that the model behind a record has now; None where nothing tells.
+
+    Args:
+        record: of a prediction.
+        own: the records in the run's own folder, the latest last.
+        picked: of the run's config.json: adaptation -> the epoch that it picked.
+    """
+    if record.checkpoint == "best" and record.picked_by in picked:
+        return picked[record.picked_by]
+    of_model = [r.epoch for r in own if (r.split, r.checkpoint) == (record.split, record.checkpoint)]
+    return of_model[-1] if of_model else None
 
 
-def model_of(record: Record) -> tuple[str, str, str]:
-    """Which model predicted what: split, checkpoint, and the adaptation that picked its epoch."""
-    return record.split, record.checkpoint, record.picked_by
-
-
-def refuse_older(own: Iterable[Entry], adapted: Iterable[Entry]) -> None:
+def refuse_older(run: Run, own: Iterable[Entry], adapted: Iterable[Entry]) -> None:
     """Raise for adaptations of a model that the run has replaced since.
 
     Raises:
         InputError: with the folder and both epochs.
     """
-    now = epochs_now(e.record for e in own)
+    records = [e.record for e in own]
     for entry in adapted:
         r = entry.record
-        epoch = now.get(model_of(r), r.epoch)
-        if r.epoch != epoch:
+        epoch = epoch_now(r, records, run.picked)
+        if epoch not in (None, r.epoch):
             raise InputError(
                 f"{entry.folder} has predictions of {r.split} by the {r.checkpoint} model of epoch "
                 f"{r.epoch}, and the run's is of epoch {epoch} now; remove {r.predictions} there and predict "

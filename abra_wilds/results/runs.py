@@ -61,6 +61,11 @@ class Run:
         }
         return [e.name for e in EvalConfig(**values).alternatives()]
 
+    @property
+    def picked(self) -> Mapping[str, int]:
+        """Adaptation of --also_tta -> the epoch that it picked; empty until the run is finished."""
+        return dict(self.config.get("picked", {}))
+
     def adapted_folders(self) -> list[Path]:
         """Folders of predictions by this run's models inside this one, whatever they are called.
 
@@ -201,12 +206,14 @@ def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
 def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
     """Entries that differ in seed and split alone, together, in order of first appearance.
 
+    Those whose epoch was chosen otherwise are not alike.
+
     Raises:
         InputError: if a group has a seed twice, or images of different data.
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        told = {"checkpoint": entry.record.checkpoint, "simulated": entry.record.simulated}
+        told = {"epoch": entry.epoch, "simulated": entry.record.simulated}
         groups.setdefault(canonical({"settings": dict(entry.settings), **told}), []).append(entry)
     for group in groups.values():
         refuse_seed_twice(group)

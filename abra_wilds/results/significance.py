@@ -147,7 +147,7 @@ def least_paired(a: tuple[float, float, int], b: tuple[float, float, int], step:
         step: of the last printed digit.
     """
     std = max(abs(a[1] - b[1]) - step, 0.0)
-    if not std:
+    if std < 1e-9:  # rounding of the difference, not a spread
         return 0.0
     from scipy.stats import t
 

@@ -7,9 +7,9 @@ Simulates the screen ("midi": RxRx1's experiments, 28 treatments of which a plat
 every row in a process of its own, predicts with its last epoch, and collects the records into one .jsonl
 file, from which the tables are made. A second start keeps what is finished, or in the .jsonl file already.
 
-Backbone, epochs, optimiser, augmentation, batch-norm statistics (re-estimated on all training images) and the
-epoch that counts (the last) are the same for all. What a method needs besides stands in comparison_rows.py
-with a reason. A bio-batch is an experiment, which holds all classes.
+Batch-norm statistics (re-estimated on all training images) and the epoch that counts (the last) are the same
+for all; so are backbone, epochs, optimiser and augmentation, but for what stands in comparison_rows.py with a
+reason. A bio-batch is an experiment, which holds all classes.
 
 Only the screen's size, the backbone and the number of epochs were chosen, by ERM with seed 0: known
 experiments should be recognised well and new ones less. No method was tuned.
@@ -21,7 +21,6 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -31,22 +30,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comparison_rows import SETTINGS, STEPS, table_rows
+from comparison_page import SPLITS, as_page, as_text, table
+from comparison_rows import SETTINGS, table_rows
 
 from abra_wilds import fit, run_config
 from abra_wilds.config.run import RunConfig
+from abra_wilds.data.datasets.catalogue import data_digest, load_dataset
 from abra_wilds.engine.artifacts.folder import folder_of
 from abra_wilds.engine.evaluation.saved import changed, predict_saved
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
-from abra_wilds.results.records import RESULTS, Record, aligned, read_records
-from abra_wilds.results.significance import Paired, holm, mean_std, paired_t, spread
+from abra_wilds.results.records import RESULTS, Record, read_records
 from abra_wilds.simulate import MARKER, preset, simulate
 from abra_wilds.terminal import Parser, exit_cleanly
-
-SPLITS = ("val", "id_test", "test")
-VERDICTS = ("Significantly above their reference", "Significantly below it", "Not significant after Holm")
-ADAPTED = "plate_bn_experiment"  # the adaptation that is compared: to whole experiments
 
 
 def run_folder(label: str, seed: int, args: argparse.Namespace) -> Path:
@@ -79,9 +75,10 @@ def parts(label: str, seed: int, args: argparse.Namespace) -> Iterator[tuple[Pat
         yield folder / (adapted.eval.adaptation or "none"), adapted.digest(), flags
 
 
-def wanted(records: Iterable[Record], digest: str) -> list[Record]:
-    """The last epoch's records of these settings, one a split; none unless all are there."""
-    found = {r.split: r for r in records if r.checkpoint == "last" and r.config_sha256 == digest}
+def wanted(records: Iterable[Record], digest: str, data: str | None = None) -> list[Record]:
+    """The last epoch's records of these settings and data, one a split; none unless all are there."""
+    fits = [r for r in records if r.config_sha256 == digest and data in (None, r.data_sha256)]
+    found = {r.split: r for r in fits if r.checkpoint == "last"}
     return [found[split] for split in SPLITS] if set(SPLITS) <= found.keys() else []
 
 
@@ -147,16 +144,22 @@ def run_all(labels: Sequence[str], args: argparse.Namespace, path: Path) -> list
 
 
 def collect(labels: Sequence[str], args: argparse.Namespace, path: Path) -> list[tuple[str, Record]]:
-    """The records of everything that is finished, in this folder or before, with the row each belongs to."""
+    """The records of everything that is finished, in this folder or before, with the row each belongs to.
+
+    What was not asked for now stays as it is.
+    """
     before = read_rows(path) if path.exists() else []
+    data = data_digest(load_dataset("rxrx1", args.folder / "screen", split_scheme="official"))
     found = []
     for row in labels:
         known = [r for label, r in before if label == row]
         for seed in range(min(args.seeds, table_rows()[row].seeds)):
             for folder, digest, _ in parts(row, seed, args):
                 here = wanted(read_records(folder / RESULTS), digest)
-                found += [(row, record) for record in here or wanted(known, digest)]
-    return found
+                found += [(row, record) for record in here or wanted(known, digest, data)]
+    found += [(row, r) for row, r in before if row not in labels or r.seed >= args.seeds]
+    order = list(table_rows())
+    return sorted(found, key=lambda one: (order.index(one[0]), one[1].seed))
 
 
 def write_rows(path: Path, rows: Sequence[tuple[str, Record]]) -> None:
@@ -182,166 +185,6 @@ def read_rows(path: Path) -> list[tuple[str, Record]]:
     return found
 
 
-def entered(record: Record) -> str:
-    """What entered a prediction beside the image and the training images."""
-    c = record.consumed
-    named = {"batch_statistics": "batch statistics", "test_images": "test images"}
-    words = [text for name, text in named.items() if c[name]]
-    return ", ".join([*words, *filter(None, [c["outside_data"]])]) or "-"
-
-
-Rows = Sequence[tuple[str, Record]]
-Series = Mapping[int, float]  # seed -> percent
-
-
-def by_prediction(rows: Rows) -> dict[tuple[str, str], dict[str, Series]]:
-    """(row, adaptation) -> split -> seed -> percent."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for label, r in rows:
-        found.setdefault((label, r.tta or "none"), {}).setdefault(r.split, {})[r.seed] = 100 * r.acc
-    return found
-
-
-def paired(a: Series, b: Series) -> Paired | None:
-    """The test of a - b over the seeds that both have; None without any."""
-    seeds = sorted(a.keys() & b.keys())
-    return paired_t([a[s] for s in seeds], [b[s] for s in seeds]) if seeds else None
-
-
-def difference(found: Paired | None) -> str:
-    """A difference with its 95 % confidence interval."""
-    if found is None:
-        return "-"
-    return f"{found.difference:+.1f}" + ("" if found.margin is None else f" ± {found.margin:.1f}")
-
-
-def comparisons(rows: Rows) -> dict[tuple[str, str], tuple[str, Paired | None, float | None]]:
-    """(row, adaptation) -> what it is compared with, the test on new experiments, and Holm's p over all.
-
-    A prediction without adaptation is compared with an unadapted row, one adapted to whole experiments with
-    an adapted one; other adaptations are not tested.
-    """
-    found, result = by_prediction(rows), {}
-    for label, tta in found:
-        row = table_rows()[label]
-        adapted = tta.startswith(ADAPTED)
-        reference = row.against_adapted if adapted else row.against
-        if (adapted or tta == "none") and reference != label:
-            other = found.get((reference, ADAPTED if adapted else "none"), {}).get("test", {})
-            result[label, tta] = (reference, paired(found[label, tta].get("test", {}), other))
-    return adjusted(result)
-
-
-def adjusted(
-    tests: Mapping[Any, tuple[str, Paired | None]],
-) -> dict[Any, tuple[str, Paired | None, float | None]]:
-    """Tests with Holm's p over all of them."""
-    ps = {key: t.p for key, (_, t) in tests.items() if t is not None and t.p is not None}
-    holms = dict(zip(ps, holm(list(ps.values())), strict=True))
-    return {key: (name, t, holms.get(key)) for key, (name, t) in tests.items()}
-
-
-def table(rows: Rows) -> list[list[str]]:
-    """The cells of the table, its head first."""
-    tests, found = comparisons(rows), by_prediction(rows)
-    cells = [
-        ["row", "TTA", *SPLITS, "seeds", "test - reference", "p (Holm)", "fwd/image", "seconds", "entered"]
-    ]
-    for (label, tta), of in found.items():
-        records = [r for row, r in rows if (row, r.tta or "none", r.split) == (label, tta, "test")]
-        accs = [spread(mean_std(list(of[split].values()))) if split in of else "-" for split in SPLITS]
-        name, test, p = tests.get((label, tta), ("", None, None))
-        compared = f"{difference(test)} ({name})" if name else "-"
-        forward = statistics.mean(r.consumed["forward_equivalents"] / r.consumed["images"] for r in records)
-        seconds = statistics.mean(r.consumed["seconds"] for r in records)
-        told = "-" if p is None else f"{p:.2g}"
-        cost = [f"{forward:.2f}", f"{seconds:.0f}", entered(records[0])]
-        cells.append([label, tta, *accs, str(len(records)), compared, told, *cost])
-    return cells
-
-
-def steps_table(rows: Rows) -> list[list[str]]:
-    """What each part between ERM and ABRA adds on new experiments, unadapted and adapted."""
-    found = by_prediction(rows)
-
-    def test(one: str, other: str, tta: str) -> Paired | None:
-        return paired(*(found.get((row, tta), {}).get("test", {}) for row in (one, other)))
-
-    tests = adjusted(
-        {
-            (part, tta): (before, test(row, before, tta))
-            for part, row, before in STEPS
-            for tta in ("none", ADAPTED)
-        }
-    )
-    cells = [["added", "between", "none", "p (Holm)", ADAPTED, "p (Holm)"]]
-    for part, row, before in STEPS:
-        shown = []
-        for tta in ("none", ADAPTED):
-            _, t, p = tests[part, tta]
-            shown += [difference(t), "-" if p is None else f"{p:.2g}"]
-        cells.append([part, f"{row.split()[0]} - {before.split()[0]}", *shown])
-    return cells
-
-
-def verdict(rows: Rows) -> str:
-    """Which differences are significant at 5 % after Holm, and which are not, in words."""
-    found: dict[str, list[str]] = {title: [] for title in VERDICTS}
-    for (label, tta), (reference, test, p) in comparisons(rows).items():
-        name = f"{label} ({'unadapted' if tta == 'none' else tta}) - {reference}: {difference(test)}"
-        open_ = test is None or p is None or p >= 0.05
-        found[VERDICTS[2 if open_ else 0 if test and test.difference > 0 else 1]].append(name)
-    return "\n\n".join(f"**{title}:** {'; '.join(names) or 'none'}." for title, names in found.items())
-
-
-def as_text(cells: Sequence[Sequence[str]]) -> str:
-    """The table for a terminal."""
-    return f"Accuracy in percent on simulated data\n{aligned(cells, left=len(cells[0]))}\n"
-
-
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Cells as a table in Markdown."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([head, f"{'|---' * len(cells[0])}|", *body])
-
-
-def as_page(rows: Rows) -> str:
-    """The tables as a page, with what they were made of."""
-    records = [record for _, record in rows]
-    sizes = {r.split: r.n for r in records}
-    commits = ", ".join(sorted({r.commit[:7] + ("+changes" if "+" in r.commit else "") for r in records}))
-    numbers = ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS)
-    return f"""# Methods and test-time adaptation on simulated data
-
-Simulated: the screen "midi" of `abra-wilds simulate`, with 33 experiments to train on, 4 in val and 14 in
-test, and 32 classes. It says nothing about biology, and a few epochs of a small network say little about long
-training of a large one. Made by `examples/benchmarks/compare_methods.py`; what single methods needed is in
-`examples/benchmarks/comparison_rows.py`.
-
-Accuracy in percent after the last epoch: mean ± sample standard deviation over seeds. Images: {numbers}. All
-rows predict by batch-norm statistics that were re-estimated on all training images, or by the adaptation that
-is named. test - reference: mean of the differences by seed on new experiments with its 95 % confidence
-interval, and what it is compared with: ERM without adaptation and AdaBN with it, for the controls C1 to C7
-(30 epochs, the others 12) C1 and C4. p (Holm): two-sided paired t-test, adjusted for all tests of the
-table. fwd/image: cost of training for each image drawn, in predictions of one image. seconds: of training, on
-one CPU thread beside other work. entered: what a prediction read besides its image and the training images.
-Code: {commits}.
-
-{markdown(table(rows))}
-
-## Which differences can be told
-
-{verdict(rows)}
-
-## What each part between ERM and ABRA adds
-
-Differences by seed on new experiments, without adaptation and adapted to whole experiments; p is adjusted for
-the tests of this table.
-
-{markdown(steps_table(rows))}
-"""
-
-
 def compare(args: argparse.Namespace) -> int:
     """Everything; returns the exit code."""
     if args.run:
@@ -355,7 +198,7 @@ def compare(args: argparse.Namespace) -> int:
     rows = read_rows(path)
     if rows:
         print(as_text(table(rows)))
-        write_text(path.with_suffix(".md"), as_page(rows))
+        write_text(path.with_suffix(".md"), as_page(rows, args.screen))
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0

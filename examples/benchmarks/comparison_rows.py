@@ -47,7 +47,7 @@ class Row:
     against_adapted: str = "AdaBN"
 
 
-VIT = {"model": "timm:test_vit"}
+VIT, VIT_ROW = {"model": "timm:test_vit"}, "ERM (ViT)"
 PLATE = {"tta": "plate_bn", "tta_group": "plate"}
 EXPERIMENT = {"tta": "plate_bn", "tta_group": "experiment"}
 MIXED = tuple({"tta": "mixed_bn", "tta_group": group} for group in TTA_GROUPS)
@@ -78,8 +78,14 @@ OWN: dict[str, Row] = {
         seeds=3,
     ),
     "BYOL": Row("BYOL", HEADS_WHY, {"byol_hidden": 256, "byol_out": 64, "byol_probe_epochs": 30}, seeds=3),
-    "ERM (ViT)": Row("ERM", "what DINOv2's backbone learns with labels", VIT, seeds=3),
-    "DINOv2": Row("DINOv2", "needs a ViT; crops of 9 and 4 patches, the rest as small", VIT | DINO, seeds=3),
+    "ERM (ViT)": Row("ERM", "what DINOv2's backbone learns with labels", VIT, seeds=3, against=VIT_ROW),
+    "DINOv2": Row(
+        "DINOv2",
+        "needs a ViT; crops of 9 and 4 patches, the rest as small",
+        VIT | DINO,
+        seeds=3,
+        against=VIT_ROW,
+    ),
     "DSU": Row("DSU", POINTS_WHY, {"dsu_at": POINTS}),
     "AdvStyle": Row("AdvStyle", POINTS_WHY, {"advstyle_at": POINTS}, BOTH),
     "AdvBayes": Row("AdvBayes", ABA_WHY, ABA, seeds=3),

@@ -90,7 +90,7 @@ def make_run(screen: Screen, folder: Path, seed: int, tta: str | None = None, **
     folder.mkdir(parents=True)
     write_config(own, config, ["examples/run_expt.py", "--algorithm", algorithm, "--seed", str(seed)])
     if not config.train.save_last:
-        mark_finished(own)
+        mark_finished(own, {})
     write_results(screen, own, config)
     for split in SPLITS:
         own.predictions(split, 5).write_text("0\n")

@@ -14,7 +14,7 @@ from sklearn.metrics import silhouette_score
 from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
 from abra_wilds.analysis import profiles
-from abra_wilds.analysis.embed import embed_saved, embeddings
+from abra_wilds.analysis.embed import classified, embed_saved, embeddings
 from abra_wilds.analysis.postprocess import postprocessed
 from abra_wilds.analysis.profiles import feature_names
 from abra_wilds.analysis.saved import open_saved
@@ -23,6 +23,7 @@ from abra_wilds.data.reading.images import read_image
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
+from abra_wilds.methods.abra.config import ABRAConfig
 from tests import runs
 from tests.helpers import make_batch, make_method
 
@@ -80,13 +81,14 @@ def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder,
         np.testing.assert_array_equal(named[split == name], np.loadtxt(path, dtype=int))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_method_predicts_by_one_call_of_its_head(name):
-    method, read = make_method(name).eval(), []
-    method.head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
-    x = make_batch().x
-    with torch.no_grad():
+@pytest.mark.parametrize(
+    ("name", "cfg"), [*((name, None) for name in METHODS), ("ABRA", ABRAConfig(terms=("arc",)))]
+)
+def test_every_method_predicts_by_one_classification(name, cfg):
+    method, x = make_method(name, cfg).eval(), make_batch().x
+    with torch.no_grad(), classified(method) as read:
         logits = method.predict(x)
+    with torch.no_grad():
         assert len(read) == 1 and read[0].shape == (len(x), method.head.in_features)
         assert torch.equal(method.classify(read[0]), logits)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.engine.evaluation.saved import predict_saved, saved_config
+from abra_wilds.errors import InputError
+from abra_wilds.results.files import sha256
 from abra_wilds.results.records import read_records
 from tests import runs
 
@@ -50,6 +53,7 @@ def test_predictions_scores_and_records_go_into_a_folder_of_their_own(run_folder
         *(f"rxrx1_split:{s}_seed:0_epoch:best_tta:plate_bn_min10_pred.csv" for s in ("val", "test")),
         *(f"{s}_{kind}.csv" for s in ("val", "test") for kind in ("eval", "algo")),
         "results.jsonl",
+        "config.json",
         "log.txt",
     }
     records = read_records(out / "results.jsonl")
@@ -73,6 +77,33 @@ def test_without_adaptation_the_bytes_and_the_digest_are_the_runs_own(run_folder
         assert own.read_bytes() == again.read_bytes()
     digests = {r.config_sha256 for r in read_records(run_folder / "again" / "results.jsonl")}
     assert digests == {json.loads((run_folder / "config.json").read_text())["digest"]}
+
+
+@pytest.mark.parametrize("flags", [{}, {"tta": "plate_bn", "tta_min": 10}])
+def test_no_image_of_another_split_is_needed(run_folder, root, tmp_path, flags):
+    shutil.copytree(root, tmp_path / "root")
+    folder = tmp_path / "root" / "rxrx1_v1.0"
+    table = pd.read_csv(folder / "metadata.csv")
+    for row in table[table["dataset"] != "test"].itertuples():
+        folder.joinpath("images", row.experiment, f"Plate{row.plate}", f"{row.well}_s{row.site}.png").unlink()
+    found = []
+    for name, where in (("whole", root), ("part", tmp_path / "root")):
+        out = tmp_path / name
+        (record,) = predict_saved(run_folder / MODEL, ["test"], out, {**flags, "root_dir": str(where)})
+        found.append((out / record.predictions).read_bytes())
+    assert found[0] == found[1]
+    with pytest.raises(InputError, match="images are missing"):
+        predict_saved(run_folder / MODEL, ["val"], tmp_path / "val", {"root_dir": str(tmp_path / "root")})
+
+
+def test_predictions_say_what_they_were_made_of(run_folder):
+    flags = {"tta": "plate_bn", "tta_min": 10}
+    (record,) = predict_saved(run_folder / MODEL, ["val"], None, flags)
+    own = json.loads((run_folder / "config.json").read_text())
+    content = json.loads((run_folder / "tta_plate_bn_min10" / "config.json").read_text())
+    assert content["predictions_of"] == own["digest"] and content["data_sha256"] == own["data_sha256"]
+    assert content["models"] == {MODEL: sha256(run_folder / MODEL)}
+    assert content["settings"][record.config_sha256]["tta"] == "plate_bn"
 
 
 def test_a_run_with_adaptation_is_predicted_with_it_unless_told_otherwise(root, tiny, tmp_path):

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
-from tests.data.six import write_small_six
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +26,6 @@ def plates(dataset: Any) -> Any:
 @pytest.fixture(scope="session")
 def train(dataset: Any) -> Any:
     return split_subset(dataset, "train")
-
-
-@pytest.fixture(scope="session")
-def six_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root_dir of a small simulated screen of six channels; never written to."""
-    return write_small_six(tmp_path_factory.mktemp("six"))
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def example(name: str, *args: object) -> str:
 def test_bench_step_writes_each_methods_ratios_to_erm_on_its_backbone(tmp_path):
     methods = ("ABRA", "DANN", "DINOv2")
     small = ("--model", "resnet18", "--batch_size", 8, "--image_size", 32, "--rounds", 2, "--only", *methods)
-    shown = example("bench_step.py", "--json", tmp_path / "b.json", *small, "--profile", "DANN")
+    shown = example("benchmarks/bench_step.py", "--json", tmp_path / "b.json", *small, "--profile", "DANN")
     result = json.loads((tmp_path / "b.json").read_text())
     rows = {"ERM", "ERM vit_small", *methods, "ABRA two forwards"}
     assert set(result["ratios"]) == rows and all(row in shown for row in rows)
@@ -49,16 +49,19 @@ def test_a_method_added_from_outside_trains_by_the_same_command(sim_root, tmp_pa
 
 @pytest.mark.slow
 def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(tmp_path):
-    flags = ("--only", "ERM", "ABRA", "--seeds", 1, "--n_epochs", 1, "--replicates", 3)
-    first = example("compare_methods.py", tmp_path / "c", *flags)
-    again = example("compare_methods.py", tmp_path / "c", *flags)
+    flags = ("--only", "ERM", "ABRA", "--seeds", 1, "--n_epochs", 1, "--screen", "mini")
+    first = example("benchmarks/compare_methods.py", tmp_path / "c", *flags)
+    again = example("benchmarks/compare_methods.py", tmp_path / "c", *flags)
     assert "2 runs, 0 finished before" in first and "2 runs, 2 finished before" in again
     collected = tmp_path / "c" / "methods_simulated.jsonl"
     rows = [json.loads(line) for line in collected.read_text().splitlines()]
     assert len(rows) == 3 * (1 + 6 + 1 + 2) and str(tmp_path) not in collected.read_text()
     assert {r["split"] for r in rows} == {"val", "test", "id_test"} and all(r["simulated"] for r in rows)
+    part = example("benchmarks/compare_methods.py", tmp_path / "c", *(f for f in flags if f != "ABRA"))
+    assert "1 runs, 1 finished before" in part and "ABRA" in part
+    assert [json.loads(line) for line in collected.read_text().splitlines()] == rows
     moved = collected.rename(tmp_path / "r.jsonl")
-    table = example("compare_methods.py", tmp_path / "none", "--table_only", "--records", moved)
+    table = example("benchmarks/compare_methods.py", tmp_path / "none", "--table_only", "--records", moved)
     page = moved.with_suffix(".md").read_text()
     assert table in again and "simulated" in table.splitlines()[0] and "simulated" in page.splitlines()[0]
     assert all(f"| {100 * r['acc']:.1f} |" in page for r in rows)
@@ -67,7 +70,7 @@ def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(
 @pytest.mark.slow
 def test_the_benchmark_of_data_reads_files_and_pack(tmp_path):
     small = ("--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
-    shown = example("bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *small)
+    shown = example("benchmarks/bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *small)
     found = json.loads((tmp_path / "d.json").read_text())["images_per_second"]["rxrx1"]
     assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown
     assert found["read"]["packed"] > found["read"]["png"] > 0
@@ -78,7 +81,7 @@ def test_the_benchmark_of_training_feeds_both_methods_from_packs_of_random_bytes
     tiny = ("--model", "timm:test_resnet", "--target_resolution", 32, "--batch_size", 4, "--wells", 8)
     short = ("--gigabytes", 0.04, "--workers", 1, "--cores", 1, "--rounds", 2, "--steps", 2)
     flags = ("--json", tmp_path / "t.json", "--folder", tmp_path, "--device", "cpu", "--amp", "bf16")
-    shown = example("bench_train.py", *flags, *tiny, *short)
+    shown = example("benchmarks/bench_train.py", *flags, *tiny, *short)
     result = json.loads((tmp_path / "t.json").read_text())
     assert result["images"] == "random bytes" and "time (CPU)" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]

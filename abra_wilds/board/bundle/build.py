@@ -92,7 +92,7 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
         if not entries:
             how = f"make them with 'abra-wilds predict ... --tta {tta}'"
             raise InputError(f"{run.path} holds no predictions with the adaptation {tta}; {how}")
-        refuse_older(own, entries)
+        refuse_older(run, own, entries)
     folder = entries[0].folder
     found = {e.record.split: e for e in entries if e.record.checkpoint == "best"}
     for split in BUNDLED_SPLITS:

@@ -17,6 +17,7 @@ from abra_wilds.board.sweep.state import (
     BROKEN,
     FINISHED,
     RESUMES,
+    adapted_model,
     clear,
     lacking,
     lacking_of,
@@ -118,7 +119,7 @@ class Launcher:
     def predicting(self, run: Planned, adaptation: Adaptation, slot: Sequence[str]) -> list[str]:
         """The command that makes an adaptation."""
         device = "0" if self.k > 1 and slot[0] != "cpu" else slot[0]
-        model = str(run.model_of(adaptation.model))
+        model = str(run.model_of(adapted_model(run, adaptation)))
         return [*self.programs.predict, model, *adaptation.words, "--device", device]
 
     def call(self, run: Planned, command: Sequence[str], slot: Sequence[str], lock: int) -> None:

@@ -36,7 +36,7 @@ class Adaptation:
     """Predictions of a run's model by other batch-norm statistics.
 
     Attributes:
-        name: behind `tta_` in the folder's name.
+        name: what follows `tta_` in the folder's name.
         digest: of the configuration its records name.
         words: flags of `abra-wilds predict`.
         model: label of the checkpoint that is adapted: "last", or the epoch that it picked on val itself.
@@ -166,7 +166,7 @@ def seeded(row: SweepRow, config: RunConfig, seed: int, folder: Path, where: Seq
         name, words = adapted.eval.name, tuple(as_words(flags, f"tta of {row.label}"))
         # What predicts as the run does has the run's epoch.
         own = picks and name != config.eval.name
-        also += [adaptation_text({k: v for k, v in flags.items() if k.startswith("tta")})] if own else []
+        also += [adaptation_text(adapted.eval, config.eval)] if own else []
         model = f"best_{name}" if own else run.checkpoint
         adaptations.append(Adaptation(name, adapted.digest(), words, model))
     refuse_repeated((a.name for a in adaptations), f"adaptations of row {row.label!r} are there twice")

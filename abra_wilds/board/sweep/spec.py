@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from abra_wilds.board.terms import NAMED
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
 
@@ -103,7 +104,7 @@ def read_spec(path: Path) -> Spec:
     reference = str(content.get("reference", read[0].label))
     if reference not in [row.label for row in read]:
         raise InputError(f"reference of {path} is {reference!r}, which is no label of its rows; name one")
-    all_differ = as_mapping(content.get("differs"), f"differs of {path}")
+    all_differ = as_differences(content.get("differs"), f"differs of {path}")
     read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
     return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
 
@@ -150,7 +151,7 @@ def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:
             sorted(set(PREDICTION_FLAGS) - set(DECIDED_BY_SWEEP)),
             f"tta of {where}",
         )
-    differs = as_mapping(row.get("differs"), f"differs of {where}")
+    differs = as_differences(row.get("differs"), f"differs of {where}")
     return SweepRow(label, (*words, *as_words(settings, where)), tuple(tta), differs)
 
 
@@ -163,6 +164,17 @@ def as_mapping(value: Any, what: str) -> Mapping[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise InputError(f"{what} must be names and values, one `name: value` a line; got {value!r}")
     return {str(name): entry for name, entry in (value or {}).items()}
+
+
+def as_differences(value: Any, what: str) -> Mapping[str, Any]:
+    """Terms in which rows may differ on purpose, with the reason for each.
+
+    Raises:
+        InputError: for anything else; what a test needs to be equal is no such term.
+    """
+    found = as_mapping(value, what)
+    only_keys(found, NAMED, what)
+    return found
 
 
 def only_keys(content: Mapping[str, Any], allowed: Iterable[str], what: str) -> None:

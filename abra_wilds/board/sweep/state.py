@@ -15,7 +15,7 @@ from abra_wilds.board.sweep.plan import Adaptation, Planned
 from abra_wilds.config.schema import jsonable
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.errors import InputError
-from abra_wilds.results.finished import epochs_now, model_of
+from abra_wilds.results.finished import epoch_now
 from abra_wilds.results.finished import unfinished as is_unfinished
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.results.runs import read_run
@@ -65,9 +65,8 @@ def lacking(run: Planned) -> list[str]:
     """
     if not (run.folder / CONFIG).exists():
         return [CONFIG]
-    own = records_of(run.folder, run.config.digest())
-    to_come = ["the end of its training"] if is_unfinished(read_run(run.folder).config, own) else []
-    return to_come + _lacking(run, run.folder, own)
+    to_come = [] if trained(run) else ["the end of its training"]
+    return to_come + _lacking(run, run.folder, records_of(run.folder, run.config.digest()))
 
 
 def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
@@ -77,13 +76,33 @@ def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
         InputError: if its folder holds one with other settings.
     """
     folder = adaptation_folder(run, adaptation)
-    now = epochs_now(records_of(run.folder, run.config.digest()))
-    there = records_of(folder, adaptation.digest)
-    current = [r for r in there if r.epoch == now.get(model_of(r), r.epoch)]
+    own, there = records_of(run.folder, run.config.digest()), records_of(folder, adaptation.digest)
+    picked = read_run(run.folder).picked if (run.folder / CONFIG).exists() else {}
+    label = adapted_model(run, adaptation)
+    picks = (label.removeprefix("best_"),) if label.startswith("best_") else ("", run.config.eval.name)
+    current = [r for r in there if r.picked_by in picks and epoch_now(r, own, picked) in (None, r.epoch)]
     missing = _lacking(run, folder, current)
     if missing and len(there) < len(read_records(folder / RESULTS)):
         raise InputError(f"{folder} holds predictions with other settings; rename that folder")
     return missing
+
+
+def adapted_model(run: Planned, adaptation: Adaptation) -> str:
+    """Label of the checkpoint that an adaptation predicts with.
+
+    It is the one of the epoch that the adaptation picked, unless the run was finished before the sweep had
+    this adaptation: then that of the run's own epoch, and tables say so.
+    """
+    if run.model_of(adaptation.model).exists() or not trained(run):
+        return adaptation.model
+    return run.checkpoint
+
+
+def trained(run: Planned) -> bool:
+    """Whether a run's training has come to its end, whatever is missing since."""
+    if not (run.folder / CONFIG).exists():
+        return False
+    return not is_unfinished(read_run(run.folder).config, records_of(run.folder, run.config.digest()))
 
 
 def records_of(folder: Path, digest: str) -> list[Record]:

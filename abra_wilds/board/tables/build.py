@@ -210,7 +210,7 @@ def comparison(row: TableRow, rows: Sequence[TableRow], wanted: TableLayout) -> 
     differs = tuple(differing_terms(row.terms, found[0].terms))
     unequal = [term for term in differs if term in EQUAL]
     if unequal:
-        return Comparison(name, untested=f"other {terms_in_words(unequal)} than {name}", differs=differs)
+        return Comparison(name, untested=f"unlike {name} in {terms_in_words(unequal)}", differs=differs)
     a, b = (r.accs.get(wanted.tested, {}) for r in (row, found[0]))
     seeds = tuple(sorted(a.keys() & b.keys()))
     if not seeds:

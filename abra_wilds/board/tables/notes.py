@@ -61,8 +61,9 @@ def _ours(table: Table) -> Iterator[str]:
     )
     yield (
         "BN: whether running batch-norm statistics predict, or those re-estimated on all training images. "
-        "Epoch: the last one, or the best on val, as the row is predicted (own val) or otherwise. Rows that "
-        "differ from their reference in either, or in their splits, are not tested."
+        "Epoch: the last one, or the best on val: by the accuracy that the row reports (own val), or by "
+        "another (val by ...). Rows that differ from their reference in either, or in their splits, are not "
+        "tested."
     )
     yield from _terms(table)
     yield (
@@ -123,8 +124,9 @@ def _published(table: Table) -> Iterator[str]:
         yield f"The paper adapts to plates; beside those of its rows stand ours with {wanted.tta}."
     if any(p.p is not None for _, p in printed):
         yield (
-            "Published p: as the paper prints it, of two-sided t-tests paired by seed, without adaptation "
-            "against ERM and with it against AdaBN."
+            "Published p: as the paper prints it. Its Table 2 says: of two-sided t-tests paired by seed, "
+            "without adaptation against ERM and with it against AdaBN; the captions of other tables do not "
+            "say it again."
         )
     yield (
         "Published p (Welch): computed here from the printed means, standard deviations and numbers of "
@@ -134,9 +136,9 @@ def _published(table: Table) -> Iterator[str]:
     small = [_name(p) for _, p in printed if wanted.too_small(p)]
     if small:
         yield (
-            f"The published p of {', '.join(small)} is smaller than any paired t-test can give with the "
-            "printed means and standard deviations, however the seeds vary together: it was computed from "
-            "other figures, or by another test."
+            f"The published p of {', '.join(small)} is smaller than any such test can give with the printed "
+            "means and standard deviations, however the seeds vary together: it was computed from other "
+            "figures, or by another test."
         )
     wide = [_name(p) for _, p in printed if (w := wanted.welch(p)) and w[2] > 10 * w[1]]
     if wide:

@@ -2,7 +2,7 @@
 
     python leaderboard/sweep.py table_3 --out runs --root_dir data --devices 0 1
 
-Every run is a process of the main command in RUNS/ROW/seedS, with its output in RUNS/ROW/seedS.log; behind it
+Every run is a process of the main command in RUNS/ROW/seedS, with its output in RUNS/ROW/seedS.log; after it
 come its adaptations by `abra-wilds predict`. The same command goes on where it stopped: finished runs are
 known by the digest of their configuration and are left alone, those that broke off go on after their last
 complete epoch. Sweeps that are started side by side share the work.

@@ -4,7 +4,7 @@
 
 RUNS is a folder of run folders. Their results.jsonl are read, and those of the adaptations inside them
 (tta_...). Rows are the paper's, in its order; those without a run are shown as missing, and rows of ours that
-the paper lacks come behind. A table is written as table_N.md, .tex, .csv and .html. Needs neither torch nor
+the paper lacks come last. A table is written as table_N.md, .tex, .csv and .html. Needs neither torch nor
 data.
 
 What the paper's printed means and standard deviations tell of its own p-values is said in significance.py and

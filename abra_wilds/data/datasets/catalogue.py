@@ -213,12 +213,24 @@ def _check_gaps(dataset: WILDSDataset, grouper: CombinatorialGrouper) -> None:
         )
 
 
-def data_info(dataset: WILDSDataset, train_subset: WILDSSubset, grouper: CombinatorialGrouper) -> DataInfo:
-    """What a method may know of the data; reads one training image for its channels."""
+def data_info(
+    dataset: WILDSDataset,
+    train_subset: WILDSSubset,
+    grouper: CombinatorialGrouper,
+    channels: int | None = None,
+) -> DataInfo:
+    """What a method may know of the data.
+
+    Args:
+        dataset: from `load_dataset`.
+        train_subset: its training split.
+        grouper: defines the bio-batches.
+        channels: of an image; None reads the first of the training split.
+    """
     present = torch.unique(grouper.metadata_to_group(train_subset.metadata_array))
     return DataInfo(
         n_classes=int(dataset.n_classes),
-        in_channels=len(read_image(dataset, int(train_subset.indices[0]))),
+        in_channels=channels or len(read_image(dataset, int(train_subset.indices[0]))),
         n_groups=int(grouper.n_groups),
         train_groups=tuple(present.tolist()),
     )

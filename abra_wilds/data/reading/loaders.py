@@ -199,7 +199,9 @@ def make_plain_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Loader:
-    """Every image of the training split once, bio-batches mixed, in the same near-equal batches every time.
+    """Every image of the training split, bio-batches mixed, in the same near-equal batches every time.
+
+    One process reads each image once; of several, some repeat a batch so that all have as many.
 
     Batch-norm statistics are estimated over them, whatever the batches of training are, so that all methods
     predict by statistics of the same images, and deeper layers see what prediction will show them.

@@ -138,10 +138,15 @@ def write_config(
     write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
-def mark_finished(folder: RunFolder) -> None:
-    """Let config.json say that the run is whole: its last epoch is done, and everything is written."""
-    content = read_config(folder)
-    write_text(folder.path / CONFIG, json.dumps({**content, "finished": True}, indent=2) + "\n")
+def mark_finished(folder: RunFolder, picked: Mapping[str, int]) -> None:
+    """Let config.json say that the run is whole: its last epoch is done, and everything is written.
+
+    Args:
+        folder: of the run.
+        picked: adaptation of --also_tta -> the epoch that it picked.
+    """
+    content = {**read_config(folder), "finished": True, "picked": dict(picked)}
+    write_text(folder.path / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def note_predictions(folder: RunFolder, config: RunConfig, run: Mapping[str, Any], checkpoint: Path) -> None:

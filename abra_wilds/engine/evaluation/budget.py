@@ -9,11 +9,11 @@ from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.artifacts.folder import outside_data
 from abra_wilds.engine.checks import predict_blank
 from abra_wilds.engine.flops import FlopCount
-from abra_wilds.engine.setup import Setup
+from abra_wilds.engine.setup import Data
 from abra_wilds.methods.base import Method
 
 
-def budget_of(config: RunConfig, setup: Setup, method: Method, done: Progress) -> dict[str, Any]:
+def budget_of(config: RunConfig, setup: Data, method: Method, done: Progress) -> dict[str, Any]:
     """The budget and the sources of a run up to where it is.
 
     Returns:
@@ -40,7 +40,7 @@ def budget_of(config: RunConfig, setup: Setup, method: Method, done: Progress) -
     }
 
 
-def prediction_flops(config: RunConfig, setup: Setup, method: Method) -> float:
+def prediction_flops(config: RunConfig, setup: Data, method: Method) -> float:
     """FLOPs of predicting one image without adaptation."""
     with FlopCount() as count:
         predict_blank(config, setup, method)

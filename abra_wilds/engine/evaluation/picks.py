@@ -17,6 +17,7 @@ from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.evaluation.evaluate import predict, score
 from abra_wilds.engine.setup import Setup, adapted_loader
+from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.adapters import make_adapter
 
@@ -40,6 +41,22 @@ def picks_of(config: RunConfig, setup: Setup) -> dict[str, Pick]:
         e.name: Pick(e, adapted_loader(config, setup.subsets["val"], setup.grouper, setup.device, e))
         for e in config.eval.alternatives()
     }
+
+
+def check_picks(picks: Mapping[str, Pick], done: Progress) -> None:
+    """Raise where a run goes on with other adaptations than have judged its epochs so far.
+
+    One that is new would call an epoch the best that it has compared with no earlier one.
+
+    Raises:
+        InputError: with both.
+    """
+    if done.epoch >= 0 and set(picks) != set(done.picked):
+        now, then = (", ".join(sorted(names)) or "no adaptation" for names in (picks, done.picked))
+        raise InputError(
+            f"--also_tta lets {now} pick epochs, and those so far were judged by {then}; resume with the "
+            "same, or start the run anew with --overwrite"
+        )
 
 
 @torch.no_grad()

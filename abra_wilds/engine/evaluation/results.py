@@ -29,7 +29,7 @@ from abra_wilds.engine.evaluation.evaluate import (
 )
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
 from abra_wilds.engine.precision import configure_precision
-from abra_wilds.engine.setup import Setup, build_method, prepare
+from abra_wilds.engine.setup import Data, Evaluation, build_method, open_evaluation
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import same_file, sha256
 from abra_wilds.results.provenance import commit, versions
@@ -41,7 +41,7 @@ from abra_wilds.types import Batch, InputError
 Results = Mapping[str, float]
 
 
-def csv_logs(setup: Setup, folder: RunFolder) -> dict[str, CsvLog]:
+def csv_logs(setup: Evaluation, folder: RunFolder) -> dict[str, CsvLog]:
     """The two csv files of every split, as "train_eval", "train_algo" and so on."""
     names = [f"{split}_{kind}" for split in setup.subsets for kind in ("eval", "algo")]
     return {name: CsvLog(folder.path / f"{name}.csv") for name in names}
@@ -55,7 +55,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
         InputError: if there is no such model, or it does not fit.
     """
     e = config.eval
-    setup = prepare(config)
+    setup = open_evaluation(config)
     folder = on_rank_zero(lambda: open_folder(config))
     config = as_trained(folder, config)
     check_same_run(folder, config, data_digest(setup.dataset))
@@ -66,7 +66,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
 
 def evaluate_checkpoint(
     config: RunConfig,
-    setup: Setup,
+    setup: Evaluation,
     folder: RunFolder,
     checkpoint: Path,
     label: str,
@@ -100,7 +100,7 @@ def evaluate_checkpoint(
     return on_rank_zero(lambda: conclude(config, setup, method, folder, log, spent, checkpoints, picked_by))
 
 
-def load_method(config: RunConfig, setup: Setup, checkpoint: Path) -> tuple[Method, Progress]:
+def load_method(config: RunConfig, setup: Data, checkpoint: Path) -> tuple[Method, Progress]:
     """A saved model on its device, and how far its run had come.
 
     Raises:
@@ -133,7 +133,7 @@ def run_progress(last: Path, saved: Progress) -> Progress:
 
 
 def evaluate_splits(
-    config: RunConfig, setup: Setup, method: Method, csvs: Mapping[str, CsvLog], epoch: int
+    config: RunConfig, setup: Evaluation, method: Method, csvs: Mapping[str, CsvLog], epoch: int
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
     """Predict and evaluate every split, and write its rows of the two csv files."""
     predictions: dict[str, Tensor] = {}
@@ -158,13 +158,13 @@ def evaluate_splits(
     return predictions, results
 
 
-def screen_scores(setup: Setup, split: str) -> ScreenScores | None:
+def screen_scores(setup: Evaluation, split: str) -> ScreenScores | None:
     """What scores a split beside WILDS' own; None for RxRx1-WILDS, whose files are to be WILDS'."""
     known = hasattr(setup.dataset, "treatments")
     return ScreenScores(setup.subsets[split], setup.device) if known else None
 
 
-def logged_screen_scores(setup: Setup, folder: RunFolder, split: str, epoch: int) -> dict[str, float]:
+def logged_screen_scores(setup: Evaluation, folder: RunFolder, split: str, epoch: int) -> dict[str, float]:
     """What `screen_scores` gave after an epoch; they come of logits, which no file holds."""
     row = csv_logs(setup, folder)[f"{split}_eval"].row(epoch)
     return {name: float(value) for name, value in row.items() if name in SCREEN_SCORES}
@@ -185,7 +185,7 @@ def note_evaluation(
     csvs[f"{split}_eval"].write({"epoch": epoch, **scores})
 
 
-def adaptation_lines(config: RunConfig, setup: Setup) -> list[str]:
+def adaptation_lines(config: RunConfig, setup: Evaluation) -> list[str]:
     """For each split a line about how many images, bio-batches and passes --tta works with."""
     samplers = {split: loader.sampler.whole for split, loader in setup.eval_loaders.items()}
     return [
@@ -234,7 +234,7 @@ def save_epoch(
 
 def conclude(
     config: RunConfig,
-    setup: Setup,
+    setup: Evaluation,
     method: Method,
     folder: RunFolder,
     log: TextLog,

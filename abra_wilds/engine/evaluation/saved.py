@@ -20,7 +20,7 @@ from abra_wilds.config.schema import flag_name, flag_of
 from abra_wilds.dist import is_main, started
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, note_predictions, read_config
 from abra_wilds.engine.evaluation.results import evaluate_checkpoint
-from abra_wilds.engine.setup import Setup, make_loaders, prepare
+from abra_wilds.engine.setup import open_evaluation
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.results.files import make_out
@@ -53,10 +53,12 @@ def predict_saved(
     name, picked_by = config.eval.name, trained.eval.name
     if label.startswith("best_"):
         label, picked_by = "best", label.removeprefix("best_")
-    if picked_by != name and name in (e.name for e in trained.eval.alternatives()):
-        better = own.model(f"best_{name}").name
-        sys.stderr.write(f"note: {better} is the epoch that {name} picked by its own accuracy on val\n")
-    setup = prepared(config, splits)
+    own_pick = own.model(f"best_{name}")
+    if label == "best" and picked_by != name and own_pick.exists() and is_main():
+        sys.stderr.write(
+            f"note: {own_pick.name} is the epoch that {name} picked by its own accuracy on val\n"
+        )
+    setup = open_evaluation(config, splits)
     folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
     check_free(own, folder, list(setup.eval_loaders), label)
     if is_main():
@@ -123,35 +125,6 @@ def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     config = replace(config, **parts)
     refuse_idle(config, flags)
     return config
-
-
-def unadapted(config: RunConfig) -> Setup:
-    """What a saved model works on, without --tta: splits that nobody asks for may have too little for it.
-
-    Raises:
-        InputError: for whatever cannot be used.
-    """
-    return prepare(replace(config, eval=replace(config.eval, tta="none", tta_batch_size=0)))
-
-
-def prepared(config: RunConfig, splits: Sequence[str] | None) -> Setup:
-    """What a saved model works on, with some of its splits to predict.
-
-    Args:
-        config: of the prediction.
-        splits: which; None for all but train.
-
-    Raises:
-        InputError: for a split that does not exist, or whatever cannot be used.
-    """
-    setup = unadapted(config)
-    for split in splits or ():
-        if split not in setup.eval_loaders:
-            raise InputError(f"--split got {split!r}; choose among {', '.join(setup.eval_loaders)}")
-    wanted = dict.fromkeys(["train", *(setup.eval_loaders if splits is None else splits)])
-    subsets = {split: setup.subsets[split] for split in wanted}
-    _, eval_loaders = make_loaders(config, subsets, setup.grouper, setup.device)
-    return replace(setup, eval_loaders=eval_loaders)
 
 
 def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str) -> None:

@@ -116,8 +116,8 @@ class ABRAConfig(MethodConfig):
         if shared and train_loader not in ("plate", "group"):
             raise InputError(
                 "ABRA shifts the images of a bio-batch together, and batches of --train_loader "
-                f"{train_loader} hold one image of many; give --train_loader plate, --train_loader group, or "
-                "--abra_stats_over batch"
+                f"{train_loader} hold about one image of each of many; give --train_loader plate, "
+                "--train_loader group, or --abra_stats_over batch"
             )
 
     def idle(self, mix: str) -> dict[str, str]:

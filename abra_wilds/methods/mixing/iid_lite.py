@@ -93,6 +93,7 @@ class IIDLite(Method):
     plan = BatchPlan(mix="cutmix_any")
     Config = IIDLiteConfig
     idle_parameters = True  # those of the phase that is not on
+    plain_forward = False
     cfg: IIDLiteConfig
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: IIDLiteConfig):

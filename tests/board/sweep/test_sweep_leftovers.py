@@ -11,13 +11,25 @@ import yaml
 
 from abra_wilds.board.sweep.plan import Planned, plan
 from abra_wilds.board.sweep.spec import read_spec
-from abra_wilds.board.sweep.state import FINISHED, RESUMES, clear, lacking, lacking_of, state_of, unfinished
+from abra_wilds.board.sweep.state import (
+    FINISHED,
+    RESUMES,
+    adapted_model,
+    clear,
+    lacking,
+    lacking_of,
+    state_of,
+    unfinished,
+)
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
+from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import parse
 from abra_wilds.results.files import sha256
+from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
+from abra_wilds.results.runs import read_run
 from tests import runs
 from tests.board import boards
 from tests.board.sweep import sweeps
@@ -70,10 +82,31 @@ def test_a_run_of_an_older_version_that_was_told_not_to_keep_its_last_epoch_is_f
     assert state_of(run) == FINISHED
 
 
-def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run):
+@pytest.mark.parametrize("picked", [False, True])
+def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run, picked):
     (adaptation,) = run.adaptations
+    if picked:
+        run.model_of(adaptation.model).touch()
+        rewrite_config(run, ('"finished": true', '"finished": true, "picked": {"plate_bn": 7}'))
+        boards.change_records(run.folder / "tta_plate_bn", picked_by="plate_bn", epoch=7)
+        assert not lacking_of(run, adaptation)
     boards.change_records(run.folder / "tta_plate_bn", "test", epoch=3)
     assert lacking_of(run, adaptation) == ["the record of test"] and unfinished(run) == [adaptation]
+    with pytest.raises(InputError, match="by the best model of epoch 3, and the run's is of epoch 7 now"):
+        all_entries([read_run(run.folder)])
+
+
+def test_an_adaptation_that_a_finished_run_did_not_let_pick_has_the_epoch_of_the_run(run):
+    (adaptation,) = run.adaptations
+    assert adaptation.model == "best_plate_bn" and adapted_model(run, adaptation) == "best"
+    rewrite_config(run, ('"finished": true', '"finished": false'))
+    assert adapted_model(run, adaptation) == "best_plate_bn"  # training leaves it
+
+
+def test_an_adaptation_by_another_epoch_than_it_picked_is_to_be_made_anew(run):
+    (adaptation,) = run.adaptations
+    run.model_of(adaptation.model).touch()
+    assert lacking_of(run, adaptation) == [f"the record of {split}" for split in run.splits]
 
 
 def test_what_is_made_anew_replaces_predictions_of_its_checkpoint_alone(run):
@@ -134,6 +167,7 @@ def test_real_leftovers_are_gone_on_with_and_nothing_made_by_hand_is_lost(root, 
     (by_hand,) = predict_saved(last, ["test"], None, {**sweeps.REAL_TTA, "device": ("cpu",)})
     keep_records(adapted, lambda r: r.checkpoint == "last")
     (run.folder / RESULTS).unlink()
+    rewrite_config(run, ('"finished": true', '"finished": false'))
     evaluate_saved(parse([*run.words, "--device", "cpu", "--eval_only"]))
     assert state_of(run) == RESUMES and unfinished(run)
     assert sweep_main(words, sweeps.TINY) == 0

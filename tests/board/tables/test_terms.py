@@ -8,8 +8,9 @@ from abra_wilds.board.reproduce import predicting
 from abra_wilds.board.sweep.plan import picks_epochs, plan, unequal
 from abra_wilds.board.sweep.spec import read_spec
 from abra_wilds.board.tables.formats import FORMATS
-from abra_wilds.board.terms import COMPARED, EQUAL, NAMED
+from abra_wilds.board.terms import COMPARED, EQUAL, NAMED, differing_terms
 from abra_wilds.commands.board.sweep import main as sweep_main
+from abra_wilds.errors import InputError
 from abra_wilds.results.runs import read_entries, read_run
 from tests.board import boards
 from tests.board.boards import change_records, make_runs
@@ -72,8 +73,8 @@ def two_methods(screen, folder, **of_abra):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"bn_stats": "running"}, "other batch-norm statistics than ERM"),
-        ({"frac": 0.5}, "other --frac than ERM"),
+        ({"bn_stats": "running"}, "unlike ERM in batch-norm statistics"),
+        ({"frac": 0.5}, "unlike ERM in --frac"),
     ],
 )
 def test_rows_on_unequal_terms_are_not_tested_and_say_why(screen, tmp_path, flags, said):
@@ -89,7 +90,38 @@ def test_rows_whose_epoch_was_picked_otherwise_are_not_tested(screen, tmp_path):
         change_records(folder / "ABRA" / f"seed{seed}", picked_by="plate_bn")
     row = row_of(built(folder, 3), "ABRA")
     assert row.terms["epoch"] == "val by plate_bn"
-    assert row.comparison.untested == "other choice of the epoch than ERM"
+    assert row.comparison.untested == "unlike ERM in choice of the epoch"
+
+
+def test_seeds_whose_epoch_was_chosen_otherwise_are_no_row(screen, tmp_path):
+    folder = two_methods(screen, tmp_path)
+    change_records(folder / "ABRA" / "seed1", picked_by="plate_bn")
+    shown = [row.terms["epoch"] for row in built(folder, 3).rows if row.key == ("ABRA", None)]
+    assert sorted(shown) == ["own val", "val by plate_bn"]
+
+
+def test_what_an_older_run_does_not_know_is_not_compared():
+    assert differing_terms({"amp": None, "frac": 1.0}, {"frac": 1.0}) == []
+    assert differing_terms({"amp": None, "frac": 1.0}, {"amp": "bf16", "frac": 0.5}) == ["frac", "amp"]
+
+
+def test_what_a_test_needs_equal_cannot_be_declared_different(tmp_path):
+    path = tmp_path / "spec.yaml"
+    for term in ("bn_stats", "n_epoch"):
+        row = f"{{label: ERM, algorithm: ERM, differs: {{{term}: why}}}}"
+        path.write_text(f"name: x\nseeds: [0]\nrows: [{row}]\n")
+        with pytest.raises(InputError, match=f"differs of row 'ERM' .*has '{term}'; it may have transform"):
+            read_spec(path)
+
+
+def test_an_adaptation_of_a_spec_need_not_repeat_what_its_run_has(tmp_path):
+    row = "{label: AdaBN, config: adabn, tta: [{tta_batch_size: 64}]}"
+    path = tmp_path / "spec.yaml"
+    path.write_text(f"name: x\nseeds: [0]\nrows: [{row}]\n")
+    (run,) = plan(read_spec(path), tmp_path)
+    (adaptation,) = run.adaptations
+    assert adaptation.name == "plate_bn_b64" and adaptation.model == "best_plate_bn_b64"
+    assert "plate_bn,batch_size=64" in run.words
 
 
 def test_other_terms_are_named_under_the_table_and_tested(screen, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from abra_wilds.data.augment import transforms
 from abra_wilds.engine.artifacts.checkpoint import read_checkpoint, read_progress
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.setup import prepare
+from abra_wilds.errors import InputError
 from tests import runs
 from tests.data.six import write_small_six
 
@@ -133,6 +136,22 @@ def test_an_adaptation_keeps_the_epoch_that_is_best_by_its_own_accuracy_on_val(
     assert other.acc <= record.acc
 
 
+@pytest.mark.parametrize("also", [["plate_bn,group=experiment,min=4"], []])
+def test_a_run_goes_on_with_the_adaptations_that_it_began_with(picked, small_data, tmp_path, also):
+    folder, _ = picked
+    shutil.copytree(folder, tmp_path / "run")
+    flags = {"n_epochs": 5, "lr": 0.02, "also_tta": also, "resume": True}
+    with pytest.raises(InputError, match="those so far were judged by batch_bn_b8_min4, plate_bn_experiment"):
+        fit(run_config("ERM", **runs.settings(small_data, tmp_path / "run", "ERM", **flags)))
+
+
+def test_a_finished_run_says_which_epochs_were_picked(picked):
+    folder, _ = picked
+    last = read_progress(folder / "rxrx1_seed:0_epoch:last_model.pth")
+    content = json.loads((folder / "config.json").read_text())
+    assert content["finished"] and content["picked"] == {k: epoch for k, (_, epoch) in last.picked.items()}
+
+
 def test_a_runs_records_name_what_picked_their_epoch(picked):
     _, records = picked
     assert {(r.checkpoint, r.picked_by) for r in records} == {("best", "none"), ("last", "")}
@@ -166,6 +185,7 @@ def test_picking_changes_nothing_in_the_run_itself(picked, small_data, tmp_path)
         (["plate_bn", "plate_bn"], "also_tta"),
         (["none"], "also_tta"),
         (["plate_bn,min=20"], "tta_min"),
+        (["plate_bn,min=4,prior=3"], "prior has no effect"),
     ],
 )
 def test_adaptations_that_cannot_pick_are_refused_before_anything_is_written(
