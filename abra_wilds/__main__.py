@@ -11,7 +11,7 @@ from abra_wilds.terminal import RESUMING, Parser, exit_cleanly
 # Job -> what it does; the module of the same name declares its arguments and does it.
 JOBS = {
     "train": "train and evaluate a method, as examples/run_expt.py",
-    "doctor": "versions, devices, what is missing and how to mend it",
+    "doctor": "versions, devices, what is missing and how to fix it",
     "simulate": "write a simulated screen like RxRx1",
     "fetch": "download RxRx1, resumed where it broke off, and checked",
     "pack": "write images as one array a plate, which loaders read faster",

@@ -49,7 +49,7 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
             raise
         # A full disk, a folder in a file's place, a missing right: errno without its number says it.
         where = f" ({fault.filename})" if fault.filename else ""
-        print(f"error: {fault.strerror or fault}{where}; mend that and repeat the command", file=sys.stderr)
+        print(f"error: {fault.strerror or fault}{where}; fix that and repeat the command", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted; {onward}", file=sys.stderr)

@@ -61,7 +61,7 @@ def main(folder: Path) -> int:
         print(f"\n{what}\n  python {shlex.join(command)}\n", flush=True)
         code = subprocess.run([sys.executable, *command]).returncode
         if code:
-            raise InputError(f"{script} ended with exit code {code}; mend what it says, and start again")
+            raise InputError(f"{script} ended with exit code {code}; fix what it says, and start again")
     print(f"{time.monotonic() - began:.0f} seconds in all. To read: {folder / 'report.html'}")
     return 0
 

@@ -1,4 +1,4 @@
-"""`abra-wilds doctor [CHECKOUT]`: what is installed, what computes, what is missing and how to mend it."""
+"""`abra-wilds doctor [CHECKOUT]`: what is installed, what computes, what is missing and how to fix it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ REQUIRED = (
     "matplotlib",
     "jinja2",
     "PyYAML",
-    "safetensors",
 )
 OPTIONAL = {
     "torch-scatter": "a stand-in computes the same group means",
@@ -35,8 +34,8 @@ OPTIONAL = {
     "lightly": "needed by SimCLR, BYOL and DINOv2: pip install -e '.[ssl]'",
     "timm": "needed by --model vit_small and timm:NAME: pip install -e '.[timm]'",
 }
-# What mends WILDS' own command, by the package that stands in its way.
-PLAIN_MENDS = {
+# What fixes WILDS' own command, by the package that stands in its way.
+PLAIN_FIXES = {
     "torchvision": "install the torchvision that was built for this torch",
     "torch_scatter": "pip install --no-build-isolation torch-scatter",
     "pandas": "pip install 'pandas<3'",
@@ -51,13 +50,13 @@ class Finding:
     Attributes:
         what: was looked at.
         state: what was found.
-        mend: what to do about it; None where nothing needs to be done.
-        helped: whether `abra-wilds wilds` does without the mend.
+        fix: what to do about it; None where nothing needs to be done.
+        helped: whether `abra-wilds wilds` does without the fix.
     """
 
     what: str
     state: str
-    mend: str | None = None
+    fix: str | None = None
     helped: bool = False
 
 
@@ -74,12 +73,10 @@ def run(args: argparse.Namespace) -> int:
     findings += check_checkout(args.checkout) if args.checkout is not None else []
     width = max(len(f.what) for f in findings)
     for f in findings:
-        mark = "ok  " if f.mend is None else "HELP" if f.helped else "MEND"
-        print(
-            f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.mend}" if f.mend else "")
-        )
-    broken = sum(f.mend is not None and not f.helped for f in findings)
-    print("nothing to mend" if not broken else f"{broken} to mend")
+        mark = "ok  " if f.fix is None else "HELP" if f.helped else "FIX "
+        print(f"{mark}  {f.what:{width}}  {f.state}" + (f"\n      {'':{width}}  -> {f.fix}" if f.fix else ""))
+    broken = sum(f.fix is not None and not f.helped for f in findings)
+    print("nothing to fix" if not broken else f"{broken} to fix")
     return 1 if broken else 0
 
 
@@ -166,13 +163,13 @@ def check_checkout(path: str) -> Iterator[Finding]:
         with open_session(checkout) as supplied:
             yield Finding("checkout", str(checkout))
     except (ImportError, OSError, RuntimeError, InputError) as fault:
-        yield Finding("checkout", str(fault).splitlines()[0], "mend this first")
+        yield Finding("checkout", str(fault).splitlines()[0], "fix this first")
         return
     for package, state in supplied.items():
         yield Finding(
             f"its {package}",
             state,
-            f"`abra-wilds wilds` does without; for WILDS' own command: {PLAIN_MENDS[package]}",
+            f"`abra-wilds wilds` does without; for WILDS' own command: {PLAIN_FIXES[package]}",
             helped=True,
         )
     if not supplied:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         target = fetch(name, root, args.source, expected_sums(args.sha256))
     except OSError as fault:
         raise InputError(
-            f"{fault.filename or root} cannot be written or moved ({fault.strerror or fault}); mend that, "
+            f"{fault.filename or root} cannot be written or moved ({fault.strerror or fault}); fix that, "
             "and the same command goes on from there"
         ) from fault
     except KeyboardInterrupt:

@@ -114,7 +114,7 @@ def import_wilds() -> ModuleType:
         raise InputError("wilds needs torchvision and it cannot be imported here; install torchvision")
     scatter_backend()
     wilds = sys.modules["wilds"] if "wilds" in sys.modules else _import_quietly()
-    _mend_rxrx1()
+    _patch_rxrx1()
     return wilds
 
 
@@ -133,7 +133,7 @@ def _import_quietly() -> ModuleType:
             sys.modules["outdated"] = outdated
 
 
-def _mend_rxrx1() -> None:
+def _patch_rxrx1() -> None:
     pandas = importlib.import_module("pandas")
     rxrx1: Any = importlib.import_module("wilds.datasets.rxrx1_dataset")
     if int(pandas.__version__.split(".")[0]) >= 3 and rxrx1.pd is pandas:

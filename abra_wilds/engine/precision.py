@@ -47,7 +47,7 @@ def check_compiler(device: torch.device) -> None:
     """
     try:
         torch.compile(lambda x: x + 1, backend=BACKEND)(torch.zeros(2, device=device))
-    except TypeError:  # a call that this torch does not know, which no tool would mend
+    except TypeError:  # a call that this torch does not know, which no tool would change
         raise
     except Exception as fault:  # the compilers behind torch have no common error
         inner = getattr(fault, "inner_exception", fault)

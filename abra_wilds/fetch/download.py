@@ -88,7 +88,7 @@ class Transfer:
             patiently(self.remote.url, lambda: self._receive(bar, patience), patience, lambda: self.have)
         except _Unwritable as fault:
             raise InputError(
-                f"{self.part} cannot be written ({fault}); mend that, and the same command goes on from there"
+                f"{self.part} cannot be written ({fault}); fix that, and the same command goes on from there"
             ) from fault
         self._check()
         self._remember()

@@ -19,7 +19,7 @@ def test_doctor_lists_versions_devices_and_data(capsys, tmp_path, monkeypatch):
     shown = capsys.readouterr().out
     for name in ("python", "torch", "torchvision", "wilds", "pandas", "scatter", "cores", "rxrx1"):
         assert name in shown
-    assert f"abra-wilds simulate {tmp_path}" in shown and shown.endswith("nothing to mend\n")
+    assert f"abra-wilds simulate {tmp_path}" in shown and shown.endswith("nothing to fix\n")
 
 
 def test_doctor_finds_the_data(sim_root, capsys, monkeypatch):
@@ -29,10 +29,10 @@ def test_doctor_finds_the_data(sim_root, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "mend"),
+    ("name", "found", "fix"),
     [("pandas", None, "pip install pandas"), ("scipy", None, "pip install scipy")],
 )
-def test_doctor_says_what_to_mend_and_fails(capsys, monkeypatch, name, found, mend):
+def test_doctor_says_what_to_fix_and_fails(capsys, monkeypatch, name, found, fix):
     def version(package, real=doctor.version):
         if package == name and found is None:
             raise doctor.PackageNotFoundError(name)
@@ -41,13 +41,13 @@ def test_doctor_says_what_to_mend_and_fails(capsys, monkeypatch, name, found, me
     monkeypatch.setattr(doctor, "version", version)
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
-    assert mend in shown and "1 to mend" in shown
+    assert fix in shown and "1 to fix" in shown
 
 
-@pytest.mark.parametrize(("minor", "mend"), [(10, "use Python 3.11 or newer"), (11, None)])
-def test_doctor_asks_for_the_python_that_setup_asks_for(monkeypatch, minor, mend):
+@pytest.mark.parametrize(("minor", "fix"), [(10, "use Python 3.11 or newer"), (11, None)])
+def test_doctor_asks_for_the_python_that_setup_asks_for(monkeypatch, minor, fix):
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(version_info=(3, minor, 0)))
-    assert [finding.mend for finding in doctor.check_python()] == [mend]
+    assert [finding.fix for finding in doctor.check_python()] == [fix]
     assert "python_requires = >=3.11\n" in (runs.REPOSITORY / "setup.cfg").read_text()
 
 

@@ -117,8 +117,8 @@ def test_batches_with_which_a_method_makes_no_sense_are_refused(name, given, sai
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [
-        ("AdvBayes", {"n_epochs": 10}, "AdvBayes begins behind its first 10 epochs (--advbayes_pre_epochs)"),
-        ("IID-lite", {"n_epochs": 7}, "IID-lite begins behind its first 10 epochs (--iid_lite_pretrain"),
+        ("AdvBayes", {"n_epochs": 10}, "AdvBayes begins after its first 10 epochs (--advbayes_pre_epochs)"),
+        ("IID-lite", {"n_epochs": 7}, "IID-lite begins after its first 10 epochs (--iid_lite_pretrain"),
         ("DINOv2", {"n_epochs": 0}, "--n_epochs 0 trains no backbone, so the fresh first convolution"),
         ("IRMX", {"n_epochs": 0, "new_stem": True}, "add --new_stem false"),
     ],

@@ -97,7 +97,8 @@ def test_images_that_are_not_square_are_refused_before_anything_is_written(
     root, refused, tmp_path, monkeypatch, transform
 ):
     read = rows.read_image
-    monkeypatch.setattr(rows, "read_image", lambda *args: read(*args)[:, :24])
+    for module in (rows, setup):
+        monkeypatch.setattr(module, "read_image", lambda *args: read(*args)[:, :24])
     argv = runs.command(root, tmp_path / "run", "ERM", transform=transform)
     assert refused(argv) == f"transform {transform!r} needs square images, not 24x32; crop them"
 

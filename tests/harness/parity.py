@@ -255,7 +255,7 @@ def three_runs(
     algorithm: str,
     flags: Sequence[str],
     ours: Sequence[str] = (),
-    mend: Callable[[Any], None] | None = None,
+    fix: Callable[[Any], None] | None = None,
     choose: Callable[[list[Columns], Any], list[Columns]] | None = None,
 ) -> Runs:
     """Run 20 batches in three ways.
@@ -265,7 +265,7 @@ def three_runs(
         algorithm: the method's name.
         flags: of both command lines.
         ours: further flags of ours.
-        mend: changes the checkout's algorithm before it runs.
+        fix: changes the checkout's algorithm before it runs.
         choose: makes other batches of the 20, given the grouper.
     """
     with registered(checkout) as harness:
@@ -281,8 +281,8 @@ def three_runs(
         assert not unexpected and not [k for k in missing if k.startswith(("net.", "head."))]
         method, n, as_ours = copy.deepcopy(inside.model), len(loader), [as_batch(b, grouper) for b in batches]
         assert harness.run is not None and len(parts[1]["train"]["loader"]) == n
-        if mend is not None:
-            mend(theirs)
+        if fix is not None:
+            fix(theirs)
         loop = run_loop(harness.run, copy.deepcopy(method), as_ours, n)
         return Runs(
             run_in_checkout(theirs, batches, n),

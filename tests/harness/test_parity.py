@@ -174,14 +174,14 @@ def test_irm_stays_at_lr_from_annealing_on_as_in_wilds_only_with_bug_compat(run)
 
 @pytest.mark.usefixtures("narrow")
 def test_irm_by_default_is_wilds_irm_that_forgets_moments_instead_of_making_an_optimizer(run):
-    def mend(algorithm: Any) -> None:
+    def fix(algorithm: Any) -> None:
         def forgetful(config: Any, model: Any) -> Any:
             algorithm.optimizer.state.clear()
             return algorithm.optimizer
 
         import_module("algorithms.IRM").initialize_optimizer = forgetful
 
-    runs = run("IRM", ours="", mend=mend)
+    runs = run("IRM", ours="", fix=fix)
     agree(runs.theirs, runs.loop)
     agree(runs.theirs, runs.inside)
 
@@ -206,7 +206,7 @@ def test_accumulate_sum_is_what_wilds_does(run, algorithm, flags):
 
 @pytest.mark.usefixtures("narrow")
 def test_accumulate_mean_is_wilds_with_gradients_divided_by_the_batches_of_a_step(run):
-    def mend(algorithm: Any) -> None:
+    def fix(algorithm: Any) -> None:
         sizes = cycle((2, 2, 1))
 
         def average(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -217,7 +217,7 @@ def test_accumulate_mean_is_wilds_with_gradients_divided_by_the_batches_of_a_ste
         algorithm.optimizer.register_step_pre_hook(average)
 
     flags = "--batch_size 13 --optimizer SGD --optimizer_kwargs momentum=0.9 --lr 0.05"
-    runs = run("ERM", f"{flags} --gradient_accumulation_steps 2", mend=mend)
+    runs = run("ERM", f"{flags} --gradient_accumulation_steps 2", fix=fix)
     method, parts = runs.method.train(), []
     for batch in runs.batches[:2]:
         loss = F.cross_entropy(method.predict(batch.x), batch.target.y)

@@ -1,4 +1,4 @@
-"""What today's packages no longer give is supplied in memory, said, and named by doctor with its mend."""
+"""What today's packages no longer give is supplied in memory, said, and named by doctor with its fix."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_stand_in_refuses_to_be_used_by_its_name(name):
 
 @pytest.fixture
 def new_pandas(monkeypatch):
-    """pandas that calls itself 3 and, as 3 does, hands out read-only views; WILDS as it is unmended."""
+    """pandas that calls itself 3 and, as 3 does, hands out read-only views; WILDS as it is unpatched."""
     compat.import_wilds()
     rxrx1 = import_module("wilds.datasets.rxrx1_dataset")
     for state in (rxrx1, "pd", pd), (pd, "__version__", "3.1.1"):
@@ -193,25 +193,25 @@ def test_rxrx1_is_read_alike_under_pandas_3(new_pandas, sim_root, scheme):
 
     with pytest.raises(ValueError, match="read-only"):
         read()
-    compat._mend_rxrx1()
+    compat._patch_rxrx1()
     assert new_pandas.pd is writable and compat.SUPPLIED["pandas"].startswith("3.1.1 makes read-only")
-    mended = read()
+    patched = read()
     new_pandas.pd = pd
     with pd.option_context("mode.copy_on_write", False):
         before = read()
-    assert np.array_equal(mended.split_array, before.split_array) and len(set(mended.split_array)) >= 4
-    assert mended._input_array.tolist() == before._input_array.tolist()
-    assert torch.equal(mended.y_array, before.y_array)
-    assert torch.equal(mended.metadata_array, before.metadata_array)
+    assert np.array_equal(patched.split_array, before.split_array) and len(set(patched.split_array)) >= 4
+    assert patched._input_array.tolist() == before._input_array.tolist()
+    assert torch.equal(patched.y_array, before.y_array)
+    assert torch.equal(patched.metadata_array, before.metadata_array)
 
 
 def test_an_older_pandas_is_left_alone(new_pandas, monkeypatch):
     monkeypatch.setattr(pd, "__version__", "2.3.3")
-    compat._mend_rxrx1()
+    compat._patch_rxrx1()
     assert new_pandas.pd is pd and "pandas" not in compat.SUPPLIED
 
 
-def test_doctor_names_every_obstacle_of_a_checkout_and_its_mend(checkout, package, monkeypatch, capsys):
+def test_doctor_names_every_obstacle_of_a_checkout_and_its_fix(checkout, package, monkeypatch, capsys):
     package("raise ImportError")
     said = {"pandas": "3.1.1 makes read-only", "torch_scatter": "it does not load", "torchvision": "no nms"}
     for name, state in said.items():
@@ -223,8 +223,8 @@ def test_doctor_names_every_obstacle_of_a_checkout_and_its_mend(checkout, packag
         i = next(i for i, line in enumerate(lines) if f"its {name} " in line)
         assert lines[i].startswith("HELP") and said.get(name, "not importable") in lines[i]
         assert "-> `abra-wilds wilds` does without; for WILDS' own command: " in lines[i + 1]
-        assert lines[i + 1].endswith(doctor.PLAIN_MENDS[name])
-    assert lines[-1] == "nothing to mend"
+        assert lines[i + 1].endswith(doctor.PLAIN_FIXES[name])
+    assert lines[-1] == "nothing to fix"
 
 
 def test_doctor_says_that_nothing_is_supplied(checkout, package, monkeypatch, capsys):
@@ -238,14 +238,14 @@ def test_doctor_says_that_nothing_is_supplied(checkout, package, monkeypatch, ca
 def test_doctor_fails_where_there_is_no_checkout(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
-    assert re.search(r"MEND +checkout +.*is no checkout of WILDS", shown) and "-> mend this first" in shown
-    assert shown.endswith("1 to mend\n")
+    assert re.search(r"FIX +checkout +.*is no checkout of WILDS", shown) and "-> fix this first" in shown
+    assert shown.endswith("1 to fix\n")
 
 
-def test_every_package_that_is_supplied_has_a_mend():
+def test_every_package_that_is_supplied_has_a_fix():
     source = Path(compat.__file__).read_text() + Path(supplies.__file__).read_text()
     named = set(re.findall(r'SUPPLIED\["(\w+)"\]', source)) | {"transformers"}
-    assert len(named) == 4 and named == set(doctor.PLAIN_MENDS)
+    assert len(named) == 4 and named == set(doctor.PLAIN_FIXES)
 
 
 def test_a_stand_in_module_holds_nothing_but_the_names(package):

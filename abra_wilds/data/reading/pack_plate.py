@@ -154,7 +154,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
         write_text(path.with_suffix(".json"), json.dumps(table))
     except OSError as fault:
         raise InputError(
-            f"{path} cannot be written ({fault.strerror}); mend that and start again, which keeps the plates "
+            f"{path} cannot be written ({fault.strerror}); fix that and start again, which keeps the plates "
             "that are packed"
         ) from fault
     except Unpackable as fault:

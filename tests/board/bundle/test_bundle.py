@@ -169,5 +169,5 @@ def test_an_archive_that_fails_to_be_written_leaves_the_old_one(three, tmp_path,
 
     monkeypatch.setattr(Path, "write_bytes", full)
     assert bundle_main([str(three), "--out", str(out)]) == 1
-    assert capsys.readouterr().err == "error: No space left on device; mend that and repeat the command\n"
+    assert capsys.readouterr().err == "error: No space left on device; fix that and repeat the command\n"
     assert out.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == ["b.zip", "runs"]

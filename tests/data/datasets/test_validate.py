@@ -76,7 +76,7 @@ def test_three_channels_pass_too(validate, sim_root):
     assert code == 0 and "val         256            4      16        16 to 16\n" in out
 
 
-def test_the_image_of_a_flipped_byte_is_named_and_mended_by_packing_it_again(validate, root, dataset):
+def test_the_image_of_a_flipped_byte_is_named_and_fixed_by_packing_it_again(validate, root, dataset):
     path = pack(dataset) / "A-2_plate1.npy"
     flip(path, 128 + 3 * 6 * 16 + 50)
     code, out = validate()

@@ -251,7 +251,7 @@ def test_a_disk_that_takes_no_more_is_said(load, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("abra_wilds.data.reading.pack_plate.write_text", full)
-    refused("A-1_plate1.npy cannot be written .No space left on device.; mend", pack, load())
+    refused("A-1_plate1.npy cannot be written .No space left on device.; fix", pack, load())
 
 
 def test_a_folder_that_cannot_be_made_is_said(root, load):

@@ -131,7 +131,7 @@ def test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stay
     before = path.read_bytes()
     with files_of_at_most(int(share * len(before))):
         code = exit_cleanly(lambda: save_checkpoint(path, method, Progress(1)))
-    assert code == 1 and f"File too large ({path}); mend that" in sentence_of(capsys)
+    assert code == 1 and f"File too large ({path}); fix that" in sentence_of(capsys)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -233,7 +233,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(root, tiny, tmp_path, c
     "kept",
     [0, 20, -100],
 )
-def test_a_csv_that_a_kill_cut_short_is_mended_on_resume(root, tiny, whole_runs, tmp_path, kept):
+def test_a_csv_that_a_kill_cut_short_is_fixed_on_resume(root, tiny, whole_runs, tmp_path, kept):
     """A kill can leave a file without content, with half a header, or with half a row."""
     folder = interrupted(root, tmp_path / "run", "ABRA", 8)
     path = folder / "train_algo.csv"

@@ -3,7 +3,7 @@
 import torch
 import torchvision.transforms as T
 
-# Unused on purpose: where these names are missing, a checkout cannot be imported; the harness mends that.
+# Unused on purpose: where these names are missing, a checkout cannot be imported; the harness fixes that.
 from transformers import BertTokenizerFast, DistilBertTokenizerFast  # noqa: F401
 
 

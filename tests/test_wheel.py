@@ -1,0 +1,69 @@
+"""The package as users install it: a wheel, away from the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests import runs
+
+TINY = (
+    *("--model", "timm:test_resnet", "--pretrained", "false", "--n_epochs", "1", "--device", "cpu"),
+    *("--loader_kwargs", "num_workers=0", "--progress_bar", "false"),
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of an installed wheel, built of what git tracks."""
+    folder = tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=runs.REPOSITORY, text=True)
+    for name in filter(None, tracked.split("\0")):
+        source = runs.REPOSITORY / name
+        if name.split("/")[0] not in ("tests", "examples", "leaderboard") and source.is_file():
+            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "source" / name).write_bytes(source.read_bytes())
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    flags = ["--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "wheel", *flags, "-w", folder / "dist", folder / "source"], check=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.startswith(("tests", "examples"))]
+    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_does_every_step_from_images_to_tables(installed, tmp_path):
+    def job(*words: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "abra_wilds", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = "import abra_wilds; print(abra_wilds.__file__)"
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    found = subprocess.check_output([sys.executable, "-c", where], cwd=tmp_path, env=env, text=True)
+    assert Path(found.strip()).is_relative_to(installed)
+    job("simulate", "simulated", "--replicates", 2, "--image_size", 32)
+    rows = {"ERM": ("--algorithm", "ERM"), "AdaBN": ("--config", "adabn", "--tta_min", 4)}
+    for name, recipe in rows.items():
+        for seed in range(3):
+            where = ("--root_dir", "simulated", "--seed", seed, "--log_dir", f"runs/{name}/seed{seed}")
+            job("train", *recipe, *where, *TINY)
+    job("predict", "runs/ERM/seed0/rxrx1_seed:0_epoch:best_model.pth", "--tta", "batch_bn", "--split", "test")
+    job("bundle", "runs/ERM", "--out", "erm.zip")
+    job("verify", "erm.zip", "--root_dir", "simulated")
+    job("tables", "runs", "--out", "tables", "--backbone", "timm:test_resnet")
+    page = (tmp_path / "tables" / "table_3.md").read_text()
+    assert "SIMULATED" in page and all(f"| {tta}" in page for tta in ("batch_bn", "plate_bn_min4"))
