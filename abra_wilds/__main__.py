@@ -43,10 +43,10 @@ def make_parser(job: str | None) -> Parser:
     return parser
 
 
-def split_behind(words: list[str]) -> tuple[list[str], list[str]]:
-    """What stands before and behind `--`; only `wilds` hands on what is behind it.
+def split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and after `--`; only `wilds` hands on what comes after it.
 
-    >>> split_behind(["wilds", "co", "--", "--seed", "1"])
+    >>> split_at_dashes(["wilds", "co", "--", "--seed", "1"])
     (['wilds', 'co'], ['--seed', '1'])
     """
     if words[:1] != ["wilds"] or "--" not in words:
@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return train(words[1:])
 
     def body() -> int:
-        own, behind = split_behind(words)
+        own, rest = split_at_dashes(words)
         args = make_parser(words[0] if words else None).parse_args(own)
-        args.command, args.behind = ["abra-wilds", *words], behind
+        args.command, args.rest = ["abra-wilds", *words], rest
         code: int = args.run(args)
         return code
 

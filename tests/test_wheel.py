@@ -40,11 +40,13 @@ def installed(tmp_path_factory):
 
 @pytest.mark.slow
 def test_an_installed_wheel_does_every_step_from_images_to_tables(installed, tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+
     def job(*words: object) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "abra_wilds", *map(str, words)],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(installed)},
+            env=env,
             capture_output=True,
             text=True,
         )
@@ -52,7 +54,6 @@ def test_an_installed_wheel_does_every_step_from_images_to_tables(installed, tmp
         return done.stdout
 
     where = "import abra_wilds; print(abra_wilds.__file__)"
-    env = {**os.environ, "PYTHONPATH": str(installed)}
     found = subprocess.check_output([sys.executable, "-c", where], cwd=tmp_path, env=env, text=True)
     assert Path(found.strip()).is_relative_to(installed)
     job("simulate", "simulated", "--replicates", 2, "--image_size", 32)

@@ -15,7 +15,7 @@ SCRIPTS = ("run_expt.py", "evaluate.py")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own arguments; the script's follow behind `--`."""
+    """The command's own arguments; the script's follow after `--`."""
     parser.add_argument("checkout", metavar="CHECKOUT", help="folder of a clone of p-lambda/wilds, 2.0 line")
     parser.add_argument("--script", default=SCRIPTS[0], choices=SCRIPTS, help="which of its scripts to run")
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     checkout = find_checkout(args.checkout)
     with registered(checkout) as harness:
         print(opening(harness), file=sys.stderr)
-        argv = args.behind
+        argv = args.rest
         if args.script == "run_expt.py":
             argv = harness.ready(argv, args.command)
         sys.argv = [args.script, *argv]

@@ -29,7 +29,7 @@ def flag_of(f: Field[Any]) -> Flag:
 
 
 def flag_name(f: Field[Any], algorithm: str | None = None) -> str:
-    """The flag's name: as WILDS has it, else the field's, which stands behind its method's name."""
+    """The flag's name: as WILDS has it, else the field's, which follows its method's name."""
     if flag_of(f).name:
         return str(flag_of(f).name)
     if not algorithm or not flag_of(f).of_method:

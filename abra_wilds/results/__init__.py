@@ -1,1 +1,1 @@
-"""What runs leave behind, read and written without torch."""
+"""What runs leave, read and written without torch."""

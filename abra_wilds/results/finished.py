@@ -14,7 +14,7 @@ from abra_wilds.config.schema import canonical
 from abra_wilds.errors import InputError
 from abra_wilds.results.legacy import broken_off
 from abra_wilds.results.records import Record
-from abra_wilds.results.runs import Entry, Run, read_entries
+from abra_wilds.results.runs import Entry, Run, read_adapted, read_entries
 
 
 def all_entries(runs: Iterable[Run]) -> list[Entry]:
@@ -33,7 +33,7 @@ def all_entries(runs: Iterable[Run]) -> list[Entry]:
     for run in runs:
         own = read_entries(run)
         known = {result(e) for e in own}
-        adapted = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
+        adapted = read_adapted(run)
         if own or adapted:
             refuse_unfinished(run, own)
         refuse_older(run, own, adapted)
@@ -67,7 +67,7 @@ def refuse_unfinished(run: Run, own: Iterable[Entry]) -> None:
 
 
 def epoch_now(record: Record, own: Sequence[Record], picked: Mapping[str, int]) -> int | None:
-    """The epoch that the model behind a record has now; None where nothing tells.
+    """The epoch that the model of a record has now; None where nothing tells.
 
     Args:
         record: of a prediction.

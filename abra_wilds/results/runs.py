@@ -183,6 +183,15 @@ def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
     return [Entry(run, folder, r, entry_settings(run, folder, r)) for r in latest.values()]
 
 
+def read_adapted(run: Run) -> list[Entry]:
+    """The same of every folder of predictions inside a run's.
+
+    Raises:
+        InputError: for a line that is no record, or a record of another run.
+    """
+    return [entry for folder in run.adapted_folders() for entry in read_entries(run, folder)]
+
+
 def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
     """What a record was computed with.
 

@@ -21,7 +21,15 @@ from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.finished import refuse_older, refuse_unfinished
 from abra_wilds.results.records import RESULTS
-from abra_wilds.results.runs import Entry, Run, find_runs, read_entries, refuse_mixture, refuse_other_data
+from abra_wilds.results.runs import (
+    Entry,
+    Run,
+    find_runs,
+    read_adapted,
+    read_entries,
+    refuse_mixture,
+    refuse_other_data,
+)
 
 N_CLASSES = 1_139
 N_IMAGES = {"val": 9_854, "test": 34_432, "id_test": 40_612}
@@ -87,8 +95,7 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
     refuse_unfinished(run, own)
     entries = own
     if tta is not None:
-        inside = [e for folder in run.adapted_folders() for e in read_entries(run, folder)]
-        entries = [e for e in inside if (e.record.tta or "none") == tta]
+        entries = [e for e in read_adapted(run) if (e.record.tta or "none") == tta]
         if not entries:
             how = f"make them with 'abra-wilds predict ... --tta {tta}'"
             raise InputError(f"{run.path} holds no predictions with the adaptation {tta}; {how}")

@@ -40,8 +40,8 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
     todo = [run for run in runs if states[run.name] != FINISHED or unfinished(run)]
     print(f"{spec.name}: {len(runs)} runs, {len(runs) - len(todo)} finished before", flush=True)
     for run in todo:
-        behind = [f"tta_{a.name}" for a in unfinished(run)]
-        print(f"  {run.name}: {', then '.join([states[run.name], *behind])}", flush=True)
+        to_come = [f"tta_{a.name}" for a in unfinished(run)]
+        print(f"  {run.name}: {', then '.join([states[run.name], *to_come])}", flush=True)
     for line in differences(spec):
         print(f"  {line}", flush=True)
     launcher = Launcher(programs, spec.gpus_per_run, len(slots))
