@@ -18,6 +18,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.recipes.numbers import PRESETS
 from abra_wilds.recipes.resolve import resolve
+from abra_wilds.results.files import named_yaml
 from abra_wilds.terminal import Parser
 
 # Flags beside those of the sections and methods.
@@ -207,8 +208,7 @@ def recipe(name: str) -> Path:
     >>> recipe("controls/c1_erm").name
     'c1_erm.yaml'
     """
-    packaged = Path(__file__).parent / f"{name.removesuffix('.yaml')}.yaml"
-    return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
+    return named_yaml(name, Path(__file__).parent)
 
 
 def read_file(path: Path) -> dict[str, Any]:

@@ -52,6 +52,19 @@ def same_file(source: Path, path: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
+def named_yaml(name: str | Path, folder: Path) -> Path:
+    """A file of the package's by its name without ending, unless a file of the user's is called so.
+
+    A folder of that name hides nothing: `make demo` makes a folder demo, and the spec demo is still meant.
+
+    Args:
+        name: a path, or the name of a file in `folder`.
+        folder: of the package's files.
+    """
+    packaged = folder / f"{str(name).removesuffix('.yaml')}.yaml"
+    return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
+
+
 def sha256(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
     digest = hashlib.sha256()

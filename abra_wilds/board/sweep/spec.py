@@ -13,6 +13,7 @@ import yaml
 from abra_wilds.board.terms import NAMED
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
+from abra_wilds.results.files import named_yaml
 
 SPECS = Path(__file__).parents[1] / "specs"
 SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
@@ -68,8 +69,7 @@ def spec_path(name: str | Path) -> Path:
     >>> spec_path("table_3").name
     'table_3.yaml'
     """
-    packaged = SPECS / f"{str(name).removesuffix('.yaml')}.yaml"
-    return packaged if packaged.is_file() and not Path(name).exists() else Path(name)
+    return named_yaml(name, SPECS)
 
 
 def read_spec(path: Path) -> Spec:
