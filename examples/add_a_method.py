@@ -10,7 +10,7 @@ import torch
 
 from abra_wilds import METHODS
 from abra_wilds.commands.train import main
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.types import Batch, BatchPlan, StepOutput
@@ -20,10 +20,7 @@ from abra_wilds.types import Batch, BatchPlan, StepOutput
 class VRExConfig(MethodConfig):
     """Weight of the variance of risks."""
 
-    beta: float = method_option(1.0, "weight of the variance of the domains' risks")
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "vrex_beta", "0 or more", self.beta)
+    beta: float = option(1.0, "weight of the variance of the domains' risks", at_least=0)
 
 
 class VREx(Method):

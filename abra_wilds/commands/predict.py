@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config.run import PREDICTION_FLAGS, SECTIONS
-from abra_wilds.config.schema import flag_of
+from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.recipes.flags import add_flag
 
@@ -25,10 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Flags of the main command that a saved model may be used with."""
-    for section in SECTIONS.values():
-        for f in fields(section):
-            if f.name in PREDICTION_FLAGS:
-                add_flag(parser, f.name, flag_of(f), "as in the run")
+    for name in PREDICTION_FLAGS:
+        add_flag(parser, name, COMMON.settings[name].flag, "as in the run")
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:

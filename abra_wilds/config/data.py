@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from abra_wilds.config.fields import check_choices, option, require, require_choice
+from abra_wilds.config.fields import Options, option, require, require_choice
 
 # What each data set can be split by, its default first.
 SPLIT_SCHEMES: dict[str, tuple[str, ...]] = {
@@ -20,7 +20,7 @@ MARKER = "SIMULATED.json"  # stands beside simulated images
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     """Which images, in which batches."""
 
     dataset: str = option(
@@ -36,26 +36,32 @@ class DataConfig:
     )
     data_format: str | None = option(
         None,
-        "read images from their files or from a pack; unset: the pack if it is there and newer "
-        f"[{', '.join(DATA_FORMATS)}]",
+        "read images from their files or from a pack; unset: the pack if it is there and newer",
         kind=str,
+        choices=DATA_FORMATS,
         local=True,
     )
-    packed_size: int = option(0, "side in pixels of the shrunk pack to read; 0: images as they are")
-    frac: float = option(1.0, "share of every split to use, for trying things out")
+    packed_size: int = option(
+        0, "side in pixels of the shrunk pack to read; 0: images as they are", at_least=0
+    )
+    frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
-    target_resolution: tuple[int, ...] = option((), "height and width to which images are resized", kind=int)
+    target_resolution: tuple[int, ...] = option(
+        (), "height and width to which images are resized, or one for both", kind=int, at_least=32
+    )
     mix: str = option("none", "CutMix inside a bio-batch, across the batch, or of pairs", choices=MIXES)
-    cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)")
-    cutmix_prob: float = option(1.0, "CutMix: probability that a batch is mixed")
+    cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)", above=0)
+    cutmix_prob: float = option(1.0, "CutMix: probability that a batch is mixed", at_least=0, at_most=1)
     train_loader: str = option("standard", "how training batches are drawn", choices=TRAIN_LOADERS)
     groupby_fields: tuple[str, ...] = option(("experiment",), "metadata fields that define a bio-batch")
     uniform_over_groups: bool = option(False, "draw bio-batches uniformly, not by their size")
     distinct_groups: bool = option(True, "the bio-batches of one batch differ")
-    n_groups_per_batch: int = option(4, "bio-batches in a batch of the group loader")
+    n_groups_per_batch: int = option(4, "bio-batches in a batch of the group loader", at_least=1)
     pairs_cross: bool = option(True, "pairs loader: partners come from another bio-batch")
-    n_controls_per_batch: int = option(0, "controls loader: control wells added to a batch; 0: the plate's")
-    batch_size: int = option(72, "images per batch")
+    n_controls_per_batch: int = option(
+        0, "controls loader: control wells added to a batch; 0: the plate's", at_least=0
+    )
+    batch_size: int = option(72, "images per batch", at_least=2)
     plate_remainder: str = option(
         "even",
         "plate loader: cut a bio-batch into near-equal batches, or drop its remainder",
@@ -69,30 +75,16 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         schemes = SPLIT_SCHEMES[self.dataset]
         if self.split_scheme is None:
             object.__setattr__(self, "split_scheme", schemes[0])
         allowed = f"one of {', '.join(schemes)} for --dataset {self.dataset}"
         require(self.split_scheme in schemes, "split_scheme", allowed, self.split_scheme)
-        if self.data_format is not None:
-            require_choice("data_format", self.data_format, DATA_FORMATS)
-        require(self.packed_size >= 0, "packed_size", "0 or more", self.packed_size)
-        require(0 < self.frac <= 1, "frac", "a share in (0, 1]", self.frac)
         sides = self.target_resolution
-        fits = len(sides) <= 2 and all(s >= 32 for s in sides)
-        require(fits, "target_resolution", "one or two sides of 32 pixels or more", sides)
-        require(self.cutmix_alpha > 0, "cutmix_alpha", "positive", self.cutmix_alpha)
-        require(0 <= self.cutmix_prob <= 1, "cutmix_prob", "a probability", self.cutmix_prob)
-        require(self.batch_size >= 2, "batch_size", "2 or more", self.batch_size)
-        require(self.n_groups_per_batch >= 1, "n_groups_per_batch", "1 or more", self.n_groups_per_batch)
-        n_controls = self.n_controls_per_batch
-        require(n_controls >= 0, "n_controls_per_batch", "0 or more", n_controls)
+        require(len(sides) <= 2, "target_resolution", "one side or two", sides)
         paired = self.mix != "lisa" or self.train_loader == "pairs"
         require(paired, "mix", "something else than lisa without --train_loader pairs", self.mix)
-        require(
-            len(self.groupby_fields) > 0, "groupby_fields", "at least one metadata field", self.groupby_fields
-        )
         for key in self.loader_kwargs:
             require_choice("loader_kwargs", key, ("num_workers", "pin_memory"))
         workers, pinned = self.loader_kwargs.get("num_workers", 0), self.loader_kwargs.get("pin_memory", True)

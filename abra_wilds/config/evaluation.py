@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from abra_wilds.config.fields import check_choices, option, require
+from abra_wilds.config.fields import Options, option, require
 from abra_wilds.errors import InputError
 
 TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn")
@@ -17,7 +17,7 @@ TTA_MIN = 16
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Options):
     """What is measured, when, and with which batch-norm statistics."""
 
     val_metric: str = option("acc_avg", "entry of WILDS' evaluation of `val` that picks the best epoch")
@@ -46,9 +46,13 @@ class EvalConfig:
     tta_prior: float = option(
         256.0,
         "mixed_bn: the running statistics weigh as much as this many images (M of Schneider et al. 2020)",
+        at_least=0,
+        infinite=True,
     )
     tta_min: int = option(
-        TTA_MIN, "statistics of fewer images are not used: those images are predicted with the running ones"
+        TTA_MIN,
+        "statistics of fewer images are not used: those images are predicted with the running ones",
+        at_least=1,
     )
     also_tta: tuple[str, ...] = option(
         (),
@@ -63,9 +67,7 @@ class EvalConfig:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        require(self.tta_prior >= 0, "tta_prior", "0 or more, inf included", self.tta_prior)
-        require(self.tta_min >= 1, "tta_min", "1 or more", self.tta_min)
+        super().__post_init__()
         # A bio-batch just above the limit is cut in two, and a half must not be too small.
         least = self.tta_min if self.tta == "batch_bn" else 2 * self.tta_min
         fits = self.tta_batch_size == 0 or self.tta_batch_size >= least

@@ -1,10 +1,11 @@
-"""A dataclass field that is also a command-line flag."""
+"""A dataclass field that is also a command-line flag, and the check of its value."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from typing import Any, ClassVar
 
 from abra_wilds.errors import InputError
 
@@ -19,16 +20,19 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field appears on the command line.
+    """How a field appears on the command line, and what it may hold; many values are at least one, or unset.
 
     Attributes:
         help: one sentence.
         kind: what one value is: str, int, float, bool or dict (key=value pairs).
         many: whether the flag takes several values.
         name: the flag without dashes; None means the field's own name (methods put theirs in front).
-        choices: allowed values, or None.
+        choices: what each value may be, or None.
+        at_least, above: the lower end of each value's range, inside it or outside; at most one of the two.
+        at_most, below: the same of the upper end.
+        infinite: whether inf is a number to it.
+        distinct: whether its values must differ.
         local: whether it says where or how a run happens, without changing its numbers.
-        of_method: whether the field belongs to a method, whose name then stands before the field's.
     """
 
     help: str
@@ -36,8 +40,39 @@ class Flag:
     many: bool = False
     name: str | None = None
     choices: Sequence[Any] | None = None
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    infinite: bool = False
+    distinct: bool = False
     local: bool = False
-    of_method: bool = False
+
+    @property
+    def range(self) -> str:
+        """The allowed numbers in words, or "".
+
+        >>> Flag("", float, above=0, infinite=True).range, Flag("", float, at_least=0, below=1).range
+        ('positive, or inf', 'in [0, 1)')
+        """
+        low = self.above if self.at_least is None else self.at_least
+        high = self.below if self.at_most is None else self.at_most
+        if low is None:
+            return ""
+        if high is not None:
+            left, right = "[" if self.above is None else "(", "]" if self.below is None else ")"
+            return f"in {left}{low:g}, {high:g}{right}"
+        least = "positive" if self.above == 0 else f"above {low:g}" if self.above else f"{low:g} or more"
+        return least + (", or inf" if self.infinite else "")
+
+    def holds(self, number: float) -> bool:
+        """Whether a number lies in the range; nan lies in none."""
+        return (
+            (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
 
 
 def option(default: Any, help: str, kind: type | None = None, **flag: Any) -> Any:
@@ -51,12 +86,34 @@ def option(default: Any, help: str, kind: type | None = None, **flag: Any) -> An
     return field(default=default, metadata=metadata)
 
 
-def method_option(default: Any, help: str, **flag: Any) -> Any:
-    """`option` for a hyper-parameter of a method."""
-    return option(default, help, of_method=True, **flag)
+@dataclass(frozen=True)
+class Options:
+    """A part of a configuration, whose fields are flags; a bad value of one is refused.
+
+    A subclass checks in its `__post_init__`, after this one's, what several fields must be together.
+
+    Attributes:
+        prefix: what stands before the fields' names in those of their flags.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def default_of(f: Any) -> Any:
+def flag_of(f: Field[Any]) -> Flag:
+    """The flag a field stands for."""
+    flag: Flag = f.metadata["flag"]
+    return flag
+
+
+def flag_name(options: type[Options], f: Field[Any]) -> str:
+    """The name of a field's flag: as WILDS has it, else the field's, with the prefix of its options."""
+    return flag_of(f).name or options.prefix + f.name
+
+
+def default_of(f: Field[Any]) -> Any:
     """The default of a dataclass field."""
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
@@ -101,11 +158,22 @@ def require_choice(flag: str, got: Any, choices: Sequence[Any] | Mapping[Any, An
     require(got in choices, flag, f"one of {', '.join(map(str, choices))}", got)
 
 
-def check_choices(config: Any, prefix: str = "") -> None:
-    """`require_choice` for every field that lists its choices; prefix stands before their names."""
-    for f in fields(config):
-        flag: Flag = f.metadata["flag"]
-        got = getattr(config, f.name)
-        for value in got if flag.many else (got,):
+def check_fields(options: Options) -> None:
+    """`require` of every field what its flag allows; a field that may be unset is checked where it is set.
+
+    Raises:
+        InputError: with the flag's name, for the first value that is not allowed.
+    """
+    for f in fields(options):
+        flag, name, got = flag_of(f), flag_name(type(options), f), getattr(options, f.name)
+        values = got if flag.many else () if got is None else (got,)
+        for value in values:
             if flag.choices is not None:
-                require_choice(flag.name or prefix + f.name, value, flag.choices)
+                require_choice(name, value, flag.choices)
+            require(flag.holds(value), name, flag.range, value)
+            finite = flag.kind is not float or flag.infinite or math.isfinite(value)
+            require(finite, name, "a finite number", value)
+        if flag.many and default_of(f):
+            require(len(got) > 0, name, "one value or more", got)
+        if flag.distinct:
+            require(len(got) == len(set(got)), name, "distinct values", got)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abra_wilds.config.fields import check_choices, option, require
+from abra_wilds.config.fields import Options, option, require
 
 # The last stands for any of timm's.
 MODELS = ("resnet18", "resnet50", "densenet161", "vit_small", "timm:NAME")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Options):
     """Which backbone, from which weights."""
 
     model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
@@ -21,6 +21,6 @@ class ModelConfig:
     load_featurizer_only: bool = option(False, "take the backbone alone from --pretrained_model_path")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         known = self.model in MODELS[:-1] or self.model.startswith("timm:")
         require(known, "model", f"one of {', '.join(MODELS)}", self.model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abra_wilds.config.fields import check_choices, option
+from abra_wilds.config.fields import Options, option
 
 
 @dataclass(frozen=True)
-class SpeedConfig:
+class SpeedConfig(Options):
     """Precision and memory layout of the backbone; statistics, perturbations and losses stay in float32."""
 
     amp: str = option(
@@ -26,6 +26,3 @@ class SpeedConfig:
         "compile the stages of the backbone with torch.compile; the first steps take minutes longer, and on "
         "a CPU a C++ compiler is needed",
     )
-
-    def __post_init__(self) -> None:
-        check_choices(self)

@@ -6,24 +6,24 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
-from abra_wilds.config.fields import check_choices, option, require
+from abra_wilds.config.fields import Options, option, require
 from abra_wilds.config.model import ModelConfig
 from abra_wilds.config.optim import OptimConfig
 from abra_wilds.config.precision import SpeedConfig
-from abra_wilds.config.schema import digest_of, flag_name, flag_of
+from abra_wilds.config.schema import Schema, digest_of
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Options):
     """The seed, and what is local to this machine and run."""
 
-    seed: int = option(0, "seed of weights, batches, augmentation and noise")
+    seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0)
     device: tuple[str, ...] = option(
         ("0",),
         "index of the CUDA device, or cpu, which also serves where there is no CUDA; torchrun gives each "
@@ -31,9 +31,9 @@ class TrainConfig:
         local=True,
     )
     log_dir: str = option("./logs", "folder for everything the run writes", local=True)
-    log_every: int = option(50, "steps between two rows of train_algo.csv", local=True)
+    log_every: int = option(50, "steps between two rows of train_algo.csv", at_least=1, local=True)
     save_step: int | None = option(
-        None, "also keep model and predictions every so many epochs", kind=int, local=True
+        None, "also keep model and predictions every so many epochs", kind=int, at_least=1, local=True
     )
     save_best: bool = option(True, "keep the model of the best epoch", local=True)
     save_last: bool = option(True, "keep the model of the last epoch; --resume needs it", local=True)
@@ -48,10 +48,7 @@ class TrainConfig:
     dry_run: bool = option(False, "show what would be run, and stop", local=True)
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        require(self.seed >= 0, "seed", "0 or more", self.seed)
-        require(self.log_every >= 1, "log_every", "1 or more", self.log_every)
-        require(self.save_step is None or self.save_step >= 1, "save_step", "1 or more", self.save_step)
+        super().__post_init__()
         several = "one device: on several, start one process each by torchrun"
         require(len(self.device) == 1, "device", several, " ".join(self.device))
         number = self.device[0].isdecimal()
@@ -59,7 +56,7 @@ class TrainConfig:
         require(not (self.resume and self.overwrite), "resume", "given without --overwrite", "both")
 
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, type[Options]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "optim": OptimConfig,
@@ -67,13 +64,12 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "speed": SpeedConfig,
 }
+COMMON = Schema(SECTIONS)  # what runs of every method have
 # What a saved model may be used with; what is not given is as in its run.
 PREDICTION_FLAGS = (
     *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
     *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
 )
-
-
 OWN_LOOP = "abra_wilds"
 
 
@@ -107,19 +103,14 @@ class RunConfig:
 
     def values(self, local: bool = True) -> dict[str, Any]:
         """Flag name -> value, over all sections; without `local` only what can change a number."""
-        found: dict[str, Any] = {"algorithm": self.algorithm, "loop": self.loop, "world": self.world}
-        for section in (*(getattr(self, name) for name in SECTIONS), self.method):
-            for f in fields(section):
-                if local or not flag_of(f).local:
-                    found[flag_name(f, self.algorithm)] = getattr(section, f.name)
-        return found
+        outside = {"algorithm": self.algorithm, "loop": self.loop, "world": self.world}
+        return outside | schema_of(type(self.method)).flatten(self, local)
 
     def digest(self) -> str:
         """sha256 of the canonical JSON of everything that can change a number; it goes into every record."""
         return digest_of(self.values(local=False))
 
 
-def sections(method_config: type) -> Iterator[tuple[str, type]]:
-    """Every section's name and dataclass, the method's last."""
-    yield from SECTIONS.items()
-    yield "method", method_config
+def schema_of(method_config: type[Options]) -> Schema:
+    """The flags of runs of a method, by its dataclass, which is the last section and called "method"."""
+    return Schema({**SECTIONS, "method": method_config})

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from abra_wilds.config.fields import Options
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.nets.staged import NO_TAPS, StagedNet, Taps
@@ -15,8 +16,8 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext,
 
 
 @dataclass(frozen=True)
-class MethodConfig:
-    """Hyper-parameters of a method; this one has none of its own."""
+class MethodConfig(Options):
+    """Hyper-parameters of a method, whose name stands before theirs; this one has none of its own."""
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags that would have no effect with these values and this --mix, and what they need."""
@@ -47,7 +48,7 @@ class Method(nn.Module):
         backbone: the --model that it wants unless another is given; None leaves it to the default.
         plain_forward: whether the batch norms that `predict` uses see whole batches in training, of images as
             the transform makes them: neither one bio-batch at a time nor views nor perturbed features.
-        Config: frozen dataclass of its hyper-parameters; the fields become flags.
+        Config: frozen dataclass of its hyper-parameters, its alone; the fields become flags.
         idle_parameters: whether there are steps that leave parameters in training without a gradient, which
             several processes would wait for.
         context: what the engine says about the current step.
@@ -60,6 +61,11 @@ class Method(nn.Module):
     plain_forward: ClassVar[bool] = True
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     idle_parameters: bool = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "Config" in vars(cls):
+            cls.Config.prefix = f"{cls.name.lower().replace('-', '_')}_"
 
     def __init__(self, net: StagedNet, info: DataInfo, cfg: Any):
         super().__init__()

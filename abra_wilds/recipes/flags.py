@@ -5,19 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from abra_wilds.config.fields import Flag, default_of
-from abra_wilds.config.run import SECTIONS, RunConfig
-from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.config.fields import Flag
+from abra_wilds.config.run import RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.recipes.numbers import PRESETS
-from abra_wilds.recipes.resolve import resolve
+from abra_wilds.recipes.resolve import all_flags, resolve
 from abra_wilds.results.files import named_yaml
 from abra_wilds.terminal import Parser
 
@@ -104,7 +102,8 @@ def add_flag(parser: argparse._ActionsContainer, name: str, flag: Flag, default:
         kwargs["nargs"] = "+" if flag.many else "*"
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     text = flag.help + (f" [{', '.join(map(str, flag.choices))}]" if flag.choices else "")
-    kwargs["help"] = f"{text} (default: {shown})".replace("%", "%%")
+    ranged = f"{flag.range}; " if flag.range else ""
+    kwargs["help"] = f"{text} ({ranged}default: {shown})".replace("%", "%%")
     kwargs["metavar"] = flag.kind.__name__.upper() if flag.kind is not dict else "KEY=VALUE"
     short = ["-d"] if name == "dataset" else []
     parser.add_argument(*short, f"--{name}", **kwargs)
@@ -138,15 +137,11 @@ def flag_parser() -> Parser:
         metavar="KEY=VALUE",
         help="WILDS' way to write --pretrained: pretrained=False",
     )
-    groups = {name: parser.add_argument_group(name) for name in SECTIONS}
-    for name, section in SECTIONS.items():
-        for f in fields(section):
-            add_flag(groups[name], flag_name(f), flag_of(f), default_of(f))
-    for method in METHODS.values():
-        if fields(method.Config):
-            group = parser.add_argument_group(method.name)
-            for f in fields(method.Config):
-                add_flag(group, flag_name(f, method.name), flag_of(f), default_of(f))
+    schema = all_flags()
+    for section in schema.sections:
+        group = parser.add_argument_group(section)
+        for name, setting in schema.of(section).items():
+            add_flag(group, name, setting.flag, setting.default)
     return parser
 
 
@@ -230,5 +225,4 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def flags_by_name() -> dict[str, Flag]:
     """Every flag's description."""
-    named = {flag_name(f): flag_of(f) for section in SECTIONS.values() for f in fields(section)}
-    return named | {flag_name(f, m.name): flag_of(f) for m in METHODS.values() for f in fields(m.Config)}
+    return {name: setting.flag for name, setting in all_flags().settings.items()}

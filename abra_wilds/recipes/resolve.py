@@ -7,16 +7,16 @@ default.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import GROUPED_TTA, TTA_GROUPS, TTA_MIN
-from abra_wilds.config.fields import default_of, require_choice, typed
-from abra_wilds.config.run import RunConfig, sections
-from abra_wilds.config.schema import flag_name, flag_name_prefix, flag_of
+from abra_wilds.config.fields import require_choice
+from abra_wilds.config.run import SECTIONS, RunConfig, schema_of
+from abra_wilds.config.schema import Schema
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS, get_method
@@ -88,6 +88,7 @@ def resolve(
     preset = preset or method.preset
     require_choice("preset", preset, PRESETS)
     given = {**(file or {}), **flags}
+    schema = schema_of(method.Config)
     refuse_unknown(algorithm, given)
     layers = [
         ("flag", flags),
@@ -98,27 +99,11 @@ def resolve(
         ("method", method_values(method)),
         ("default", {"root_dir": os.environ.get("WILDS_DATA", "data")}),
     ]
-    origin: dict[str, str] = {}
-    parts: dict[str, Any] = {}
-
-    def build(section: type) -> Any:
-        values = {}
-        for f in fields(section):
-            name = flag_name(f, algorithm)
-            source, layer = next(
-                ((s, la) for s, la in layers if name in la), ("default", {name: default_of(f)})
-            )
-            value = layer[name]
-            value = typed(name, value, flag_of(f), default_of(f))
-            values[f.name] = {**default_of(f), **value} if flag_of(f).kind is dict else value
-            origin[name] = source
-        return section(**values)
-
-    for part, section in sections(method.Config):
-        if part == "eval":
-            layers.append(("training batches", evaluation_values(method, parts["data"])))
-        parts[part] = build(section)
-    parts["method"] = shortened(algorithm, parts["method"], parts["optim"].n_epochs, origin)
+    layers.append(("training batches", evaluation_values(method, schema.section("data", merged(layers)))))
+    parts = schema.build(merged(layers))
+    origin = {name: source for source, layer in reversed(layers) for name in layer}
+    origin = dict.fromkeys(schema.settings, "default") | origin
+    parts["method"] = shortened(parts["method"], parts["optim"].n_epochs, origin)
     config = RunConfig(algorithm, preset, origin, **parts, world=launched())
     refuse_idle(config, given)
     refuse_unfit(config, method)
@@ -126,19 +111,22 @@ def resolve(
     return config
 
 
-def shortened(algorithm: str, method: MethodConfig, n_epochs: int, origin: dict[str, str]) -> MethodConfig:
+def merged(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Flag name -> value in the first of some layers that has it."""
+    return {name: value for _, layer in reversed(layers) for name, value in layer.items()}
+
+
+def shortened(method: MethodConfig, n_epochs: int, origin: dict[str, str]) -> MethodConfig:
     """The settings of a method whose first epochs, where nobody asked for as many, leave half of a short run.
 
     Args:
-        algorithm: whose settings.
         method: the settings.
         n_epochs: of the run.
         origin: of every value; noted there.
     """
-    prefix = flag_name_prefix(algorithm)
     for flag, first in method.first_epochs().items():
         if 0 < n_epochs <= first and origin[flag] not in ("flag", "config file"):
-            method = replace(method, **{flag.removeprefix(prefix): n_epochs // 2})
+            method = replace(method, **{flag.removeprefix(method.prefix): n_epochs // 2})
             origin[flag] = "length of the run"
     return method
 
@@ -159,15 +147,21 @@ def run_config(algorithm: str, preset: str | None = None, **values: Any) -> RunC
 
 def refuse_unknown(algorithm: str, given: Mapping[str, Any]) -> None:
     """Raise for names that are no flag, or another method's."""
-    known = {flag_name(f, algorithm) for _, s in sections(get_method(algorithm).Config) for f in fields(s)}
-    owners = {flag_name(f, m.name): m.name for m in METHODS.values() for f in fields(m.Config)}
+    known, everyones = schema_of(get_method(algorithm).Config).settings, all_flags().settings
     for name in given:
-        if name not in known and name in owners:
+        if name in known:
+            continue
+        if name in everyones:
             raise InputError(
-                f"--{name} belongs to {owners[name]} and would have no effect on {algorithm}; leave it out"
+                f"--{name} belongs to {everyones[name].section} and would have no effect on {algorithm}; "
+                "leave it out"
             )
-        if name not in known:
-            raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
+        raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
+
+
+def all_flags() -> Schema:
+    """The flags of every method, each method's as a section of its name."""
+    return Schema({**SECTIONS, **{method.name: method.Config for method in METHODS.values()}})
 
 
 def refuse_unfit(config: RunConfig, method: type[Method]) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from itertools import product
 from typing import Any
 
 from abra_wilds.config.evaluation import GROUPED_TTA, TTA, TTA_MIN
-from abra_wilds.config.precision import SpeedConfig
-from abra_wilds.config.run import OWN_LOOP
-from abra_wilds.config.schema import flag_of, jsonable
+from abra_wilds.config.run import COMMON, OWN_LOOP
+from abra_wilds.config.schema import jsonable
 from abra_wilds.results.records import Record
 
 ADAPTATION = re.compile(
@@ -28,7 +26,7 @@ def candidates(values: Mapping[str, Any], tta: str | None) -> Iterator[dict[str,
     """The values as they are, and as `abra-wilds predict` may have changed them."""
     yield dict(values)
     adapted = {**values, **adaptation_values(tta)}
-    allowed = {f.name: flag_of(f).choices or (False, True) for f in fields(SpeedConfig)}
+    allowed = {name: s.flag.choices or (False, True) for name, s in COMMON.of("speed").items()}
     for speed in product(*allowed.values()):
         yield {**adapted, **dict(zip(allowed, speed, strict=True))}
 

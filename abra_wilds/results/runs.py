@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config.evaluation import EvalConfig
-from abra_wilds.config.fields import default_of, typed
-from abra_wilds.config.run import SECTIONS
-from abra_wilds.config.schema import canonical, digest_of, flag_name, flag_of
+from abra_wilds.config.run import COMMON
+from abra_wilds.config.schema import canonical, digest_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.legacy import candidates
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
@@ -55,11 +53,7 @@ class Run:
     @property
     def picks(self) -> list[str]:
         """Names of the adaptations that picked an epoch of their own, whose models are epoch:best_NAME."""
-        known = {f.name: f for f in fields(EvalConfig) if f.name in self.values}
-        values = {
-            name: typed(name, self.values[name], flag_of(f), default_of(f)) for name, f in known.items()
-        }
-        return [e.name for e in EvalConfig(**values).alternatives()]
+        return [e.name for e in COMMON.section("eval", self.values).alternatives()]
 
     @property
     def picked(self) -> Mapping[str, int]:
@@ -159,7 +153,7 @@ def read_run(folder: Path) -> Run:
 @cache
 def local_flags() -> frozenset[str]:
     """Flags that say where or how a run happens and do not change its numbers; methods have none."""
-    return frozenset(flag_name(f) for kind in SECTIONS.values() for f in fields(kind) if flag_of(f).local)
+    return frozenset(name for name, setting in COMMON.settings.items() if setting.flag.local)
 
 
 def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:

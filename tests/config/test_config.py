@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 
 from abra_wilds import METHODS, run_config
 from abra_wilds.config.data import DataConfig
-from abra_wilds.config.run import SECTIONS
-from abra_wilds.config.schema import flag_name, flag_of, jsonable
+from abra_wilds.config.run import COMMON, schema_of
+from abra_wilds.config.schema import jsonable
 from abra_wilds.recipes.numbers import PAPER, WILDS
 from abra_wilds.recipes.resolve import resolve
 
@@ -67,8 +67,7 @@ def test_the_presets_hold_what_paper_and_wilds_state(name, preset):
 
 
 def test_both_presets_decide_the_same_names_all_of_them_flags():
-    known = {flag_name(f) for section in SECTIONS.values() for f in fields(section)}
-    assert set(PAPER) == set(WILDS) <= known
+    assert set(PAPER) == set(WILDS) <= set(COMMON.settings)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +167,7 @@ def other(name, value):
 
 def changed(config, section, field_name, value):
     """The configuration with one field replaced, without the checks that combine fields."""
-    part = config.method if section == "method" else getattr(config, section)
-    part = replace(part)
+    part = replace(getattr(config, section))
     object.__setattr__(part, field_name, value)
     return replace(config, **{section: part})
 
@@ -178,21 +176,19 @@ def changed(config, section, field_name, value):
 def test_the_digest_depends_on_every_field_that_is_not_local_and_on_no_other(name):
     config = run_config(name)
     digest, seen = config.digest(), set()
-    for section, kind in (*SECTIONS.items(), ("method", METHODS[name].Config)):
-        for f in fields(kind):
-            flag = flag_name(f, name)
-            value = other(flag, config.values()[flag])
-            assert value != config.values()[flag], flag
-            now = changed(config, section, f.name, value).digest()
-            assert (now == digest) == flag_of(f).local, flag
-            seen |= {flag_of(f).local}
+    for flag, setting in schema_of(METHODS[name].Config).settings.items():
+        value = other(flag, config.values()[flag])
+        assert value != config.values()[flag], flag
+        now = changed(config, setting.section, setting.field, value).digest()
+        assert (now == digest) == setting.flag.local, flag
+        seen |= {setting.flag.local}
     assert seen == {True, False}
     assert replace(config, algorithm="other").digest() != digest
     assert replace(config, origin={}).digest() == digest
 
 
 def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
-    local = {flag_name(f) for section in SECTIONS.values() for f in fields(section) if flag_of(f).local}
+    local = {name for name, setting in COMMON.settings.items() if setting.flag.local}
     assert local == {
         "evaluate_all_splits",
         "eval_splits",
@@ -216,7 +212,8 @@ def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
         "overwrite",
         "dry_run",
     }
-    assert not any(flag_of(f).local for m in METHODS.values() for f in fields(m.Config))
+    own = [s for m in METHODS.values() for s in schema_of(m.Config).of("method").values()]
+    assert own and not any(setting.flag.local for setting in own)
 
 
 def test_one_run_has_one_digest_whether_it_is_written_as_flag_or_in_python():

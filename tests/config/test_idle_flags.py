@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 import pytest
 
 from abra_wilds import METHODS, run_config
-from abra_wilds.config.fields import default_of
-from abra_wilds.config.schema import flag_name
-from abra_wilds.recipes.resolve import resolve
+from abra_wilds.recipes.resolve import all_flags, resolve
 from abra_wilds.types import InputError
 
 IDLE = [
@@ -87,14 +83,11 @@ def test_two_warmups_are_one_too_many():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_another_methods_flag_is_refused_and_its_owner_named(name):
-    for owner, method in METHODS.items():
-        for f in fields(method.Config):
-            if owner != name:
-                flag = flag_name(f, owner)
-                with pytest.raises(
-                    InputError, match=f"--{flag} belongs to {owner} and would have no effect on {name}"
-                ):
-                    run_config(name, **{flag: default_of(f)})
+    others = {n: s for n, s in all_flags().settings.items() if s.section in METHODS.keys() - {name}}
+    assert others
+    for flag, setting in others.items():
+        with pytest.raises(InputError, match=f"--{flag} belongs to {setting.section} .* on {name}"):
+            run_config(name, **{flag: setting.default})
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ast
 import sys
-from dataclasses import fields
 from importlib import import_module
 
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.config.fields import default_of
-from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.config.run import schema_of
 from abra_wilds.harness.register import registered
 from tests.runs import CORE
 
@@ -129,12 +127,12 @@ def test_the_processor_can_be_asked_for(checkout, sim_root, tmp_path):
 
 def other_values(method):
     """{flag: another value} of a method's own numbers."""
-    own = {flag_name(f, method.name): f for f in fields(method.Config)}
-    numbers = {n: f for n, f in own.items() if flag_of(f).kind in (int, float) and not flag_of(f).many}
+    own = schema_of(method.Config).of("method")
+    numbers = {n: s for n, s in own.items() if s.flag.kind in (int, float) and not s.flag.many}
     return {
-        n: default_of(f) + 1 if flag_of(f).kind is int else default_of(f) / 2
-        for n, f in numbers.items()
-        if flag_of(f).choices is None and default_of(f)
+        n: s.default + 1 if s.flag.kind is int else s.default / 2
+        for n, s in numbers.items()
+        if s.flag.choices is None and s.default
     }
 
 

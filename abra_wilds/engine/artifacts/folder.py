@@ -8,14 +8,13 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.config.fields import default_of
 from abra_wilds.config.model import ModelConfig
-from abra_wilds.config.run import OWN_LOOP, RunConfig, sections
-from abra_wilds.config.schema import flag_name, jsonable
+from abra_wilds.config.run import OWN_LOOP, RunConfig, schema_of
+from abra_wilds.config.schema import jsonable
 from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import by_timm
@@ -251,7 +250,4 @@ def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None
 
 def defaults(config: RunConfig) -> dict[str, Any]:
     """Flag name -> its value where nothing decides otherwise, over all sections."""
-    found: dict[str, Any] = {"loop": OWN_LOOP, "world": 1}
-    for _, section in sections(type(config.method)):
-        found |= {flag_name(f, config.algorithm): default_of(f) for f in fields(section)}
-    return found
+    return {"loop": OWN_LOOP, "world": 1, **schema_of(type(config.method)).defaults()}

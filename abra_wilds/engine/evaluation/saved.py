@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
-from abra_wilds.config.fields import default_of, typed
-from abra_wilds.config.run import SECTIONS, RunConfig, sections
-from abra_wilds.config.schema import flag_name, flag_of
+from abra_wilds.config.run import COMMON, RunConfig, schema_of
 from abra_wilds.dist import is_main, started
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, note_predictions, read_config
 from abra_wilds.engine.evaluation.results import evaluate_checkpoint
@@ -91,18 +89,7 @@ def saved_config(folder: RunFolder) -> RunConfig:
     if "algorithm" not in values:
         raise InputError(f"{folder.path / CONFIG} is missing or names no algorithm; restore it from the run")
     algorithm = values["algorithm"]
-
-    def build(section: type) -> Any:
-        names = {f: flag_name(f, algorithm) for f in fields(section)}
-        return section(
-            **{
-                f.name: typed(name, values[name], flag_of(f), default_of(f))
-                for f, name in names.items()
-                if name in values
-            }
-        )
-
-    parts = {name: build(section) for name, section in sections(get_method(algorithm).Config)}
+    parts = schema_of(get_method(algorithm).Config).build(values)
     config = RunConfig(algorithm, content["preset"], content["origin"], **parts)
     return as_trained(folder, config)
 
@@ -114,15 +101,7 @@ def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
         InputError: for a value that is not allowed or would have no effect.
     """
     wanted = {**flags, "evaluate_all_splits": True, "eval_splits": (), "also_tta": (), "save_pred": True}
-    parts = {}
-    for section, kind in SECTIONS.items():
-        new = {
-            f.name: typed(f.name, wanted[f.name], flag_of(f), default_of(f))
-            for f in fields(kind)
-            if f.name in wanted
-        }
-        parts[section] = replace(getattr(config, section), **new)
-    config = replace(config, **parts)
+    config = COMMON.replace(config, wanted)
     refuse_idle(config, flags)
     return config
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import coral, cross_entropies
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.methods.base import Method, MethodConfig
@@ -19,10 +19,9 @@ from abra_wilds.types import INSIDE, Batch, BatchPlan, StepOutput
 class DeepCORALConfig(MethodConfig):
     """Weight of the alignment; the default is that of WILDS for rxrx1."""
 
-    penalty_weight: float = method_option(0.1, "weight of the CORAL penalty", name="coral_penalty_weight")
-
-    def __post_init__(self) -> None:
-        require(self.penalty_weight >= 0, "coral_penalty_weight", "0 or more", self.penalty_weight)
+    penalty_weight: float = option(
+        0.1, "weight of the CORAL penalty", at_least=0, name="coral_penalty_weight"
+    )
 
 
 class DeepCORAL(Method):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.grad import reverse_gradient
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.precision import full_precision
@@ -37,22 +37,17 @@ HIDDEN = 1024
 class DANNConfig(MethodConfig):
     """Strength and course of the reversal; WILDS sets both factors to 10."""
 
-    penalty_weight: float = method_option(1.0, "beta, weight of the domain loss")
-    gamma: float = method_option(1.0, "factor of the reversed gradient, at the end of its ramp")
-    ramp: bool = method_option(
+    penalty_weight: float = option(1.0, "beta, weight of the domain loss", at_least=0)
+    gamma: float = option(1.0, "factor of the reversed gradient, at the end of its ramp", at_least=0)
+    ramp: bool = option(
         True, "let gamma grow with the share p of steps done, by 2 / (1 + exp(-10 p)) - 1 (arXiv 1409.7495)"
     )
-    classifier_lr_factor: float = method_option(1.0, "learning rate of the classifier, in multiples of --lr")
-    discriminator_lr_factor: float = method_option(
-        1.0, "learning rate of the discriminator, in multiples of --lr"
+    classifier_lr_factor: float = option(
+        1.0, "learning rate of the classifier, in multiples of --lr", above=0
     )
-
-    def __post_init__(self) -> None:
-        require(self.penalty_weight >= 0, "dann_penalty_weight", "0 or more", self.penalty_weight)
-        require(self.gamma >= 0, "dann_gamma", "0 or more", self.gamma)
-        for name in ("classifier_lr_factor", "discriminator_lr_factor"):
-            value = getattr(self, name)
-            require(value > 0 and math.isfinite(value), f"dann_{name}", "positive", value)
+    discriminator_lr_factor: float = option(
+        1.0, "learning rate of the discriminator, in multiples of --lr", above=0
+    )
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of a reversal that reaches no feature, and of a discriminator that learns nothing."""

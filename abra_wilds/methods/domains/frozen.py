@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies, domain_risks
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.methods.base import Method, MethodConfig
@@ -17,28 +17,11 @@ from abra_wilds.types import Batch, DataInfo, HeadPhase, InputError, StepOutput
 class FrozenHeadConfig(MethodConfig):
     """The phase on frozen features."""
 
-    head_epochs: int = method_option(90, "passes over the frozen features")
-    domains: int = method_option(10, "bio-batches of a batch of features; all where there are fewer")
-    domain_rows: int = method_option(72, "rows of each of them")
-    head_lr: float = method_option(1e-3, "learning rate of the classifier on frozen features, by Adam")
-    head_weight_decay: float = method_option(1e-5, "L2 weight of the classifier on frozen features")
-
-
-def check_frozen_head(cfg: FrozenHeadConfig, prefix: str) -> None:
-    """Raise for settings with which domains cannot be compared on frozen features.
-
-    Args:
-        cfg: of the method.
-        prefix: of its flags.
-
-    Raises:
-        InputError: if one is not allowed.
-    """
-    require(cfg.head_epochs >= 1, f"{prefix}_head_epochs", "1 or more", cfg.head_epochs)
-    require(cfg.domains >= 2, f"{prefix}_domains", "2 or more", cfg.domains)
-    require(cfg.domain_rows >= 2, f"{prefix}_domain_rows", "2 or more", cfg.domain_rows)
-    require(cfg.head_lr > 0, f"{prefix}_head_lr", "positive", cfg.head_lr)
-    require(cfg.head_weight_decay >= 0, f"{prefix}_head_weight_decay", "0 or more", cfg.head_weight_decay)
+    head_epochs: int = option(90, "passes over the frozen features", at_least=1)
+    domains: int = option(10, "bio-batches of a batch of features; all where there are fewer", at_least=2)
+    domain_rows: int = option(72, "rows of each of them", at_least=2)
+    head_lr: float = option(1e-3, "learning rate of the classifier on frozen features, by Adam", above=0)
+    head_weight_decay: float = option(1e-5, "L2 weight of the classifier on frozen features", at_least=0)
 
 
 def erm_step(method: Method, batch: Batch) -> StepOutput:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.dist import sum_across_ranks
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.base import Method, MethodConfig
@@ -23,12 +23,12 @@ from abra_wilds.types import INSIDE, Batch, BatchPlan, DataInfo, StepOutput
 class GroupDROConfig(MethodConfig):
     """Step size of the domain weights; the default is that of WILDS."""
 
-    step_size: float = method_option(
-        0.01, "eta of the exponentiated gradient on the domain weights", name="group_dro_step_size"
+    step_size: float = option(
+        0.01,
+        "eta of the exponentiated gradient on the domain weights",
+        at_least=0,
+        name="group_dro_step_size",
     )
-
-    def __post_init__(self) -> None:
-        require(self.step_size >= 0, "group_dro_step_size", "0 or more", self.step_size)
 
 
 def group_means(values: Tensor, g: Tensor, n_groups: int, everywhere: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies, irm_penalty
 from abra_wilds.methods.base import Method, MethodConfig
 from abra_wilds.nets.staged import StagedNet
@@ -23,19 +23,13 @@ from abra_wilds.types import INSIDE, Batch, BatchPlan, DataInfo, StepOutput
 class IRMConfig(MethodConfig):
     """Weights of the penalty; defaults are those of WILDS for rxrx1."""
 
-    lam: float = method_option(1.0, "weight of the IRM penalty after annealing", name="irm_lambda")
-    penalty_anneal_iters: int = method_option(
-        500, "steps during which the IRM penalty weighs 1", name="irm_penalty_anneal_iters"
+    lam: float = option(1.0, "weight of the IRM penalty after annealing", at_least=0, name="irm_lambda")
+    penalty_anneal_iters: int = option(
+        500, "steps during which the IRM penalty weighs 1", at_least=0, name="irm_penalty_anneal_iters"
     )
-    wilds_bug_compat: bool = method_option(
+    wilds_bug_compat: bool = option(
         False, "keep the learning rate at --lr from the annealing step on, as WILDS' own IRM does"
     )
-
-    def __post_init__(self) -> None:
-        require(self.lam >= 0, "irm_lambda", "0 or more", self.lam)
-        require(
-            self.penalty_anneal_iters >= 0, "irm_penalty_anneal_iters", "0 or more", self.penalty_anneal_iters
-        )
 
 
 class IRM(Method):

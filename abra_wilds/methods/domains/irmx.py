@@ -21,11 +21,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.domains.frozen import (
     FrozenHeadConfig,
-    check_frozen_head,
     erm_step,
     frozen_head,
     three_losses,
@@ -37,13 +36,8 @@ from abra_wilds.types import Batch, HeadPhase, StepOutput
 class IRMXConfig(FrozenHeadConfig):
     """Weights of the penalties, and the phase on frozen features."""
 
-    p1: float = method_option(1.0, "weight of the IRMv1 penalty")
-    p2: float = method_option(1.0, "weight of the variance of the domains' risks (V-REx)")
-
-    def __post_init__(self) -> None:
-        require(self.p1 >= 0, "irmx_p1", "0 or more", self.p1)
-        require(self.p2 >= 0, "irmx_p2", "0 or more", self.p2)
-        check_frozen_head(self, "irmx")
+    p1: float = option(1.0, "weight of the IRMv1 penalty", at_least=0)
+    p2: float = option(1.0, "weight of the variance of the domains' risks (V-REx)", at_least=0)
 
 
 class IRMX(Method):

@@ -21,12 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option, require
 from abra_wilds.functional.pareto import pareto_weights
 from abra_wilds.methods.base import Method
 from abra_wilds.methods.domains.frozen import (
     FrozenHeadConfig,
-    check_frozen_head,
     erm_step,
     frozen_head,
     three_losses,
@@ -40,17 +39,17 @@ NAMES = ("erm", "irm", "vrex")
 class IRMXPairConfig(FrozenHeadConfig):
     """The preferred trade-off, and the phase on frozen features."""
 
-    preference: tuple[float, ...] = method_option(
+    preference: tuple[float, ...] = option(
         (1e-12, 1e-4, 1 - 1e-12 - 1e-4),
         "r, how much each of ERM, IRMv1 and V-REx counts: balanced losses are proportional to 1 / r",
+        above=0,
     )
-    eps: float = method_option(1e-4, "imbalance (a divergence) up to which losses count as balanced")
+    eps: float = option(1e-4, "imbalance (a divergence) up to which losses count as balanced", at_least=0)
 
     def __post_init__(self) -> None:
-        three = len(self.preference) == len(NAMES) and all(r > 0 for r in self.preference)
+        super().__post_init__()
+        three = len(self.preference) == len(NAMES)
         require(three, "irmx_pair_preference", "three positive numbers", self.preference)
-        require(self.eps >= 0, "irmx_pair_eps", "0 or more", self.eps)
-        check_frozen_head(self, "irmx_pair")
 
 
 def solve_weights(losses: Tensor, gradients: Tensor, preference: Tensor, eps: float) -> Tensor:

@@ -40,13 +40,6 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, StepOutput
 class ERMCutMixConfig(DoubleHeadConfig):
     """Neck and heads."""
 
-    def __post_init__(self) -> None:
-        self.check("erm_cutmix_")
-
-    def idle(self, mix: str) -> dict[str, str]:
-        """Flags of an ArcFace term of no weight."""
-        return self.idle_arc("erm_cutmix_")
-
 
 class ERMCutMix(Method):
     """Cross-entropy and ArcFace on one embedding of mixed images."""

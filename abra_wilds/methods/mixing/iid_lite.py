@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.errors import InputError
 from abra_wilds.functional.double_head import double_head
 from abra_wilds.functional.precision import at_least_fp32, full_precision
@@ -61,21 +61,16 @@ L2 = 5.0  # weight of the squared error in ReStyle's loss
 class IIDLiteConfig(DoubleHeadConfig):
     """Neck and heads as ERM-CutMix has them; which latents enter, and how they are learned."""
 
-    noise: bool = method_option(True, "add the maps to the feature maps")
-    style: bool = method_option(True, "set the codes beside the pooled features")
-    dropout: float = method_option(0.5, "dropout of maps and of the style vector")
-    pretrain_epochs: int = method_option(
-        20, "first epochs, in which the auto-encoder alone learns; 0 freezes it as it is drawn"
+    noise: bool = option(True, "add the maps to the feature maps")
+    style: bool = option(True, "set the codes beside the pooled features")
+    dropout: float = option(0.5, "dropout of maps and of the style vector", at_least=0, below=1)
+    pretrain_epochs: int = option(
+        20, "first epochs, in which the auto-encoder alone learns; 0 freezes it as it is drawn", at_least=0
     )
-
-    def __post_init__(self) -> None:
-        self.check("iid_lite_")
-        require(0 <= self.dropout < 1, "iid_lite_dropout", "a probability below 1", self.dropout)
-        require(self.pretrain_epochs >= 0, "iid_lite_pretrain_epochs", "0 or more", self.pretrain_epochs)
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of terms without weight and of latents that do not enter."""
-        found = self.idle_arc("iid_lite_")
+        found = super().idle(mix)
         if not (self.noise or self.style):
             needs = "--iid_lite_noise or --iid_lite_style"
             found |= {f"iid_lite_{name}": needs for name in ("dropout", "pretrain_epochs")}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.functional.ssl import momentum_at, projection_spread
 from abra_wilds.methods.base import Method
@@ -33,16 +33,12 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext,
 class BYOLConfig(ProbeConfig):
     """Teacher, heads and views."""
 
-    momentum: float = method_option(0.99, "the teacher's momentum at the start; it ends at 1 along a cosine")
-    hidden: int = method_option(4096, "width of projector and predictor")
-    out: int = method_option(256, "length of a projection")
-    min_area: float = method_option(0.2, "smallest share of the image that a view shows")
-
-    def __post_init__(self) -> None:
-        self.check("byol")
-        require(0 <= self.momentum <= 1, "byol_momentum", "in [0, 1]", self.momentum)
-        require(min(self.hidden, self.out) >= 1, "byol_hidden", "1 or more, as --byol_out", self.hidden)
-        require(0 < self.min_area <= 1, "byol_min_area", "a share in (0, 1]", self.min_area)
+    momentum: float = option(
+        0.99, "the teacher's momentum at the start; it ends at 1 along a cosine", at_least=0, at_most=1
+    )
+    hidden: int = option(4096, "width of projector and predictor", at_least=1)
+    out: int = option(256, "length of a projection", at_least=1)
+    min_area: float = option(0.2, "smallest share of the image that a view shows", above=0, at_most=1)
 
 
 class BYOL(Method):

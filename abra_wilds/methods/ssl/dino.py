@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option, require
 from abra_wilds.errors import InputError
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.functional.ssl import block_masks, momentum_at, patch_loss, projection_spread, ramp
@@ -52,40 +52,40 @@ Groups = list[tuple[Iterable[nn.Parameter], float]]
 class DINOv2Config(ProbeConfig):
     """Defaults of the official ssl_default_config.yaml."""
 
-    prototypes: int = method_option(65536, "prototypes that tokens are assigned to")
-    hidden: int = method_option(2048, "width of the head")
-    bottleneck: int = method_option(256, "length of what the prototypes see")
-    momentum: float = method_option(0.992, "the teacher's momentum at the start; it ends at 1 along a cosine")
-    student_temp: float = method_option(0.1, "temperature of the student's assignments")
-    teacher_temp: float = method_option(0.07, "temperature of the teacher's assignments after warm-up")
-    teacher_temp_start: float = method_option(0.04, "temperature of the teacher's assignments at the start")
-    teacher_temp_epochs: int = method_option(30, "epochs over which the teacher's temperature rises")
-    center_momentum: float = method_option(0.9, "momentum of the centres of the teacher's scores")
-    mask_prob: float = method_option(0.5, "share of the global crops that are masked")
-    mask_ratio: tuple[float, ...] = method_option((0.1, 0.5), "least and largest share of hidden patches")
-    ibot_weight: float = method_option(1.0, "weight of the loss of hidden patches")
-    koleo_weight: float = method_option(0.1, "weight of the loss that keeps class tokens apart")
-    n_local: int = method_option(8, "local crops of every image")
-    global_size: int = method_option(224, "side of the two global crops in pixels")
-    local_size: int = method_option(96, "side of a local crop in pixels")
-    freeze_epochs: int = method_option(1, "epochs during which the prototypes stay as they are")
-    layer_decay: float = method_option(0.9, "factor on the learning rate from a block to the one before it")
-    patch_lr: float = method_option(0.2, "further factor on the learning rate of the patch embedding")
-    patch_mean: bool = method_option(False, "classify class token and mean patch, not the class token alone")
+    prototypes: int = option(65536, "prototypes that tokens are assigned to", at_least=1)
+    hidden: int = option(2048, "width of the head", at_least=1)
+    bottleneck: int = option(256, "length of what the prototypes see", at_least=1)
+    momentum: float = option(
+        0.992, "the teacher's momentum at the start; it ends at 1 along a cosine", at_least=0, at_most=1
+    )
+    student_temp: float = option(0.1, "temperature of the student's assignments", above=0)
+    teacher_temp: float = option(0.07, "temperature of the teacher's assignments after warm-up", above=0)
+    teacher_temp_start: float = option(0.04, "temperature of the teacher's assignments at the start", above=0)
+    teacher_temp_epochs: int = option(30, "epochs over which the teacher's temperature rises", at_least=0)
+    center_momentum: float = option(
+        0.9, "momentum of the centres of the teacher's scores", at_least=0, at_most=1
+    )
+    mask_prob: float = option(0.5, "share of the global crops that are masked", above=0, at_most=1)
+    mask_ratio: tuple[float, ...] = option(
+        (0.1, 0.5), "least and largest share of hidden patches", at_least=0, at_most=1
+    )
+    ibot_weight: float = option(1.0, "weight of the loss of hidden patches", at_least=0)
+    koleo_weight: float = option(0.1, "weight of the loss that keeps class tokens apart", at_least=0)
+    n_local: int = option(8, "local crops of every image", at_least=0)
+    global_size: int = option(224, "side of the two global crops in pixels", at_least=1)
+    local_size: int = option(96, "side of a local crop in pixels", at_least=1)
+    freeze_epochs: int = option(1, "epochs during which the prototypes stay as they are", at_least=0)
+    layer_decay: float = option(
+        0.9, "factor on the learning rate from a block to the one before it", above=0, at_most=1
+    )
+    patch_lr: float = option(
+        0.2, "further factor on the learning rate of the patch embedding", above=0, at_most=1
+    )
+    patch_mean: bool = option(False, "classify class token and mean patch, not the class token alone")
 
     def __post_init__(self) -> None:
-        self.check("dinov2")
-        for name in ("prototypes", "hidden", "bottleneck", "global_size", "local_size"):
-            require(getattr(self, name) >= 1, f"dinov2_{name}", "1 or more", getattr(self, name))
-        for name in ("student_temp", "teacher_temp", "teacher_temp_start"):
-            require(getattr(self, name) > 0, f"dinov2_{name}", "positive", getattr(self, name))
-        for name in ("teacher_temp_epochs", "n_local", "freeze_epochs", "ibot_weight", "koleo_weight"):
-            require(getattr(self, name) >= 0, f"dinov2_{name}", "0 or more", getattr(self, name))
-        for name in ("momentum", "center_momentum"):
-            require(0 <= getattr(self, name) <= 1, f"dinov2_{name}", "in [0, 1]", getattr(self, name))
-        for name in ("mask_prob", "layer_decay", "patch_lr"):
-            require(0 < getattr(self, name) <= 1, f"dinov2_{name}", "in (0, 1]", getattr(self, name))
-        ordered = len(self.mask_ratio) == 2 and 0 <= self.mask_ratio[0] <= self.mask_ratio[1] <= 1
+        super().__post_init__()
+        ordered = len(self.mask_ratio) == 2 and self.mask_ratio[0] <= self.mask_ratio[1]
         require(ordered, "dinov2_mask_ratio", "two shares in ascending order", self.mask_ratio)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.methods.base import MethodConfig
 from abra_wilds.types import HeadPhase
 
@@ -19,31 +19,22 @@ from abra_wilds.types import HeadPhase
 class ProbeConfig(MethodConfig):
     """How the linear classifier on frozen features is trained, and how strongly views are jittered."""
 
-    probe_epochs: int = method_option(90, "passes over the frozen features")
-    probe_batch_size: int = method_option(256, "features per batch of the linear evaluation")
-    probe_rates: tuple[float, ...] = method_option(
-        (0.01, 0.03, 0.1, 0.3, 1.0), "learning rates to choose from on val, each for a batch of 256"
+    probe_epochs: int = option(90, "passes over the frozen features", at_least=1)
+    probe_batch_size: int = option(256, "features per batch of the linear evaluation", at_least=1)
+    probe_rates: tuple[float, ...] = option(
+        (0.01, 0.03, 0.1, 0.3, 1.0),
+        "learning rates to choose from on val, each for a batch of 256",
+        above=0,
     )
-    jitter: float = method_option(
-        0.2, "spread of each view's random gain and offset per channel, in standard deviations (our setting)"
+    jitter: float = option(
+        0.2,
+        "spread of each view's random gain and offset per channel, in standard deviations (our setting)",
+        at_least=0,
     )
 
     def idle(self, mix: str) -> dict[str, str]:
         """Augmentation, whose place the views take."""
         return {"transform": "methods that learn from augmented images, where this one makes views"}
-
-    def check(self, prefix: str) -> None:
-        """Raise for values that make no sense; prefix stands before the flags' names.
-
-        Raises:
-            InputError: with what is allowed.
-        """
-        require(self.probe_epochs >= 1, f"{prefix}_probe_epochs", "1 or more", self.probe_epochs)
-        require(self.probe_batch_size >= 1, f"{prefix}_probe_batch_size", "1 or more", self.probe_batch_size)
-        rates = self.probe_rates
-        positive = len(rates) > 0 and all(rate > 0 for rate in rates)
-        require(positive, f"{prefix}_probe_rates", "one or more positive numbers", rates)
-        require(self.jitter >= 0, f"{prefix}_jitter", "0 or more", self.jitter)
 
 
 def linear_evaluation(cfg: ProbeConfig) -> HeadPhase:

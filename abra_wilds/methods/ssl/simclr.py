@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.ssl import nt_xent, projection_spread
 from abra_wilds.methods.base import Method
@@ -31,16 +31,10 @@ from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext,
 class SimCLRConfig(ProbeConfig):
     """Contrast, head and views."""
 
-    temperature: float = method_option(0.1, "temperature of NT-Xent (lightly's ImageNet recipe)")
-    hidden: int = method_option(2048, "width of the projection head")
-    out: int = method_option(128, "length of a projection")
-    min_area: float = method_option(0.2, "smallest share of the image that a view shows")
-
-    def __post_init__(self) -> None:
-        self.check("simclr")
-        require(self.temperature > 0, "simclr_temperature", "positive", self.temperature)
-        require(min(self.hidden, self.out) >= 1, "simclr_hidden", "1 or more, as --simclr_out", self.hidden)
-        require(0 < self.min_area <= 1, "simclr_min_area", "a share in (0, 1]", self.min_area)
+    temperature: float = option(0.1, "temperature of NT-Xent (lightly's ImageNet recipe)", above=0)
+    hidden: int = option(2048, "width of the projection head", at_least=1)
+    out: int = option(128, "length of a projection", at_least=1)
+    min_area: float = option(0.2, "smallest share of the image that a view shows", above=0, at_most=1)
 
 
 class SimCLR(Method):

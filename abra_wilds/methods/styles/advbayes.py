@@ -38,14 +38,13 @@ ResNet-50's F; there are 3 adv_steps + 2 of them. Memory is that of three batche
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from abra_wilds.config.fields import method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.bayes import adam_ascent, consistency, reparametrised
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.precision import at_least_fp32, full_precision
@@ -59,21 +58,14 @@ from abra_wilds.types import Batch, StepOutput
 class AdvBayesConfig(MethodConfig):
     """The values of ABA's released script for digits."""
 
-    pre_epochs: int = method_option(5, "epochs of plain ERM at first")
-    adv_steps: int = method_option(10, "steps of Adam by which the augmenter climbs, for each batch")
-    adv_lr: float = method_option(5e-6, "learning rate of the augmenter")
-    c: float = method_option(0.75, "weight of consistency against cross-entropy, in [0, 1]")
-    beta: float = method_option(
+    pre_epochs: int = option(5, "epochs of plain ERM at first", at_least=0)
+    adv_steps: int = option(10, "steps of Adam by which the augmenter climbs, for each batch", at_least=0)
+    adv_lr: float = option(5e-6, "learning rate of the augmenter", above=0)
+    c: float = option(0.75, "weight of consistency against cross-entropy", at_least=0, at_most=1)
+    beta: float = option(
         1.0, "weight of the KL to the prior in what the augmenter maximises; negative holds it near the prior"
     )
-    depth: int = method_option(4, "hidden layers of the augmenter")
-
-    def __post_init__(self) -> None:
-        for name in ("pre_epochs", "adv_steps", "depth"):
-            require(getattr(self, name) >= 0, f"advbayes_{name}", "0 or more", getattr(self, name))
-        require(self.adv_lr > 0, "advbayes_adv_lr", "positive", self.adv_lr)
-        require(0 <= self.c <= 1, "advbayes_c", "a weight in [0, 1]", self.c)
-        require(math.isfinite(self.beta), "advbayes_beta", "a finite number", self.beta)
+    depth: int = option(4, "hidden layers of the augmenter", at_least=0)
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of a climb of no steps, or of an augmenter that is never drawn."""

@@ -29,43 +29,34 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.config.fields import check_choices, method_option, require
+from abra_wilds.config.fields import option, require
 from abra_wilds.dist import means_across_ranks
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
-from abra_wilds.methods.base import Method, MethodConfig
-from abra_wilds.methods.styles.taps import Pair, in_order, noise_like, require_points, tap, uniform_draws
-from abra_wilds.nets.staged import TAP_POINTS, StagedNet
+from abra_wilds.methods.base import Method
+from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, noise_like, tap, uniform_draws
+from abra_wilds.nets.staged import StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
-class AdvStyleConfig(MethodConfig):
+class AdvStyleConfig(TapConfig):
     """Where and how often statistics move, and how fast K ascends; defaults are the released code's."""
 
-    at: tuple[str, ...] = method_option(
-        TAP_POINTS,
-        "insertion points; conv1 is the stem's first convolution, stem what leaves its max-pooling",
-        choices=TAP_POINTS,
+    p_adv: float = option(1 / 3, "probability that an insertion point shifts by K", at_least=0, at_most=1)
+    p_dsu: float = option(
+        1 / 3, "probability that an insertion point resamples as DSU does", at_least=0, at_most=1
     )
-    p_adv: float = method_option(1 / 3, "probability that an insertion point shifts by K")
-    p_dsu: float = method_option(1 / 3, "probability that an insertion point resamples as DSU does")
-    w: float = method_option(10.0, "factor of the ascent of K, the strength of the gradient reversal")
-    k_lr: float | None = method_option(
-        None, "learning rate of K; unset: theta's current learning rate", kind=float
+    w: float = option(10.0, "factor of the ascent of K, the strength of the gradient reversal", at_least=0)
+    k_lr: float | None = option(
+        None, "learning rate of K; unset: theta's current learning rate", kind=float, at_least=0
     )
-    eps: float = method_option(1e-6, "guard inside the roots of deviation and spread")
 
     def __post_init__(self) -> None:
-        check_choices(self, "advstyle_")
-        require_points(self.at, "advstyle_at")
-        require(0 <= self.p_adv <= 1, "advstyle_p_adv", "a probability", self.p_adv)
+        super().__post_init__()
         most = f"in [0, 1 - p_adv] = [0, {1 - self.p_adv:g}]"
         rounding = 1e-9
-        require(0 <= self.p_dsu <= 1 - self.p_adv + rounding, "advstyle_p_dsu", most, self.p_dsu)
-        require(self.w >= 0, "advstyle_w", "0 or more", self.w)
-        require(self.k_lr is None or self.k_lr >= 0, "advstyle_k_lr", "0 or more", self.k_lr)
-        require(self.eps > 0, "advstyle_eps", "positive", self.eps)
+        require(self.p_dsu <= 1 - self.p_adv + rounding, "advstyle_p_dsu", most, self.p_dsu)
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of an ascent, or of shifts, that never happen."""

@@ -13,34 +13,21 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from abra_wilds.config.fields import check_choices, method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
-from abra_wilds.methods.base import Method, MethodConfig
-from abra_wilds.methods.styles.taps import Pair, in_order, noise_like, require_points, tap, uniform_draws
-from abra_wilds.nets.staged import TAP_POINTS, StagedNet
+from abra_wilds.methods.base import Method
+from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, noise_like, tap, uniform_draws
+from abra_wilds.nets.staged import StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
-class DSUConfig(MethodConfig):
+class DSUConfig(TapConfig):
     """Where, how often and how strongly statistics are resampled; defaults are those of the released code."""
 
-    at: tuple[str, ...] = method_option(
-        TAP_POINTS,
-        "insertion points; conv1 is the stem's first convolution, stem what leaves its max-pooling",
-        choices=TAP_POINTS,
-    )
-    p: float = method_option(0.5, "probability that an insertion point acts on a batch")
-    factor: float = method_option(1.0, "factor on the spread of mean and deviation over the batch")
-    eps: float = method_option(1e-6, "guard inside the roots of deviation and spread")
-
-    def __post_init__(self) -> None:
-        check_choices(self, "dsu_")
-        require_points(self.at, "dsu_at")
-        require(0 <= self.p <= 1, "dsu_p", "a probability", self.p)
-        require(self.factor >= 0, "dsu_factor", "0 or more", self.factor)
-        require(self.eps > 0, "dsu_eps", "positive", self.eps)
+    p: float = option(0.5, "probability that an insertion point acts on a batch", at_least=0, at_most=1)
+    factor: float = option(1.0, "factor on the spread of mean and deviation over the batch", at_least=0)
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of a resampling that never happens."""

@@ -20,38 +20,33 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from abra_wilds.config.fields import check_choices, method_option, require
+from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import instance_stats, restyle_images
-from abra_wilds.methods.base import Method, MethodConfig
-from abra_wilds.methods.styles.taps import Pair, in_order, require_points, tap, uniform_draws
+from abra_wilds.methods.base import Method
+from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, tap, uniform_draws
 from abra_wilds.nets.staged import TAP_POINTS, StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
 
 @dataclass(frozen=True)
-class MixStyleConfig(MethodConfig):
+class MixStyleConfig(TapConfig):
     """Where, how often and with whom statistics are mixed; defaults are those of the released code."""
 
-    at: tuple[str, ...] = method_option(
-        ("res1", "res2"), "insertion points; the authors advise against res4", choices=TAP_POINTS
+    at: tuple[str, ...] = option(
+        ("res1", "res2"),
+        "insertion points; the authors advise against res4",
+        choices=TAP_POINTS,
+        distinct=True,
     )
-    p: float = method_option(0.5, "probability that an insertion point acts on a batch")
-    alpha: float = method_option(0.1, "shares are drawn from Beta(alpha, alpha)")
-    mix: str = method_option(
+    p: float = option(0.5, "probability that an insertion point acts on a batch", at_least=0, at_most=1)
+    alpha: float = option(0.1, "shares are drawn from Beta(alpha, alpha)", above=0)
+    mix: str = option(
         "random",
         "whose statistics are mixed in: any image's of the batch, or one's of another bio-batch; a batch of "
         "a single bio-batch always mixes at random",
         choices=("random", "crossdomain"),
     )
-    eps: float = method_option(1e-6, "guard inside the root of the deviation")
-
-    def __post_init__(self) -> None:
-        check_choices(self, "mixstyle_")
-        require_points(self.at, "mixstyle_at")
-        require(0 <= self.p <= 1, "mixstyle_p", "a probability", self.p)
-        require(self.alpha > 0, "mixstyle_alpha", "positive", self.alpha)
-        require(self.eps > 0, "mixstyle_eps", "positive", self.eps)
 
     def idle(self, mix: str) -> dict[str, str]:
         """Flags of a mixture that never happens."""

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from abra_wilds.config.fields import require
+from abra_wilds.config.fields import option
 from abra_wilds.dist import broadcast
 from abra_wilds.functional.precision import at_least_fp32, full_precision
+from abra_wilds.methods.base import MethodConfig
 from abra_wilds.nets.staged import TAP_POINTS
 
 Pair = tuple[Tensor, Tensor]
 
 
-def require_points(at: Sequence[str], flag: str) -> None:
-    """Raise unless the insertion points are distinct and at least one.
+@dataclass(frozen=True)
+class TapConfig(MethodConfig):
+    """Where statistics of feature maps are changed."""
 
-    Raises:
-        InputError: if not.
-    """
-    require(0 < len(at) == len(set(at)), flag, "distinct insertion points, at least one", tuple(at))
+    at: tuple[str, ...] = option(
+        TAP_POINTS,
+        "insertion points; conv1 is the stem's first convolution, stem what leaves its max-pooling",
+        choices=TAP_POINTS,
+        distinct=True,
+    )
+    eps: float = option(1e-6, "guard inside the roots of deviation and spread", above=0)
 
 
 def in_order(at: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from abra_wilds import METHODS, fit, run_config
-from abra_wilds.config.fields import method_option
+from abra_wilds.config.fields import option
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.engine.artifacts.trackers import Tracker
 from abra_wilds.engine.evaluation.evaluate import score
@@ -34,7 +34,7 @@ RATES = (0.01, 0.1, 1.0)
 class ProbeConfig(MethodConfig):
     """Length of the head phase."""
 
-    epochs: int = method_option(3, "passes over frozen features")
+    epochs: int = option(3, "passes over frozen features")
 
 
 class Probe(Method):

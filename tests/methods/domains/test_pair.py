@@ -108,7 +108,7 @@ def test_the_classifiers_step_is_float32_under_autocast():
     "field, value, said",
     [
         ("preference", (1.0, 1.0), "three positive numbers"),
-        ("preference", (0.0, 0.5, 0.5), "three positive numbers"),
+        ("preference", (0.0, 0.5, 0.5), "positive"),
         ("eps", -1, "0 or more"),
         ("domains", 1, "2 or more"),
     ],

