@@ -29,7 +29,7 @@ class Flag:
         name: the flag without dashes; None means the field's own name (methods put theirs in front).
         choices: what each value may be, or None.
         at_least, above: the lower end of each value's range, inside it or outside; at most one of the two.
-        at_most, below: the same of the upper end.
+        at_most, below: the same of the upper end, which only a range with a lower end has.
         infinite: whether inf is a number to it.
         distinct: whether its values must differ.
         local: whether it says where or how a run happens, without changing its numbers.

@@ -147,16 +147,16 @@ def run_config(algorithm: str, preset: str | None = None, **values: Any) -> RunC
 
 def refuse_unknown(algorithm: str, given: Mapping[str, Any]) -> None:
     """Raise for names that are no flag, or another method's."""
-    known, everyones = schema_of(get_method(algorithm).Config).settings, all_flags().settings
+    known = schema_of(get_method(algorithm).Config).settings
     for name in given:
         if name in known:
             continue
-        if name in everyones:
-            raise InputError(
-                f"--{name} belongs to {everyones[name].section} and would have no effect on {algorithm}; "
-                "leave it out"
-            )
-        raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
+        owner = all_flags().settings.get(name)
+        if owner is None:
+            raise InputError(f"unknown setting {name!r}; `--help` lists the known ones")
+        raise InputError(
+            f"--{name} belongs to {owner.section} and would have no effect on {algorithm}; leave it out"
+        )
 
 
 def all_flags() -> Schema:

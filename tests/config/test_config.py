@@ -187,6 +187,15 @@ def test_the_digest_depends_on_every_field_that_is_not_local_and_on_no_other(nam
     assert replace(config, origin={}).digest() == digest
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_configuration_is_built_again_from_its_values_and_replaced_where_others_are_given(name):
+    config, schema = run_config(name), schema_of(METHODS[name].Config)
+    assert replace(config, **schema.build(config.values())) == config
+    other = schema.replace(config, {"lr": 1, "seed": 7, "loader_kwargs": {"num_workers": 0}})
+    now = {"lr": 1.0, "seed": 7, "loader_kwargs": {"num_workers": 0, "pin_memory": True}}
+    assert other.values() == {**config.values(), **now}
+
+
 def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
     local = {name for name, setting in COMMON.settings.items() if setting.flag.local}
     assert local == {

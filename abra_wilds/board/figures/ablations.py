@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.run import COMMON
 from abra_wilds.config.schema import canonical
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
@@ -68,7 +68,7 @@ def one_comparison(entries: Sequence[Entry], flag: str) -> list[Entry]:
     Raises:
         InputError: if there is no such set, or more than one.
     """
-    free = {flag, *(name for name in EvalConfig.__dataclass_fields__ if name.startswith("tta"))}
+    free = {flag, *(name for name in COMMON.settings if name.startswith("tta"))}
     sets: dict[str, list[Entry]] = {}
     for e in entries:
         rest = {name: value for name, value in e.settings.items() if name not in free}
