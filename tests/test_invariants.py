@@ -183,7 +183,7 @@ def test_T7_a_batch_norm_before_the_heads_is_refused(norm):
     with pytest.raises(ValueError, match="cancels the shift"):
         refuse_batch_norm(nn.Sequential(nn.Linear(4, 4), norm(4)))
     refuse_batch_norm(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)))
-    with pytest.raises(InputError, match="--abra_neck must be .*batchnorm"):
+    with pytest.raises(InputError, match=r"--abra_neck must be .*batchnorm"):
         ABRAConfig(neck="batchnorm")
 
 

@@ -197,7 +197,7 @@ def test_another_kind_of_well_is_named(sim_root, tmp_path, value, shown):
             {"tta": "plate_bn", "tta_group": "well"},
             "--tta_group must be one of plate, experiment; got 'well'",
         ),
-        ({"tta": "mixed_bn", "tta_prior": -1.0}, "--tta_prior must be 0 or more, inf included; got -1.0"),
+        ({"tta": "mixed_bn", "tta_prior": -1.0}, "--tta_prior must be 0 or more, or inf; got -1.0"),
         ({"tta": "plate_bn", "tta_min": 0}, "--tta_min must be 1 or more; got 0"),
         ({"tta": "plate_bn", "tta_batch_size": 31}, "must be 0, or 32 or more .with --tta_min 16.; got 31"),
         ({"tta": "batch_bn", "tta_batch_size": 15}, "must be 0, or 16 or more .with --tta_min 16.; got 15"),
