@@ -46,11 +46,11 @@ def test_every_row_comes_once(dataset, split, e):
     subset = split_subset(dataset, split)
     plan = split_plan(subset, e, 8)
     sampler = PassSampler(plan, 3)
-    rows = list(chain(*sampler))
+    rows = list(chain(*runs.drawn(sampler)))
     assert sorted(rows) == list(range(len(subset))) and sampler.images_per_epoch == len(subset)
     assert list(chain(*(p for group in plan for p in group.passes))) == rows, "and in the order of the plan"
     assert len(sampler) == sum(map(sum, sampler.reads)) == len(list(sampler))
-    assert max(map(len, sampler)) <= 3 and list(sampler) == list(sampler)
+    assert max(map(len, sampler)) <= 3 and runs.drawn(sampler) == runs.drawn(sampler)
 
 
 def test_a_bio_batch_is_a_plate_or_an_experiment_whatever_training_grouped_by(dataset):

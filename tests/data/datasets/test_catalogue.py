@@ -270,7 +270,7 @@ def test_full_size_plate_loader_covers_each_training_image_once(full, fields, ca
     g = grouper.metadata_to_group(train.metadata_array).numpy()
     tracemalloc.start()
     sampler = PlateSampler(g, 128, seed=0, name_of=grouper.group_str)
-    batches = list(sampler)
+    batches = [batch.rows for batch in sampler]
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
     assert len(batches) == len(sampler)

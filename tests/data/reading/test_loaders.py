@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 
 import numpy as np
@@ -235,9 +234,3 @@ def test_tensors_of_six_channels_go_through(dataset, plates, train):
     batch = next(iter(loader))
     assert batch.x.shape == (48, 6, 32, 32)
     assert torch.equal(batch.x[:, 5, 0, 0].long(), torch.from_numpy(train.indices)[batch.rows] % 256)
-
-
-def test_loaders_differ_only_where_their_arguments_say():
-    assert "num_workers" in inspect.signature(make_train_loader).parameters
-    shared = set(inspect.signature(make_eval_loader).parameters) - {"eval_loader"}
-    assert shared <= set(inspect.signature(make_train_loader).parameters)
