@@ -27,7 +27,6 @@ from abra_wilds.data.reading.loaders import (
     make_plain_loader,
     make_train_loader,
 )
-from abra_wilds.data.reading.pools import usable_cores
 from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
@@ -38,6 +37,7 @@ from abra_wilds.engine.schedule import warmup_lines
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm
+from abra_wilds.pools import usable_cores
 from abra_wilds.tta.adapters import check_adaptable
 from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import DataInfo, InputError

@@ -35,7 +35,6 @@ from tqdm import tqdm
 from abra_wilds import run_config
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.data.reading.pools import usable_cores
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.engine.artifacts.logs import Meter
 from abra_wilds.engine.inputs import method_batch
@@ -44,6 +43,7 @@ from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.setup import build_method, pick_device
 from abra_wilds.engine.step import step
 from abra_wilds.methods.base import Method
+from abra_wilds.pools import usable_cores
 from abra_wilds.terminal import exit_cleanly
 from abra_wilds.types import Batch, DataInfo, StepContext
 
