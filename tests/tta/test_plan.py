@@ -172,14 +172,14 @@ def test_without_the_column_the_class_ids_of_rxrx1_say_it(sim_root, tmp_path):
     assert control_rows(data).tolist() == (data.y_array >= 1108).tolist()
 
 
-@pytest.mark.parametrize(("value", "shown"), [("control", "'control'"), (None, "'nan'")])
+@pytest.mark.parametrize(("value", "shown"), [("control", "'control'"), (None, "nothing")])
 def test_another_kind_of_well_is_named(sim_root, tmp_path, value, shown):
     def change(rows):
         rows = rows.reset_index(drop=True)
         rows.loc[4, "well_type"] = value
         return rows
 
-    with pytest.raises(InputError, match=f"must be one of treatment, .*; line 6 has {shown}; correct it"):
+    with pytest.raises(InputError, match=f"well_type .*line 6 has {shown}, and 1 of"):
         control_rows(edited(sim_root, tmp_path, change))
 
 

@@ -103,7 +103,7 @@ def test_a_file_of_another_size_is_found_though_the_window_lies_inside_it(copied
     path = image_path(dataset, int(train.indices[5]))
     Image.new("RGB", (48, 48)).save(path)
     loader = Loader(train, make_grouper(dataset, ["plate"]), SequentialSampler(len(train), 4), side=SIDE)
-    with pytest.raises(InputError, match=r"has shape \(3, 48, 48\)") as caught:
+    with pytest.raises(InputError, match=r"\(3, 48, 48\)") as caught:
         list(loader)
     assert str(path) in str(caught.value)
 

@@ -69,7 +69,7 @@ def test_an_epoch_of_pairs_is_twice_the_split_and_its_last_batch_is_even():
 
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_a_batch_without_halves_is_refused(batch_size):
-    with pytest.raises(InputError, match=rf"batch_size \({batch_size}\) must be even for the pairs loader"):
+    with pytest.raises(InputError, match=rf"batch_size \({batch_size}\) must be even"):
         PairSampler(GROUP_OF, CLASS_OF, batch_size, 0)
 
 
@@ -96,17 +96,17 @@ def test_each_row_is_learned_from_once_and_the_context_is_the_plates_other_contr
 
 
 def test_a_plate_without_controls_is_named():
-    with pytest.raises(InputError, match="control wells in every bio-batch, and plate 6 has none among"):
+    with pytest.raises(InputError, match=r"control wells .*plate 6"):
         ControlSampler(PLATES, CONTROL & (PLATES != 6), 6, 0, name_of=lambda group: f"plate {group}")
-    with pytest.raises(InputError, match="batch_size must be at least 1; got 0"):
+    with pytest.raises(InputError, match=r"batch_size .*got 0"):
         ControlSampler(PLATES, CONTROL, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"n_controls_per_batch": -1}, "--n_controls_per_batch must be 0 or more; got -1"),
-        ({"mix": "lisa"}, "--mix must be something else than lisa without --train_loader pairs; got 'lisa'"),
+        ({"n_controls_per_batch": -1}, "--n_controls_per_batch .*got -1"),
+        ({"mix": "lisa"}, "--mix .*--train_loader pairs; got 'lisa'"),
     ],
 )
 def test_settings_that_no_loader_can_follow_are_refused(values, said):

@@ -214,8 +214,8 @@ def test_batches_of_fewer_images_or_bio_batches_than_were_asked_for_are_noted(ar
     ("args", "match"),
     [
         ((12, 0, 0), r"n_groups_per_batch \(0\)"),
-        ((3, 4, 0), r"n_groups_per_batch \(4\) must lie between 1 and batch_size \(3\)"),
-        ((0, 1, 0), "batch_size must be at least 1; got 0"),
+        ((3, 4, 0), r"n_groups_per_batch \(4\) .*batch_size \(3\)"),
+        ((0, 1, 0), "batch_size .*got 0"),
     ],
 )
 def test_group_batches_that_cannot_be_made_are_refused(args, match):
