@@ -102,7 +102,8 @@ class Loader:
         """What torch's loader brings.
 
         Raises:
-            Lost: when a worker was killed while it handed a batch over: torch tells of a broken connection.
+            RunAborted: when a worker was killed while it handed a batch over, of which torch tells as of a
+                broken connection.
         """
         try:
             yield from self._loader
@@ -172,7 +173,7 @@ def make_train_loader(
     if train_loader == "plate":
         sampler = PlateSampler(group_of, batch_size, seed, remainder, name_of=grouper.group_str)
     elif train_loader == "group":
-        uniform = uniform_over_groups is not False
+        uniform = uniform_over_groups is not False  # WILDS' default differs between its two loaders
         sampler = GroupSampler(group_of, batch_size, n_groups_per_batch, seed, uniform, distinct_groups)
     elif train_loader == "standard" and uniform_over_groups:
         sampler = BalancedSampler(group_of, batch_size, seed)
@@ -181,6 +182,7 @@ def make_train_loader(
     elif train_loader == "pairs":
         sampler = PairSampler(group_of, subset.y_array.numpy(), batch_size, seed, pairs_cross)
     elif train_loader == "controls":
+        # Known of the whole data set's rows; samplers count rows of the split.
         is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
         sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
     else:
@@ -246,5 +248,6 @@ def coverage(loader: Loader) -> float:
     Exact where every epoch touches as many images; of a random loader it is one draw, close to its
     expectation for a large split.
     """
+    # `whole`: of several processes each has a share, and together they learn from all.
     learned = np.concatenate([batch.learned for batch in loader.sampler.whole])
     return len(np.unique(learned)) / len(loader.rows)

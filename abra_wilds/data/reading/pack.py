@@ -100,17 +100,18 @@ def pack_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
             fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError:
+        except OSError:  # a file system without locks, such as some network ones
             print(f"{folder} cannot be locked; pack it by one command at a time", file=sys.stderr)
         yield
     finally:
-        os.close(fd)
+        os.close(fd)  # which the system does for a killed process too, so that no lock stays
 
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     """What `pack` does once no other process does it."""
     begun = time.time_ns()
     folder = pack_folder(dataset.data_dir, size)
+    # Of a start that was killed.
     for left_over in folder.glob(".*.tmp"):
         left_over.unlink()
     plates = plates_of(dataset)
@@ -146,6 +147,7 @@ def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, An
             f"size is {plan.size} and images are {H} x {W}; square images are shrunk and none is enlarged, "
             "so give fewer pixels a side or leave --size out"
         )
+    # Plates that were packed from images of another size, before the files were replaced.
     others = {tuple(table["shape"][1:]) for table in kept} - {plan.packed}
     if others:
         raise InputError(

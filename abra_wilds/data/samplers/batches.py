@@ -105,6 +105,7 @@ class PlateSampler(BatchSampler):
         self.batch_size = batch_size
         self.remainder = remainder
         members = members_of(group_of)
+        # Left out here and named by `small_notes`, which sees all of them.
         self._members = {group: rows for group, rows in members.items() if len(rows) > 1}
         if not self._members:
             raise InputError(
@@ -175,7 +176,7 @@ class GroupSampler(BatchSampler):
             of = "" if n == wanted else f", since the split has {there} of the {wanted} that were asked for"
             told = f"a batch has {size} images, {self.rows_per_group} of each of {n} bio-batches{of}"
             self.notes = (told,)
-        n_batches = max(len(group_of) // size, 1)
+        n_batches = max(len(group_of) // size, 1)  # a split smaller than a batch still has one
         super().__init__(n_batches, n_batches * size, seed)
 
     def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:

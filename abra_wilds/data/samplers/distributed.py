@@ -43,7 +43,7 @@ class Rounds(BatchSampler):
 
     def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """Every process draws all batches and keeps its own."""
-        # From rng, not from `whole` itself, whose epoch would have to be kept in step: all draw alike.
+        # By the same seed and epoch all draw alike, so nothing crosses between them.
         drawn = self.whole.batches(rng)
         first = list(islice(drawn, self.repeated))
         return islice(chain(first, drawn, first), self.rank, None, self.world)

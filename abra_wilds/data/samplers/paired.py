@@ -68,6 +68,7 @@ class PairSampler(BatchSampler):
         self._banned, banned_stop = _runs(new_class | (groups[1:] != groups[:-1]))
         self._n_banned = banned_stop - self._banned
         lonely = self._n_banned == self._size
+        # A class within one bio-batch: only the row itself is forbidden, and not even that where it is alone.
         self._banned[lonely] = np.flatnonzero(lonely)
         self._n_banned[lonely] = np.minimum(self._size[lonely] - 1, 1)
         self.same_group = int(lonely.sum()) if cross else 0
@@ -153,6 +154,7 @@ class ControlSampler(BatchSampler):
         parts, controls = self._parts(controls, others), rng.permutation(controls)
         order = np.concatenate([controls, rng.permutation(others)])
         for k in range(parts):
+            # `order` begins with the controls, so those of part k are k, k + parts, ... in both.
             left = np.delete(controls, slice(k, None, parts))
             added = rng.permutation(left)[: self.n_controls] if self.n_controls else left
             rows = np.concatenate([order[k::parts], added])
