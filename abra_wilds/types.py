@@ -76,7 +76,8 @@ class Batch:
         target: what the N images show.
         g: (N,) int64, the grouper's bio-batch id of each image.
         metadata: (N, F) int64, WILDS' metadata rows.
-        rows: (N,) int64, positions in the split, so that predictions return in dataset order.
+        rows: (N,) int64, positions in the split, so that predictions return in dataset order;
+            of context as of other rows.
         groups: one (n_i,) int64 index tensor for each bio-batch in the batch, in order of first appearance;
             made on the host so that no method needs a synchronising torch.unique.
         views: further standardised views of the same images, (N, C_in, H_k, W_k) float32 each; empty unless

@@ -15,22 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from abra_wilds.simulate.design import COLUMNS
 from tests import ranks, runs
 from tests.data.six import write_small_six
-
-COLUMNS = [
-    "site_id",
-    "well_id",
-    "cell_type",
-    "dataset",
-    "experiment",
-    "plate",
-    "well",
-    "site",
-    "well_type",
-    "sirna",
-    "sirna_id",
-]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -251,3 +251,8 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def drawn(sampler):
+    """The rows of each batch that a sampler gives, as lists."""
+    return [batch.rows.tolist() for batch in sampler]

@@ -12,6 +12,7 @@ from abra_wilds.data.samplers.distributed import DistributedBatches, Rounds, eva
 from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.errors import InputError
 from tests import ranks
+from tests.runs import drawn
 
 GROUPS = [0] * 7 + [1] * 5 + [2] * 9  # 21 rows in three bio-batches
 
@@ -62,7 +63,7 @@ def batches_of_rank():
     train = training_share(ShuffledSampler(24, 4, seed=0))
     plan = [BioBatch((np.arange(3 * k, 3 * k + 3),), True) for k in range(5)]
     passes = evaluation_share(PassSampler(plan, 2))
-    return list(train), [group.passes[0].tolist() for group in passes.plan], len(passes.whole.plan)
+    return drawn(train), [group.passes[0].tolist() for group in passes.plan], len(passes.whole.plan)
 
 
 def test_what_two_ranks_exchange(on_two_ranks):
@@ -113,7 +114,7 @@ def test_a_rank_that_waits_for_one_that_failed_ends_silently(on_two_ranks, faili
 
 
 def test_a_loader_takes_the_batches_of_its_rank(on_two_ranks):
-    whole = list(ShuffledSampler(24, 4, seed=0))
+    whole = drawn(ShuffledSampler(24, 4, seed=0))
     (first, plan0, n), (second, plan1, _) = on_two_ranks(ranks.together, batches_of_rank)
     assert first == whole[0::2] and second == whole[1::2]
     assert n == 5 and [plan0, plan1] == [[[0, 1, 2], [6, 7, 8], [12, 13, 14]], [[3, 4, 5], [9, 10, 11]]]
@@ -127,11 +128,11 @@ def test_training_deals_out_every_batch_in_equal_numbers_and_says_how_many_image
 
     whole = sampler()
     whole.set_epoch(epoch)
-    expected = list(whole)  # 7 batches
+    expected = drawn(whole)  # 7 batches
     shares = [Rounds(sampler(), k, world) for k in range(world)]
     for share in shares:
         share.set_epoch(epoch)
-    dealt = [list(share) for share in shares]
+    dealt = [drawn(share) for share in shares]
     assert {len(d) for d in dealt} == {len(share) for share in shares} == {-(-7 // world)}
     again = -7 % world
     in_order = [batch for turn in zip(*dealt, strict=True) for batch in turn]
@@ -144,6 +145,6 @@ def test_training_deals_out_every_batch_in_equal_numbers_and_says_how_many_image
 def test_evaluation_deals_out_every_batch_once(n, world):
     whole = SequentialSampler(n, 2)
     shares = [DistributedBatches(SequentialSampler(n, 2), k, world) for k in range(world)]
-    dealt = [list(share) for share in shares]
+    dealt = [drawn(share) for share in shares]
     assert [len(d) for d in dealt] == [len(share) for share in shares]
-    assert sorted(batch for d in dealt for batch in d) == list(whole)
+    assert sorted(batch for d in dealt for batch in d) == drawn(whole)

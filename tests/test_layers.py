@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted([*(ROOT / "leaderboard").rglob("*.py"), *(ROOT / "examples").rglob("*.py")])
 # From left to right; a module imports from its own layer or from those to its left.
 LAYERS = [
-    {"errors", "terminal", "types", "dist", "config", "results", "compat"},
+    {"errors", "terminal", "pools", "types", "dist", "config", "results", "compat"},
     {"functional"},
     {"nets", "data"},
     {"methods", "tta"},

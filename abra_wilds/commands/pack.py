@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from abra_wilds.data.datasets.catalogue import DATASET_NAMES
-from abra_wilds.data.reading import pools as parallel
 from abra_wilds.data.reading.pack import found_name, from_files, pack
+from abra_wilds.pools import usable_cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which data set, and by how many processes."""
-    cores = parallel.usable_cores()
+    cores = usable_cores()
     parser.add_argument("root", metavar="ROOT", help="folder that holds the data set's, as --root_dir")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="which data set, where ROOT holds both")
     parser.add_argument(

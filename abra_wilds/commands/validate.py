@@ -18,10 +18,10 @@ from abra_wilds.data.datasets.validate import (
     size_of,
     split_table,
 )
-from abra_wilds.data.reading import pools as parallel
 from abra_wilds.data.reading.pack import found_name, from_files
 from abra_wilds.data.reading.packed import pack_command
 from abra_wilds.errors import InputError
+from abra_wilds.pools import check_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds validate`; 1 if anything is wrong."""
-    parallel.check_workers(args.workers)
+    check_workers(args.workers)
     name = args.dataset or found_name(Path(args.root))
     try:
         dataset = from_files(name, args.root)

@@ -24,7 +24,7 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
         InputError: with what to change.
     """
     check_head(config, method.head_phase(), setup)
-    check_views(setup.train_loader, config.data, method.view_plan())
+    check_views(setup.shape, config.data, method.view_plan())
     check_picks(config, setup)
     if "val" not in setup.subsets and not config.train.save_last:
         raise InputError(

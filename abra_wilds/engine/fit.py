@@ -38,7 +38,7 @@ from abra_wilds.engine.evaluation.results import (
 )
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.heads.phase import train_heads
-from abra_wilds.engine.inputs import learned_rows, method_batch, training_batches
+from abra_wilds.engine.inputs import learned_rows, method_batch
 from abra_wilds.engine.parallel import no_sync_unless, parallel, process_lines
 from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -114,7 +114,7 @@ def fit(config: RunConfig) -> list[Record]:
         method.train()
         y_pred, y_rows = [], []
         bar.set_description(f"epoch {epoch}")
-        batches = prefetched(training_batches(loader, d, views), device)
+        batches = prefetched(loader, device)
         for i, (host, batch) in enumerate(batches):
             take = (i + 1) % accumulate == 0 or i + 1 == len(loader)
             share = share_of_step(o, i, len(loader))

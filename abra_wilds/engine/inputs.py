@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,17 +11,16 @@ from torch import Tensor
 
 from abra_wilds.config.data import DataConfig
 from abra_wilds.data.augment.mixing import mix
-from abra_wilds.data.augment.transforms import augment, crop_side
+from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.augment.views import check_sides, make_views
-from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.types import Batch, ViewPlan
 
 
-def check_views(loader: Loader, d: DataConfig, views: ViewPlan | None) -> None:
+def check_views(shape: Sequence[int], d: DataConfig, views: ViewPlan | None) -> None:
     """Raise where the views that a method asks for cannot be made of the images.
 
     Args:
-        loader: of the training images.
+        shape: (C, H, W) of an image.
         d: how images are augmented.
         views: what the method's `view_plan` asks for.
 
@@ -29,20 +28,8 @@ def check_views(loader: Loader, d: DataConfig, views: ViewPlan | None) -> None:
         InputError: with their size.
     """
     if views is not None:
-        _, H, W = loader.rows.shape
+        _, H, W = shape
         check_sides(H, W, d.size)
-
-
-def training_batches(loader: Loader, d: DataConfig, views: ViewPlan | None) -> Iterator[Batch]:
-    """The loader's batches, of windows alone where the transform would crop whole images.
-
-    Args:
-        loader: of the training images.
-        d: how images are augmented.
-        views: what the method's `view_plan` asks for; views are squares of whole images.
-    """
-    _, H, W = loader.rows.shape
-    return loader.batches(None if views is not None else crop_side(d.transform, H, W))
 
 
 def learned_rows(batch: Batch, device: torch.device) -> Tensor | slice:

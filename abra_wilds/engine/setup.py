@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +17,16 @@ import torch
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.augment.transforms import check_square
+from abra_wilds.data.augment.transforms import check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.reading.images import check_images, read_image
-from abra_wilds.data.reading.loaders import Loader, make_eval_loader, make_plain_loader, make_train_loader
-from abra_wilds.data.reading.pools import usable_cores
+from abra_wilds.data.reading.loaders import (
+    Loader,
+    Reading,
+    make_eval_loader,
+    make_plain_loader,
+    make_train_loader,
+)
 from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
@@ -32,6 +37,7 @@ from abra_wilds.engine.schedule import warmup_lines
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net, by_timm
+from abra_wilds.pools import usable_cores
 from abra_wilds.tta.adapters import check_adaptable
 from abra_wilds.tta.plan import check_plans, split_plan
 from abra_wilds.types import DataInfo, InputError
@@ -169,8 +175,10 @@ def chosen_splits(splits: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def training_loader(config: RunConfig, data: Data) -> Loader:
-    """The batches that a run trains on."""
+    """The batches that a run trains on, of windows alone where the transform would crop whole images."""
     d = config.data
+    # Views are squares of whole images.
+    views = get_method(config.algorithm).view_plan is not Method.view_plan
     return make_train_loader(
         data.subsets["train"],
         data.grouper,
@@ -183,6 +191,7 @@ def training_loader(config: RunConfig, data: Data) -> Loader:
         pairs_cross=d.pairs_cross,
         n_controls=d.n_controls_per_batch,
         seed=config.train.seed,
+        side=None if views else crop_side(d.transform, *data.shape[1:]),
         **reading_kwargs(d, data.device),
     )
 
@@ -318,7 +327,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", k)
 
 
-def reading_kwargs(d: DataConfig, device: torch.device) -> dict[str, Any]:
+def reading_kwargs(d: DataConfig, device: torch.device) -> Reading:
     """Worker processes, and pinned memory where a GPU will copy from it.
 
     There are no more workers than cores that this process may run on, nor than an equal share of the

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from tqdm import tqdm
 
 from abra_wilds.config.data import MARKER
+from abra_wilds.pools import check_workers, each
 from abra_wilds.simulate.config import SimulationConfig, refuse_request
 from abra_wilds.simulate.design import metadata_table, wells_table
 from abra_wilds.simulate.picture import Well, site_picture
@@ -31,9 +26,6 @@ _RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a compl
 _WELLS_PER_TASK = 16
 _BYTES_PER_VALUE = 0.75  # of a PNG, per pixel and stain; measured 0.45 to 0.7
 _PNG_EFFORT = 3
-# Workers compute on one thread each; without this every one of them would start a thread pool as large as the
-# machine.
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Task = tuple[str, list[tuple[Well, str]]]  # folder below images/, and its wells with their names
 
@@ -59,11 +51,11 @@ def simulate(
         root/rxrx1_v1.0 or root/rxrx1.
 
     Raises:
-        InputError: workers < 1, a target in the way, a root that cannot be written, or a full disk.
+        InputError: workers < 1, a target in the way, a root that cannot be written, a full disk, or a worker
+            that was killed.
     """
     root = Path(root)
-    if workers < 1:
-        refuse_request(f"workers is {workers}; give a whole number >= 1")
+    check_workers(workers)
     target = root / FOLDERS[config.layout]
     _check_target(target, overwrite)
     table = metadata_table(config)
@@ -128,9 +120,9 @@ def _tasks(config: SimulationConfig) -> Iterator[Task]:
             yield folder, wells[start : start + _WELLS_PER_TASK]
 
 
-def write_wells(images: Path, config: SimulationConfig, task: Task) -> int:
-    """Render and write a few wells of a plate, and count the sites; top level, where spawn can find it."""
-    folder, wells = task
+def write_wells(screen: tuple[Path, SimulationConfig], task: Task) -> None:
+    """Render and write a few wells of a plate of a screen, which is its folder of images and its settings."""
+    (images, config), (folder, wells) = screen, task
     (images / folder).mkdir(parents=True, exist_ok=True)
     for well, name in wells:
         for site in range(1, config.sites + 1):
@@ -142,48 +134,21 @@ def write_wells(images: Path, config: SimulationConfig, task: Task) -> int:
                 continue
             for stain, grey in enumerate(picture, start=1):
                 Image.fromarray(grey).save(f"{stem}_w{stain}.png", compress_level=_PNG_EFFORT)
-    return len(wells) * config.sites
 
 
 def _write_pictures(images: Path, config: SimulationConfig, workers: int, progress: bool) -> None:
     """Render every task, in this process or in several."""
-    tasks = list(_tasks(config))
-    total = sum(len(wells) for _, wells in tasks) * config.sites
-    quiet = not (progress and sys.stderr.isatty())
-    with tqdm(total=total, unit="site", desc="simulate", disable=quiet) as bar:
-        if workers == 1:
-            for task in tasks:
-                bar.update(write_wells(images, config, task))
-            return
-        with _one_thread_each(), _pool(workers) as pool:
-            for future in as_completed([pool.submit(write_wells, images, config, task) for task in tasks]):
-                bar.update(future.result())
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of fresh processes that forgets its queue on failure, so that Ctrl-C need not wait for it."""
-    # spawn: a fork of a process with running threads (torch, OpenBLAS) may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Have processes started inside compute on one thread; they read the variables as they import numpy."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    written = each(
+        write_wells,
+        (images, config),
+        list(_tasks(config)),
+        workers=workers,
+        n_images=lambda task: len(task[1]) * config.sites,
+        desc="simulate",
+        quiet=not progress,
+    )
+    for _ in written:
+        pass
 
 
 def _write_tables(partial: Path, table: pd.DataFrame, config: SimulationConfig) -> None:

@@ -89,8 +89,7 @@ def batch_plan(n: int, e: EvalConfig, batch_size: int) -> list[BioBatch]:
             f"--tta batch_bn with batches of {size} images would never use their statistics, since --tta_min "
             f"is {e.tta_min}; raise --tta_batch_size or lower --tta_min"
         )
-    batches = SequentialSampler(n, size).batches(np.random.default_rng(0))
-    return [BioBatch((rows,), len(rows) >= e.tta_min) for rows in batches]
+    return [BioBatch((batch.rows,), len(batch) >= e.tta_min) for batch in SequentialSampler(n, size)]
 
 
 def controls_plan(rows: RowIds, is_control: np.ndarray, least: int, batch_size: int) -> BioBatch:

@@ -63,10 +63,14 @@ def make_screens(root: Path, args: argparse.Namespace, names: Iterable[str]) -> 
 def make_loader(name: str, data_format: str, root: Path, args: argparse.Namespace) -> Loader:
     """A training loader over plates."""
     dataset = load_dataset(name, root, data_format=data_format)
-    grouper = make_grouper(dataset, ("experiment", "plate"))
-    subset = split_subset(dataset, "train")
+    side = SCREENS[name][1]
     return make_train_loader(
-        subset, grouper, train_loader="plate", batch_size=args.batch_size, num_workers=args.workers
+        split_subset(dataset, "train"),
+        make_grouper(dataset, ("experiment", "plate")),
+        train_loader="plate",
+        batch_size=args.batch_size,
+        side=crop_side("paper", side, side),
+        num_workers=args.workers,
     )
 
 
@@ -74,7 +78,7 @@ def reads(loader: Loader, seed: int) -> Callable[[], int]:
     """A function that reads every training image once, or its window, and counts them."""
     _, H, W = loader.rows.shape
     side = crop_side("paper", H, W)
-    order = [row for rows in loader.sampler for row in rows]
+    order = [row for batch in loader.sampler for row in batch.rows.tolist()]
     windows = [None] * len(order) if side is None else draw_windows(order, (seed, 0), H, side)
     indices = loader.rows.indices
 
@@ -88,8 +92,7 @@ def reads(loader: Loader, seed: int) -> Callable[[], int]:
 
 def epochs(loader: Loader) -> Callable[[], int]:
     """A function that draws an epoch of batches, and counts their images."""
-    _, H, W = loader.rows.shape
-    return lambda: sum(len(batch) for batch in loader.batches(crop_side("paper", H, W)))
+    return lambda: sum(map(len, loader))
 
 
 def rates(jobs: dict[str, Callable[[], int]], rounds: int) -> Iterator[dict[str, float]]:

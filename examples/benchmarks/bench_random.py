@@ -29,7 +29,7 @@ from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.pack import from_files, write_index, write_plates
 from abra_wilds.data.reading.pack_plate import Plan, plates_of, read_plate_table
 from abra_wilds.data.reading.packed import pack_folder
-from abra_wilds.data.samplers.batches import BatchSampler, PlateSampler, RowIds
+from abra_wilds.data.samplers.batches import BatchRows, BatchSampler, PlateSampler
 from abra_wilds.engine.setup import reading_kwargs
 from abra_wilds.errors import InputError
 from abra_wilds.simulate.design import WELL_NAMES
@@ -141,7 +141,7 @@ class Start(BatchSampler):
         super().__init__(n, 0, sampler.seed)
         self._sampler = sampler
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The batches of a round."""
         return itertools.islice(self._sampler.batches(rng), len(self))
 
@@ -158,5 +158,6 @@ def make_loader(config: RunConfig, device: torch.device, steps: int) -> tuple[Lo
     ahead = max(reading["num_workers"], 1)
     groups = grouper.metadata_to_group(subset.metadata_array).numpy()
     whole = PlateSampler(groups, d.batch_size, config.train.seed)
-    loader = Loader(subset, grouper, Start(whole, ahead + steps), **reading)
+    side = crop_side(d.transform, *SHAPES[d.dataset][1][1:])
+    loader = Loader(subset, grouper, Start(whole, ahead + steps), side=side, **reading)
     return loader, data_info(dataset, subset, grouper), ahead

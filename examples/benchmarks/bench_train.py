@@ -35,15 +35,15 @@ from tqdm import tqdm
 from abra_wilds import run_config
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.data.reading.pools import usable_cores
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.engine.artifacts.logs import Meter
-from abra_wilds.engine.inputs import method_batch, training_batches
+from abra_wilds.engine.inputs import method_batch
 from abra_wilds.engine.precision import check_speed, configure_precision, make_scaler
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.setup import build_method, pick_device
 from abra_wilds.engine.step import step
 from abra_wilds.methods.base import Method
+from abra_wilds.pools import usable_cores
 from abra_wilds.terminal import exit_cleanly
 from abra_wilds.types import Batch, DataInfo, StepContext
 
@@ -128,7 +128,7 @@ def step_rate(trainee: Trainee, batch: Batch, steps: int) -> dict[str, float]:
 
 def fed_rate(trainee: Trainee, loader: Loader, ahead: int) -> dict[str, float]:
     """Images per second of steps on what the loader brings, and the share of time that waits for batches."""
-    batches = prefetched(training_batches(loader, trainee.config.data, None), trainee.device)
+    batches = prefetched(loader, trainee.device)
     for _, batch in islice(batches, ahead):
         trainee.step(batch)
     trainee.finish()
@@ -146,9 +146,9 @@ def fed_rate(trainee: Trainee, loader: Loader, ahead: int) -> dict[str, float]:
     return {"both": n / seconds, "waiting": waited / seconds}
 
 
-def loader_rate(trainee: Trainee, loader: Loader, ahead: int) -> dict[str, float]:
+def loader_rate(loader: Loader, ahead: int) -> dict[str, float]:
     """Images per second of drawing batches."""
-    batches = training_batches(loader, trainee.config.data, None)
+    batches = iter(loader)
     for _ in islice(batches, ahead):
         pass
     began = time.perf_counter()
@@ -182,15 +182,15 @@ def measure(dataset: str, root: Path, args: argparse.Namespace) -> dict[str, Any
     check_speed(configs["ERM"].speed, device)
     loader, info, ahead = make_loader(configs["ERM"], device, args.steps)
     trainees = {name: make_trainee(config, info, device) for name, config in configs.items()}
-    batch = next(iter(prefetched(training_batches(loader, configs["ERM"].data, None), device)))[1]
+    batch = next(iter(prefetched(loader, device)))[1]
     for trainee in trainees.values():  # kernels are chosen and workers started
         step_rate(trainee, batch, 3)
         fed_rate(trainee, loader, ahead)
     memory = {name: peak(t, partial(step_rate, t, batch, 3)) for name, t in trainees.items()}
     # By what they time and then by method: what is compared lies close together.
     jobs = [(name, partial(step_rate, t, batch, args.steps)) for name, t in trainees.items()]
-    for rate in (fed_rate, loader_rate):
-        jobs += [(name, partial(rate, t, loader, ahead)) for name, t in trainees.items()]
+    jobs += [(name, partial(fed_rate, t, loader, ahead)) for name, t in trainees.items()]
+    jobs += [(name, partial(loader_rate, loader, ahead)) for name in trainees]
     rounds: dict[str, list[dict[str, float]]] = {name: [{} for _ in range(args.rounds)] for name in METHODS}
     for i in tqdm(range(args.rounds), desc=dataset, disable=None):
         loader.set_epoch(i)

@@ -331,46 +331,31 @@ def test_the_release_file_is_written_last(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("wrong", "named"),
     [
-        ({"layout": "zip"}, "layout 'zip' is unknown; choose one of wilds, rxrx1"),
-        ({"classes": 5}, "classes is 5; give a whole number from 6 to 1139"),
-        ({"classes": 1140}, "classes is 1140; give a whole number from 6 to 1139"),
-        ({"image_size": 31}, "image_size is 31; give a whole number from 32 to 2048"),
-        ({"sites": 3}, "sites is 3; give a whole number from 1 to 2"),
-        ({"replicates": 0}, "replicates is 0; give a whole number from 1 to 308"),
-        ({"seed": -1}, "seed is -1; give a whole number from 0 to 4294967295"),
-        ({"batch_effect": -0.1}, "batch_effect is -0.1; give a number >= 0, where 1 resembles a real screen"),
-        (
-            {"batch_effect": float("nan")},
-            "batch_effect is nan; give a number >= 0, where 1 resembles a real screen",
-        ),
-        (
-            {"val_experiments": (1, 1, 1)},
-            "val_experiments is (1, 1, 1); give four numbers from 0 to 99, "
-            "in the order HEPG2, HUVEC, RPE, U2OS",
-        ),
-        (
-            {"train_experiments": (0, 0, 0, 0)},
-            "train_experiments are all 0; a screen needs at least one training experiment",
-        ),
-        (
-            {"classes": 1139, "replicates": 2},
-            "277 treatments x 2 replicates and 31 controls need 585 wells a plate, which has 308; "
-            "lower --replicates or --classes",
-        ),
+        ({"layout": "zip"}, "layout 'zip' .*wilds, rxrx1"),
+        ({"classes": 5}, "classes is 5; .*6 to 1139"),
+        ({"classes": 1140}, "classes is 1140; "),
+        ({"image_size": 31}, "image_size is 31; .*32 to 2048"),
+        ({"sites": 3}, "sites is 3; .*1 to 2"),
+        ({"replicates": 0}, "replicates is 0; .*1 to 308"),
+        ({"seed": -1}, "seed is -1; .*0 to 4294967295"),
+        ({"batch_effect": -0.1}, "batch_effect is -0.1; .*0"),
+        ({"batch_effect": float("nan")}, "batch_effect is nan"),
+        ({"val_experiments": (1, 1, 1)}, r"val_experiments is \(1, 1, 1\); .*HEPG2, HUVEC, RPE, U2OS"),
+        ({"train_experiments": (0, 0, 0, 0)}, "train_experiments are all 0"),
+        ({"classes": 1139, "replicates": 2}, "277 treatments .*585 wells .*308; .*--replicates or --classes"),
     ],
 )
-def test_a_bad_number_is_refused_in_one_sentence(wrong: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(InputError) as refusal:
+def test_a_bad_number_is_refused_in_one_sentence(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=f"^{named}[^\n]*$"):
         replace(SimulationConfig(), **wrong)
-    assert str(refusal.value) == sentence
 
 
 def test_unknown_preset_and_setting_are_refused() -> None:
-    with pytest.raises(InputError, match="preset 'huge' is unknown; choose one of mini, midi, full"):
+    with pytest.raises(InputError, match=r"preset 'huge' .*mini, midi, full"):
         preset("huge")
-    with pytest.raises(InputError, match="'colour' is no setting of the simulator; choose from batch_effect"):
+    with pytest.raises(InputError, match=r"'colour' .*batch_effect"):
         preset("mini", colour=1)
 
 
@@ -380,24 +365,22 @@ def test_experiment_counts_are_one_or_four() -> None:
     )
     assert config.train_experiments == (2, 2, 2, 2) and config.test_experiments == (1, 2, 3, 4)
     assert [name for _, split, name in experiments(config) if split == "test"][:2] == ["HEPG2-04", "HUVEC-04"]
-    with pytest.raises(InputError, match="2 experiment counts were given; give one for all lines or four"):
+    with pytest.raises(InputError, match="2 experiment counts"):
         command.config_from(parsed("x", "--val_experiments", "1", "2"))
 
 
 def test_no_worker_and_no_writable_root_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="workers is 0; give a whole number >= 1"):
+    with pytest.raises(InputError, match="workers is 0"):
         simulate(tmp_path / "new", small(), workers=0)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"ROOT .*file cannot be written \(.*\); choose a folder that can"):
+    with pytest.raises(InputError, match=r"ROOT .*file cannot be written"):
         simulate(tmp_path / "file", small())
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_too_little_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: argparse.Namespace(free=1000))
-    with pytest.raises(
-        InputError, match=r"the pictures need about 0\.0 GB and .* has 0\.0 GB free; free some space"
-    ):
+    with pytest.raises(InputError, match=r"0\.0 GB and .*0\.0 GB free"):
         simulate(tmp_path, small())
     assert not list(tmp_path.iterdir())
 
@@ -407,9 +390,7 @@ def test_a_disk_that_fills_up_ends_in_one_sentence(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing, "write_wells", fill)
-    with pytest.raises(
-        InputError, match=r"writing .* failed \(No space left on device\); free some disk or choose"
-    ):
+    with pytest.raises(InputError, match=r"rxrx1_v1.0 .*No space left on device"):
         simulate(tmp_path, small())
     assert not list(tmp_path.iterdir())
 
@@ -423,9 +404,7 @@ def test_an_existing_screen_is_replaced_only_on_demand(tmp_path: Path) -> None:
     }
     target = simulate(tmp_path, small(**few))
     before = contents(target)
-    with pytest.raises(
-        InputError, match="is not empty; add --overwrite to replace it or choose another ROOT"
-    ):
+    with pytest.raises(InputError, match=r"rxrx1_v1.0 is not empty; .*--overwrite"):
         simulate(tmp_path, small(**few, seed=1))
     assert contents(target) == before
     simulate(tmp_path, small(**few, seed=1), overwrite=True)
@@ -436,14 +415,10 @@ def test_an_existing_screen_is_replaced_only_on_demand(tmp_path: Path) -> None:
 def test_real_data_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "rxrx1_v1.0").mkdir()
     (tmp_path / "rxrx1_v1.0" / "metadata.csv").touch()
-    with pytest.raises(
-        InputError, match=r"has no SIMULATED\.json, so it may be real data and is not overwritten"
-    ):
+    with pytest.raises(InputError, match=r"SIMULATED\.json, .*real data"):
         simulate(tmp_path, small(), overwrite=True)
     (tmp_path / "rxrx1").touch()
-    with pytest.raises(
-        InputError, match="is in the way and not a plain folder; remove it or choose another ROOT"
-    ):
+    with pytest.raises(InputError, match="rxrx1 is in the way"):
         simulate(tmp_path, small(layout="rxrx1"))
 
 

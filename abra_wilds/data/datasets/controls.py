@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from abra_wilds.data.datasets.metadata import refuse_wrong
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,10 +85,4 @@ def check_well_types(kinds: pd.Series[Any], path: Path) -> None:
     Raises:
         InputError: with the first wrong line.
     """
-    wrong = ~kinds.isin(WELL_TYPES).to_numpy()
-    if wrong.any():
-        k = int(wrong.argmax())
-        raise InputError(
-            f"column well_type of {path} must be one of {', '.join(WELL_TYPES)}; line {k + 2} has "
-            f"{str(kinds.iloc[k])!r}; correct it"
-        )
+    refuse_wrong(kinds, path, ~kinds.isin(WELL_TYPES).to_numpy(), f"one of {', '.join(WELL_TYPES)}")

@@ -27,9 +27,9 @@ from abra_wilds.data.datasets.metadata import (
     check_integers,
     check_rows,
     check_text,
-    first_wrong,
     read_metadata,
     read_table,
+    refuse_wrong,
 )
 from abra_wilds.errors import InputError
 
@@ -170,10 +170,7 @@ def _class_ids(values: pd.Series[Any], path: Path) -> NDArray[np.int64]:
     """Class ids, (n,), of texts such as 513 or sirna_513."""
     numbers = values.str.removeprefix("sirna_")
     wrong = ~numbers.str.fullmatch(r"\d{1,9}", na=False).to_numpy(dtype=bool)
-    if wrong.any():
-        raise InputError(
-            f"column sirna of {path} must be a number or sirna_NUMBER; {first_wrong(values, wrong)}"
-        )
+    refuse_wrong(values, path, wrong, "a number or sirna_NUMBER")
     return np.array(numbers.tolist(), dtype=np.int64)
 
 

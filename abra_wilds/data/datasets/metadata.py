@@ -115,15 +115,11 @@ def check_text(values: pd.Series[Any], path: Path) -> None:
         InputError: with the first wrong line.
     """
     wrong = ~values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
-    if wrong.any():
-        raise InputError(f"column {values.name} of {path} must be text; {first_wrong(values, wrong)}")
+    refuse_wrong(values, path, wrong, "text")
 
 
 def _check_splits(values: pd.Series[Any], path: Path) -> None:
-    wrong = ~values.isin(SPLITS).to_numpy()
-    if wrong.any():
-        allowed = ", ".join(SPLITS)
-        raise InputError(f"column dataset of {path} must be one of {allowed}; {first_wrong(values, wrong)}")
+    refuse_wrong(values, path, ~values.isin(SPLITS).to_numpy(), f"one of {', '.join(SPLITS)}")
 
 
 def check_integers(values: pd.Series[Any], path: Path) -> None:
@@ -138,14 +134,9 @@ def check_integers(values: pd.Series[Any], path: Path) -> None:
     else:
         numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
         wrong = ~(np.isfinite(numbers) & (numbers >= lowest)) | (numbers % 1 != 0)
-        wrong = (
-            wrong if wrong.any() else np.ones(len(values), dtype=bool)
-        )  # 1.0 in every row is no integer either
-    if wrong.any():
-        raise InputError(
-            f"column {values.name} of {path} must be an integer of at least {lowest}; "
-            f"{first_wrong(values, wrong)}"
-        )
+        # 1.0 in every row is no integer either.
+        wrong = wrong if wrong.any() else np.ones(len(values), dtype=bool)
+    refuse_wrong(values, path, wrong, f"an integer of at least {lowest}")
 
 
 def _check_labels(labels: np.ndarray[Any, Any], path: Path) -> None:
@@ -168,11 +159,26 @@ def _check_unique(rows: pd.DataFrame, path: Path) -> None:
         raise InputError(f"{path} lists the image of {name} more than once; keep one row an image")
 
 
-def first_wrong(values: pd.Series[Any], wrong: np.ndarray[Any, Any]) -> str:
-    """The first wrong value of a table's column and how many there are, for a sentence."""
+def refuse_wrong(values: pd.Series[Any], path: Path, wrong: np.ndarray[Any, Any], allowed: str) -> None:
+    """Refuse a table's column with any wrong value.
+
+    Args:
+        values: of the column.
+        path: of the table.
+        wrong: (n,) which of them are.
+        allowed: what they must be, for the sentence.
+
+    Raises:
+        InputError: with the first wrong line and how many there are.
+    """
+    if not wrong.any():
+        return
     k = int(wrong.argmax())
     got = "nothing" if pd.isna(values.iloc[k]) else repr(str(values.iloc[k]))
-    return f"line {k + 2} has {got}, and {int(wrong.sum()):,} of {len(values):,} rows are wrong; correct them"
+    raise InputError(
+        f"column {values.name} of {path} must be {allowed}; line {k + 2} has {got}, and "
+        f"{int(wrong.sum()):,} of {len(values):,} rows are wrong; correct them"
+    )
 
 
 def _some(values: Iterable[Any], most: int = 10) -> str:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from abra_wilds.compat.imports import import_wilds
 from abra_wilds.config.evaluation import TTA_GROUPS
 from abra_wilds.data.datasets.catalogue import make_grouper
-from abra_wilds.data.reading import pools as parallel
 from abra_wilds.data.reading.images import image_path, missing_files, read_files
 from abra_wilds.data.reading.pack_plate import Plate, plates_of, stems_of
 from abra_wilds.data.reading.packed import Pack, check_pack, pack_command
 from abra_wilds.errors import InputError
+from abra_wilds.pools import each
 from abra_wilds.results.records import aligned
 
 if TYPE_CHECKING:
@@ -143,9 +144,16 @@ def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int, command:
     plates = plates_of(dataset)
     check = partial(check_plate, first_shape(dataset), command)
     tasks = [(plate, packed_crcs(dataset, plate, pack)) for plate in plates]
-    for _, result in parallel.each(
-        check, dataset, tasks, workers=workers, n_images=lambda task: len(task[0].rows), desc="images"
-    ):
+    checked = each(
+        check,
+        dataset,
+        tasks,
+        workers=workers,
+        n_images=lambda task: len(task[0].rows),
+        desc="images",
+        ready=import_wilds,
+    )
+    for _, result in checked:
         found.add(result)
     return found
 
@@ -205,7 +213,7 @@ def check_arrays(pack: Pack, workers: int, command: str) -> list[str]:
         Array(pack.folder / file["name"], file["sha256"], *pack.images_of(number))
         for number, file in enumerate(pack.files)
     ]
-    for _, found in parallel.each(
+    for _, found in each(
         check, None, tasks, workers=workers, n_images=lambda array: len(array.stems), desc=pack.folder.name
     ):
         problems += found

@@ -6,43 +6,53 @@ Letters: N rows of a batch, H side of an image.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from abra_wilds.data.reading.packed import Window
-from abra_wilds.data.samplers.batches import BatchSampler
+from abra_wilds.data.samplers.batches import BatchRows, BatchSampler
 
-# A row as samplers give it, and the window that is read of its image: None for all of it.
-Item = tuple[int, Window | None]
 DRAWS = 1  # keeps these draws apart from the sampler's own, which come from (seed, epoch)
 
 
-class CropBatchSampler:
-    """What workers are asked for: the batches of a sampler, of whole images or of windows.
+class Request(NamedTuple):
+    """One batch, as a worker is asked for it.
 
     Attributes:
-        side: of the windows, None for whole images; an iteration keeps what it finds when it starts.
+        batch: its rows.
+        windows: what is read of each image; None for all of it.
+    """
+
+    batch: BatchRows
+    windows: list[Window] | None
+
+
+class Requests:
+    """The batches of a sampler, of whole images or of windows.
 
     Args:
         sampler: decides which rows make a batch.
         height: H.
+        side: of the windows, None for whole images.
     """
 
-    def __init__(self, sampler: BatchSampler, height: int):
+    def __init__(self, sampler: BatchSampler, height: int, side: int | None = None):
         self.sampler = sampler
         self.height = height
-        self.side: int | None = None
+        self.side = side
 
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def __iter__(self) -> Iterator[list[Item]]:
-        side, seed, epoch = self.side, self.sampler.seed, self.sampler.epoch
-        for rows in self.sampler:
-            if side is None:
-                yield [(row, None) for row in rows]
+    def __iter__(self) -> Iterator[Request]:
+        # Read once: an epoch that is set meanwhile is for the next pass.
+        key = (self.sampler.seed, self.sampler.epoch)
+        for batch in self.sampler:
+            if self.side is None:
+                yield Request(batch, None)
             else:
-                yield list(zip(rows, draw_windows(rows, (seed, epoch), self.height, side), strict=True))
+                yield Request(batch, draw_windows(batch.rows.tolist(), key, self.height, self.side))
 
 
 def draw_windows(rows: Sequence[int], key: tuple[int, int], height: int, side: int) -> list[Window]:
@@ -51,11 +61,11 @@ def draw_windows(rows: Sequence[int], key: tuple[int, int], height: int, side: i
     So a batch has the same windows whichever process asks for it, and whatever came before it.
 
     Args:
-        rows: N positions in the split, ~row for rows that are not learned from.
+        rows: N positions in the split.
         key: seed and epoch.
         height: H.
         side: of the windows, at most H.
     """
-    rng = np.random.default_rng([*key, DRAWS, *(max(row, ~row) for row in rows)])
+    rng = np.random.default_rng([*key, DRAWS, *rows])
     corners = rng.integers(height - side + 1, size=(len(rows), 2))  # (N, 2)
     return [(top, left, side) for top, left in corners.tolist()]

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from abra_wilds.data.reading.crops import Item
+from abra_wilds.data.reading.crops import Request
 from abra_wilds.data.reading.images import check_shape, image_path, read_image
-from abra_wilds.data.reading.packed import cut
-from abra_wilds.types import InputError
+from abra_wilds.data.reading.packed import Window, cut
+from abra_wilds.types import Batch, InputError, Target
 
 if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
@@ -31,10 +32,42 @@ class Fault:
     message: str
 
 
-Columns = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[int], Tensor | None]
+class Columns(NamedTuple):
+    """A batch on its way from a worker: what a `Batch` is made of.
+
+    Bio-batches come as `ordered`, not as a tensor each: every tensor costs a file descriptor and a message on
+    its way, and a batch may have dozens of bio-batches.
+
+    Attributes:
+        x, y, g, metadata, rows, context: as in `Batch`.
+        order, sizes: the rows of the batch by bio-batch, (N,), and how many each has.
+    """
+
+    x: Tensor
+    y: Tensor
+    g: Tensor
+    metadata: Tensor
+    rows: Tensor
+    order: Tensor
+    sizes: list[int]
+    context: Tensor | None
+
+    def batch(self, cropped: bool) -> Batch:
+        """The same as a `Batch`, whose images are windows or whole."""
+        groups = torch.split(self.order, self.sizes)
+        return Batch(
+            self.x,
+            Target(self.y),
+            self.g,
+            self.metadata,
+            self.rows,
+            groups,
+            context=self.context,
+            cropped=cropped,
+        )
 
 
-class ImageDataset(Dataset[tuple[int, Tensor | Fault]]):
+class ImageDataset(Dataset[Columns | Fault]):
     """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
 
     Nothing in it is a Python object a row. Workers share this process's memory until they write to it, and
@@ -53,7 +86,7 @@ class ImageDataset(Dataset[tuple[int, Tensor | Fault]]):
     """
 
     def __init__(self, subset: WILDSSubset, grouper: CombinatorialGrouper):
-        self.dataset = copy.copy(subset.dataset)
+        self.dataset = copy.copy(subset.dataset)  # whose own array of paths stays as WILDS made it
         self.dataset._input_array = np.asarray(subset.dataset._input_array, dtype=str)
         self.indices = np.asarray(subset.indices)
         self.y = torch.as_tensor(subset.y_array).long()
@@ -65,36 +98,34 @@ class ImageDataset(Dataset[tuple[int, Tensor | Fault]]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, item: Item) -> tuple[int, Tensor | Fault]:
-        position, window = item
-        row = int(self.indices[max(position, ~position)])
-        try:
-            if getattr(self.dataset, "pack", None) is not None:  # whose images are alike
-                return position, read_image(self.dataset, row, window)
-            # A file is decoded whole whatever is wanted of it, and only then known to be like the others.
-            x, path = read_image(self.dataset, row), image_path(self.dataset, row)
-            check_shape(path, x.shape, self.shape, self.first)
-            return position, x[cut(self.shape, window, str(path))]
-        except InputError as fault:
-            return position, Fault(str(fault))
-
-    def collate(self, items: list[tuple[int, Tensor | Fault]]) -> Columns | Fault:
-        """The columns of a Batch, or the first fault among its rows.
-
-        Its bio-batches come as `ordered`: every tensor costs a file descriptor and a message on its way from
-        a worker, and a batch may have dozens of bio-batches.
-        """
+    def __getitem__(self, request: Request) -> Columns | Fault:
+        """A batch, or the first fault among its images."""
+        batch, windows = request
         images = []
-        for _, x in items:
-            if isinstance(x, Fault):
-                return x
-            images.append(x)
-        positions = torch.tensor([position for position, _ in items])
-        rows = torch.maximum(positions, ~positions)
-        context = positions < 0 if bool((positions < 0).any()) else None
+        for row, window in zip(batch.rows.tolist(), windows or repeat(None), strict=False):
+            try:
+                images.append(self.image(int(self.indices[row]), window))
+            except InputError as fault:
+                return Fault(str(fault))
+        rows = torch.tensor(batch.rows)  # a copy: samplers may hand out the same array every epoch
         g = self.g[rows]
+        context = None if batch.context is None else torch.tensor(batch.context)
         # In a worker torch's own collation stacks into shared memory, which saves copying the batch there.
-        return default_collate(images), self.y[rows], g, self.metadata[rows], rows, *ordered(g), context
+        x = default_collate(images)
+        return Columns(x, self.y[rows], g, self.metadata[rows], rows, *ordered(g), context)
+
+    def image(self, row: int, window: Window | None) -> Tensor:
+        """The image of a row of the data set, or a window of it.
+
+        Raises:
+            InputError: if it cannot be read, or is not like the split's first.
+        """
+        if getattr(self.dataset, "pack", None) is not None:  # whose images are alike
+            return read_image(self.dataset, row, window)
+        # A file is decoded whole whatever is wanted of it, and only then known to be like the others.
+        x, path = read_image(self.dataset, row), image_path(self.dataset, row)
+        check_shape(path, x.shape, self.shape, self.first)
+        return x[cut(self.shape, window, str(path))]
 
 
 def groups_of(g: Tensor) -> tuple[Tensor, ...]:
@@ -109,6 +140,7 @@ def groups_of(g: Tensor) -> tuple[Tensor, ...]:
 
 def ordered(g: Tensor) -> tuple[Tensor, list[int]]:
     """The rows of a batch, (N,), bio-batch after bio-batch as in `groups_of`, and how many each has."""
+    # On the host and by plain numbers: torch.unique gives no order of first appearance.
     number = {group: k for k, group in enumerate(dict.fromkeys(g.tolist()))}
     which = torch.tensor([number[group] for group in g.tolist()], dtype=torch.int64)
     return which.argsort(stable=True), which.bincount().tolist()

@@ -71,6 +71,7 @@ def read_files(dataset: WILDSDataset, row: int) -> Tensor:
     # own.
     except Exception as fault:
         raise unreadable(dataset, row, fault) from fault
+    # What a data set of one's own may hand over; files that Pillow opens are 8 bits by now.
     if x.dtype != torch.uint8 or x.dim() != 3:
         raise InputError(
             f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
@@ -138,6 +139,7 @@ def missing_files(dataset: WILDSDataset, rows: Iterable[int]) -> tuple[list[str]
     n = 0
     for path in (path for row in rows for path in image_files(dataset, row)):
         folder, name = os.path.split(path)
+        # One listing a folder instead of a question a file, of which six stains have 750,000.
         if folder not in listed:
             listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
         n += 1

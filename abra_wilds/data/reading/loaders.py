@@ -6,17 +6,15 @@ Letters: N rows of a batch, n rows of the split, F metadata fields, C H W of an 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from abra_wilds.config.data import TRAIN_LOADERS
 from abra_wilds.data.datasets.controls import control_rows
-from abra_wilds.data.reading.crops import CropBatchSampler
+from abra_wilds.data.reading.crops import Requests
 from abra_wilds.data.reading.dataset import Columns, Fault, ImageDataset
 from abra_wilds.data.samplers.batches import (
     BalancedSampler,
@@ -31,15 +29,22 @@ from abra_wilds.data.samplers.distributed import evaluation_share, training_shar
 from abra_wilds.data.samplers.paired import ControlSampler, PairSampler
 from abra_wilds.dist import world
 from abra_wilds.errors import WORKER_KILLED, RunAborted
-from abra_wilds.types import Batch, InputError, Target
+from abra_wilds.types import Batch, InputError
 
 if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.datasets.wilds_dataset import WILDSSubset
 
 
+class Reading(TypedDict, total=False):
+    """How a `Loader` reads, whatever its batches are; see there."""
+
+    num_workers: int
+    pin_memory: bool
+
+
 class Loader:
-    """The batches of one epoch of a split, as `Batch`es on the host, of whole images.
+    """The batches of one epoch of a split, as `Batch`es on the host.
 
     Attributes:
         rows: the images behind it.
@@ -50,6 +55,8 @@ class Loader:
         subset: a WILDS subset.
         grouper: defines the bio-batches.
         sampler: which rows make a batch.
+        side: of a random square of each image, at most its height and width, which is then all that is read;
+            None for whole images.
         num_workers: processes that read images; 0 reads in this one.
         pin_memory: page-locked batches, for a copy to a GPU that does not wait.
     """
@@ -60,14 +67,15 @@ class Loader:
         grouper: CombinatorialGrouper,
         sampler: BatchSampler,
         *,
+        side: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
     ):
         self.rows = ImageDataset(subset, grouper)
         self.sampler = sampler
         self.grouper = grouper
-        self._requests = CropBatchSampler(sampler, self.rows.shape[1])
-        self._kwargs: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        self._requests = Requests(sampler, self.rows.shape[1], side)
+        self._reading: Reading = {"num_workers": num_workers, "pin_memory": pin_memory}
         self._loader = self._reader()
 
     @property
@@ -83,51 +91,42 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.batches()
-
-    def batches(self, side: int | None = None) -> Iterator[Batch]:
-        """The batches of whole images, or of a random square of each, which is then all that is read.
-
-        Args:
-            side: of the squares, at most the height and width of an image; None for whole images.
-        """
-        self._requests.side = side
         for columns in self._arriving():
             if isinstance(columns, Fault):
                 # Let go of the workers now: kept by a traceback until it is collected, they take 10 s to end.
                 self._loader = self._reader()
                 raise InputError(columns.message)
-            x, y, g, metadata, rows, order, sizes, context = columns
-            groups, cropped = torch.split(order, sizes), side is not None
-            yield Batch(x, Target(y), g, metadata, rows, groups, context=context, cropped=cropped)
+            yield columns.batch(cropped=self._requests.side is not None)
 
     def _arriving(self) -> Iterator[Columns | Fault]:
         """What torch's loader brings.
 
         Raises:
-            Lost: when a worker was killed while it handed a batch over: torch tells of a broken connection.
+            RunAborted: when a worker was killed while it handed a batch over, of which torch tells as of a
+                broken connection.
         """
         try:
             yield from self._loader
         except (ConnectionError, EOFError) as fault:
             # What a worker itself has met comes with torch's preface.
-            if self._kwargs["num_workers"] == 0 or str(fault).startswith("Caught "):
+            if self._reading["num_workers"] == 0 or str(fault).startswith("Caught "):
                 raise
             raise RunAborted(WORKER_KILLED) from fault
 
-    def _reader(self) -> DataLoader[tuple[int, Tensor | Fault]]:
-        """Torch's loader, which gives each worker one thread.
+    def _reader(self) -> DataLoader[Columns | Fault]:
+        """Torch's loader, which gives each worker one thread; its batches are made by `ImageDataset`.
 
         Its generator is its own: the seed of its workers would otherwise come from the global one, and a run
         depend on how often it evaluated.
         """
         return DataLoader(
             self.rows,
-            batch_sampler=self._requests,
-            collate_fn=self.rows.collate,
-            persistent_workers=self._kwargs["num_workers"] > 0,
+            batch_size=None,
+            sampler=self._requests,
+            # Kept from epoch to epoch, and with them the files of a pack that they have mapped.
+            persistent_workers=self._reading["num_workers"] > 0,
             generator=torch.Generator().manual_seed(0),
-            **self._kwargs,
+            **self._reading,
         )
 
 
@@ -144,8 +143,8 @@ def make_train_loader(
     pairs_cross: bool = True,
     n_controls: int = 0,
     seed: int = 0,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    side: int | None = None,
+    **reading: Unpack[Reading],
 ) -> Loader:
     """The training loader of a name; long for its list of arguments alone.
 
@@ -163,8 +162,8 @@ def make_train_loader(
         pairs_cross: whether partners come from another bio-batch ("pairs").
         n_controls: controls added to a batch, 0 for all ("controls").
         seed: of the order; the epoch is added by `set_epoch`.
-        num_workers: processes that read images.
-        pin_memory: page-locked batches.
+        side: of the windows that are read, None for whole images.
+        reading: as of `Loader`.
 
     Raises:
         InputError: for an unknown loader or batches that cannot be made.
@@ -174,7 +173,7 @@ def make_train_loader(
     if train_loader == "plate":
         sampler = PlateSampler(group_of, batch_size, seed, remainder, name_of=grouper.group_str)
     elif train_loader == "group":
-        uniform = uniform_over_groups is not False
+        uniform = uniform_over_groups is not False  # WILDS' default differs between its two loaders
         sampler = GroupSampler(group_of, batch_size, n_groups_per_batch, seed, uniform, distinct_groups)
     elif train_loader == "standard" and uniform_over_groups:
         sampler = BalancedSampler(group_of, batch_size, seed)
@@ -183,21 +182,16 @@ def make_train_loader(
     elif train_loader == "pairs":
         sampler = PairSampler(group_of, subset.y_array.numpy(), batch_size, seed, pairs_cross)
     elif train_loader == "controls":
+        # Known of the whole data set's rows; samplers count rows of the split.
         is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
         sampler = ControlSampler(group_of, is_control, batch_size, seed, n_controls, grouper.group_str)
     else:
         raise InputError(f"unknown train_loader {train_loader!r}; choose {', '.join(TRAIN_LOADERS)}")
-    share = training_share(sampler)
-    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+    return Loader(subset, grouper, training_share(sampler), side=side, **reading)
 
 
 def make_plain_loader(
-    subset: WILDSSubset,
-    grouper: CombinatorialGrouper,
-    batch_size: int,
-    *,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    subset: WILDSSubset, grouper: CombinatorialGrouper, batch_size: int, **reading: Unpack[Reading]
 ) -> Loader:
     """Every image of the training split, bio-batches mixed, in the same near-equal batches every time.
 
@@ -210,13 +204,12 @@ def make_plain_loader(
         subset: the training split.
         grouper: names the bio-batches.
         batch_size: largest number of rows of a batch.
-        num_workers: processes that read images.
-        pin_memory: page-locked batches.
+        reading: as of `Loader`.
     """
     n = len(subset)
+    # All images as one bio-batch, cut into near-equal batches of which each process has at least one.
     sampler = PlateSampler(np.zeros(n, dtype=np.int64), min(batch_size, max(n // world(), 1)), seed=0)
-    share = training_share(sampler)
-    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+    return Loader(subset, grouper, training_share(sampler), **reading)
 
 
 def make_eval_loader(
@@ -225,8 +218,7 @@ def make_eval_loader(
     *,
     eval_loader: str,
     batch_size: int,
-    num_workers: int = 0,
-    pin_memory: bool = False,
+    **reading: Unpack[Reading],
 ) -> Loader:
     """The evaluation loader of a name: every image once.
 
@@ -235,8 +227,7 @@ def make_eval_loader(
         grouper: defines the bio-batches.
         eval_loader: "standard" is dataset order; "group" gives batches of one bio-batch each.
         batch_size: largest number of rows of a batch.
-        num_workers: processes that read images.
-        pin_memory: page-locked batches.
+        reading: as of `Loader`.
 
     Raises:
         InputError: for an unknown loader.
@@ -248,8 +239,7 @@ def make_eval_loader(
         sampler = GroupedSampler(grouper.metadata_to_group(subset.metadata_array).numpy(), batch_size)
     else:
         raise InputError(f"unknown eval_loader {eval_loader!r}; choose standard or group")
-    share = evaluation_share(sampler)
-    return Loader(subset, grouper, share, num_workers=num_workers, pin_memory=pin_memory)
+    return Loader(subset, grouper, evaluation_share(sampler), **reading)
 
 
 def coverage(loader: Loader) -> float:
@@ -258,4 +248,6 @@ def coverage(loader: Loader) -> float:
     Exact where every epoch touches as many images; of a random loader it is one draw, close to its
     expectation for a large split.
     """
-    return len({row for row in chain.from_iterable(loader.sampler.whole) if row >= 0}) / len(loader.rows)
+    # `whole`: of several processes each has a share, and together they learn from all.
+    learned = np.concatenate([batch.learned for batch in loader.sampler.whole])
+    return len(np.unique(learned)) / len(loader.rows)

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from abra_wilds.compat.imports import import_wilds
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import find_folder
-from abra_wilds.data.reading import pools as parallel
 from abra_wilds.data.reading.images import check_images, read_files
 from abra_wilds.data.reading.pack_plate import (
     Plan,
@@ -34,6 +34,7 @@ from abra_wilds.data.reading.pack_plate import (
 )
 from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
 from abra_wilds.errors import InputError
+from abra_wilds.pools import check_workers, each
 from abra_wilds.results.files import atomic_write
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
         InputError: for images that are missing, damaged or not alike, too little disk, or a size that would
             not shrink. Plates that are packed by then are kept for the next start.
     """
-    parallel.check_workers(workers)
+    check_workers(workers)
     if size < 0:
         raise InputError(f"size is {size}; give the pixels a side of a shrunk image, or leave it out")
     with pack_lock(Path(dataset.data_dir)):
@@ -99,17 +100,18 @@ def pack_lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
             fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError:
+        except OSError:  # a file system without locks, such as some network ones
             print(f"{folder} cannot be locked; pack it by one command at a time", file=sys.stderr)
         yield
     finally:
-        os.close(fd)
+        os.close(fd)  # which the system does for a killed process too, so that no lock stays
 
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     """What `pack` does once no other process does it."""
     begun = time.time_ns()
     folder = pack_folder(dataset.data_dir, size)
+    # Of a start that was killed.
     for left_over in folder.glob(".*.tmp"):
         left_over.unlink()
     plates = plates_of(dataset)
@@ -145,6 +147,7 @@ def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, An
             f"size is {plan.size} and images are {H} x {W}; square images are shrunk and none is enlarged, "
             "so give fewer pixels a side or leave --size out"
         )
+    # Plates that were packed from images of another size, before the files were replaced.
     others = {tuple(table["shape"][1:]) for table in kept} - {plan.packed}
     if others:
         raise InputError(
@@ -169,9 +172,16 @@ def write_plates(dataset: WILDSDataset, plan: Plan, todo: Sequence[Plate], worke
     """
     write = partial(write_plate, plan)
     faults: list[str] = []
-    for _, found in parallel.each(
-        write, dataset, todo, workers=workers, n_images=lambda plate: len(plate.rows), desc="pack"
-    ):
+    written = each(
+        write,
+        dataset,
+        todo,
+        workers=workers,
+        n_images=lambda plate: len(plate.rows),
+        desc="pack",
+        ready=import_wilds,
+    )
+    for _, found in written:
         faults += found
     if faults:
         raise InputError(

@@ -74,8 +74,9 @@ def plates_of(dataset: WILDSDataset) -> list[Plate]:
     pairs, which = np.unique(columns.numpy(), axis=0, return_inverse=True)
     stems = np.array([str(stem) for stem in dataset._input_array])
     rows_of: list[list[int]] = [[] for _ in pairs]
+    # By name, not by row: a metadata.csv in another order gives the same bytes.
     for row in np.argsort(stems).tolist():
-        rows_of[which.flat[row]].append(row)
+        rows_of[which.flat[row]].append(row)  # .flat: some NumPy 2.0 give this inverse a second axis
     names = dataset._metadata_map["experiment"]
     found = [
         Plate(f"{names[experiment]}_plate{plate}", tuple(rows))
@@ -184,6 +185,7 @@ def write_array(path: Path, plan: Plan, dataset: WILDSDataset, plate: Plate) -> 
             try:
                 image = pixels(plan, dataset, row).tobytes()
             except InputError as fault:
+                # On with the others, so that one start names every bad image; the array is thrown away.
                 faults.append(str(fault))
                 continue
             crcs.append(zlib.crc32(image))
@@ -208,5 +210,6 @@ def shrunk(x: Tensor, plan: Plan) -> Tensor:
     """An image, (C, H, W) uint8, channel by channel at N x N."""
     kind = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}[str(plan.filter)]
     side = (plan.size, plan.size)
+    # One by one: Pillow resizes no images of six channels.
     channels = [np.asarray(Image.fromarray(channel.numpy()).resize(side, kind)) for channel in x]
     return torch.from_numpy(np.stack(channels))

@@ -54,6 +54,7 @@ class Pack:
         files: list[dict[str, Any]] = index["files"]
         self.files = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
         counts = [len(file["stems"]) for file in files]
+        # As bytes, a quarter of what NumPy takes for text.
         stems = np.array([stem.encode() for file in files for stem in file["stems"]])
         # Arrays, where a dictionary of 125,510 names would be copied into each worker, touch by touch.
         order = np.argsort(stems)
@@ -90,6 +91,7 @@ class Pack:
         return pack
 
     def __getstate__(self) -> dict[str, Any]:
+        # A pickled map would be a copy of its file; the process that gets it maps the file itself.
         return {**self.__dict__, "_maps": {}}
 
     def __len__(self) -> int:
@@ -98,6 +100,7 @@ class Pack:
     def find(self, stems: Sequence[str] | NDArray[Any]) -> NDArray[np.int64]:
         """The place of each image, (len(stems),), or -1 where it is not packed."""
         wanted = np.array([str(stem).encode() for stem in stems], dtype=bytes)
+        # A name after the last has the place len(self), which is no index; the comparison finds it absent.
         places = np.minimum(np.searchsorted(self._stems, wanted), len(self) - 1)
         return np.where(self._stems[places] == wanted, places, -1)
 
@@ -113,6 +116,7 @@ class Pack:
         """
         place = self._place(stem)
         x = self._map(int(self._file[place]))[self._row[place]]
+        # The copy reads the file, here in the worker; and torch warns of maps that cannot be written to.
         return torch.from_numpy(x[cut(self.shape, window, f"{stem} in {self.folder}")].copy())
 
     def crc32(self, stem: str) -> int:
@@ -248,6 +252,7 @@ def newer_than(pack: Pack, dataset: WILDSDataset) -> Path | None:
     """
     made = (pack.folder / INDEX).stat().st_mtime_ns
     data_dir = Path(dataset.data_dir)
+    # Also the competition's tables, of which there are four.
     for table in sorted(data_dir.glob("*.csv")):
         if table.stat().st_mtime_ns > made:
             return table

@@ -33,6 +33,7 @@ def prefetched(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple
     for host in batches:
         with torch.cuda.stream(copies):
             ahead.append((host, host.to(device), copies.record_event()))
+        # Handed over only once the next copy is under way.
         if len(ahead) > 1:
             yield handed_over(*ahead.popleft())
     if ahead:
@@ -53,6 +54,7 @@ def handed_over(host: Batch, there: Batch, copied: torch.cuda.Event) -> tuple[Ba
     """A batch for the current stream, which waits for the copy and is done before its memory is free."""
     stream = torch.cuda.current_stream(there.x.device)
     stream.wait_event(copied)
+    # Else the copying stream may reuse the memory while this stream still reads it.
     for tensor in tensors_of(there):
         tensor.record_stream(stream)
     return host, there

@@ -1,13 +1,13 @@
 """Which rows make a batch: seeded by (seed, epoch) alone, so that no run depends on what ran before it.
 
-Every sampler yields lists of row positions in the split, knows its exact number of batches, and starts a new
-order with `set_epoch`. Bio-batches are the groups of a WILDS grouper. A row that only lends a batch its
-statistics, and is not learned from, comes as ~row.
+Every sampler yields `BatchRows`, positions in the split, knows its exact number of batches, and starts a new
+order with `set_epoch`. Bio-batches are the groups of a WILDS grouper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,29 @@ import numpy as np
 from abra_wilds.errors import InputError
 
 RowIds = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchRows:
+    """The rows of one batch.
+
+    Attributes:
+        rows: (N,) positions in the split.
+        context: (N,) whether a row only lends the batch its statistics and is not learned from; None where
+            there is none such.
+    """
+
+    rows: RowIds
+    context: Mask | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def learned(self) -> RowIds:
+        """The rows that are learned from."""
+        return self.rows if self.context is None else self.rows[~self.context]
 
 
 class BatchSampler:
@@ -38,16 +61,16 @@ class BatchSampler:
         """Choose the epoch whose batches the next iteration yields."""
         self.epoch = epoch
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The batches of one epoch, drawn from rng alone."""
         raise NotImplementedError
 
     def __len__(self) -> int:
         return self._n_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for rows in self.batches(np.random.default_rng([self.seed, self.epoch])):
-            yield rows.tolist()
+    def __iter__(self) -> Iterator[BatchRows]:
+        # A generator for each pass: an epoch is the same however often it is drawn, in full or not.
+        return self.batches(np.random.default_rng([self.seed, self.epoch]))
 
 
 class PlateSampler(BatchSampler):
@@ -82,6 +105,7 @@ class PlateSampler(BatchSampler):
         self.batch_size = batch_size
         self.remainder = remainder
         members = members_of(group_of)
+        # Left out here and named by `small_notes`, which sees all of them.
         self._members = {group: rows for group, rows in members.items() if len(rows) > 1}
         if not self._members:
             raise InputError(
@@ -92,15 +116,16 @@ class PlateSampler(BatchSampler):
         chunks = [chunk for rows in self._members.values() for chunk in self._cut(rows)]
         super().__init__(len(chunks), sum(map(len, chunks)), seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The batches of one epoch, bio-batches interleaved at random."""
+        # All are drawn before the first is given: where one stands in the epoch is the last of the draws.
         chunks = [chunk for rows in self._members.values() for chunk in self._cut(rng.permutation(rows))]
-        for k in rng.permutation(len(chunks)):
-            yield chunks[k]
+        return (BatchRows(chunks[k]) for k in rng.permutation(len(chunks)))
 
     def _cut(self, rows: RowIds) -> list[RowIds]:
         n, size = len(rows), self.batch_size
         if self.remainder == "even" or n < size:
+            # At most n // 2 parts, so that none is a single row: of three rows in pairs, one batch has three.
             return np.array_split(rows, min(-(-n // size), max(n // 2, 1)))
         return list(rows[: n - n % size].reshape(-1, size))
 
@@ -151,16 +176,18 @@ class GroupSampler(BatchSampler):
             of = "" if n == wanted else f", since the split has {there} of the {wanted} that were asked for"
             told = f"a batch has {size} images, {self.rows_per_group} of each of {n} bio-batches{of}"
             self.notes = (told,)
-        n_batches = max(len(group_of) // size, 1)
+        n_batches = max(len(group_of) // size, 1)  # a split smaller than a batch still has one
         super().__init__(n_batches, n_batches * size, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """Independent batches, as many as full ones fit into the split."""
         n, k = self.n_groups_per_batch, self.rows_per_group
         for _ in range(len(self)):
             groups = rng.choice(len(self._members), size=n, replace=not self.distinct_groups, p=self._p)
             drawn = [self._members[group] for group in groups]
-            yield np.concatenate([rng.choice(rows, size=k, replace=len(rows) <= k) for rows in drawn])
+            # <=, not <: WILDS draws k of k rows with replacement too.
+            parts = [rng.choice(rows, size=k, replace=len(rows) <= k) for rows in drawn]
+            yield BatchRows(np.concatenate(parts))
 
 
 class ShuffledSampler(BatchSampler):
@@ -180,7 +207,7 @@ class ShuffledSampler(BatchSampler):
         self.n, self.batch_size = n, batch_size
         super().__init__(_batches_of(n, batch_size, least), n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """A random permutation, cut."""
         return _cut_in(rng.permutation(self.n), self.batch_size, len(self))
 
@@ -198,11 +225,12 @@ class BalancedSampler(BatchSampler):
         check_batch_size(batch_size)
         self.batch_size = batch_size
         _, inverse, counts = np.unique(np.asarray(group_of), return_inverse=True, return_counts=True)
+        # Each bio-batch has a like share of the probability, and its rows divide it evenly.
         self._p = 1 / (counts[inverse] * len(counts))
         n = len(self._p)
         super().__init__(_batches_of(n, batch_size), n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """As many independent draws as the split has rows, cut."""
         n = self.images_per_epoch
         return _cut_in(rng.choice(n, size=n, replace=True, p=self._p), self.batch_size, len(self))
@@ -221,9 +249,9 @@ class SequentialSampler(BatchSampler):
         self.n, self.batch_size = n, batch_size
         super().__init__(-(-n // batch_size), n)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The same batches whatever rng."""
-        return _cut(np.arange(self.n), self.batch_size)
+        return _cut_in(np.arange(self.n), self.batch_size, len(self))
 
 
 class GroupedSampler(BatchSampler):
@@ -242,9 +270,9 @@ class GroupedSampler(BatchSampler):
         self._chunks = [c for rows in members_of(group_of).values() for c in even_chunks(rows, batch_size)]
         super().__init__(len(self._chunks), len(group_of))
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The same batches whatever rng, bio-batches in order of first appearance."""
-        return iter(self._chunks)
+        return map(BatchRows, self._chunks)
 
 
 def members_of(group_of: Sequence[int] | RowIds) -> dict[int, RowIds]:
@@ -254,6 +282,7 @@ def members_of(group_of: Sequence[int] | RowIds) -> dict[int, RowIds]:
     {7: [0, 2], 3: [1]}
     """
     groups, first, inverse = np.unique(np.asarray(group_of), return_index=True, return_inverse=True)
+    # One stable sort; a search for each bio-batch would pass over the split once for each of them.
     rows = np.argsort(inverse, kind="stable")
     parts = np.split(rows, np.cumsum(np.bincount(inverse))[:-1])
     return {int(groups[k]): parts[k] for k in np.argsort(first)}
@@ -264,19 +293,14 @@ def even_chunks(rows: RowIds, most: int) -> list[RowIds]:
     return np.array_split(rows, -(-len(rows) // most))
 
 
-def _cut(rows: RowIds, batch_size: int) -> Iterator[RowIds]:
-    return (rows[start : start + batch_size] for start in range(0, len(rows), batch_size))
-
-
 def _batches_of(n: int, batch_size: int, least: int = 2) -> int:
     """Number of batches of n rows, of which the last has so many rows at least, unless all have fewer."""
     return -(-n // batch_size) - (0 < n % batch_size < least <= batch_size < n)
 
 
-def _cut_in(rows: RowIds, batch_size: int, n_batches: int) -> Iterator[RowIds]:
+def _cut_in(rows: RowIds, batch_size: int, n_batches: int) -> Iterator[BatchRows]:
     """Rows cut into so many batches; the last takes what is left."""
-    stops = [*range(batch_size, n_batches * batch_size, batch_size), len(rows)]
-    return (rows[start:stop] for start, stop in zip([0, *stops], stops, strict=False))
+    return map(BatchRows, np.split(rows, range(batch_size, n_batches * batch_size, batch_size)))
 
 
 def small_notes(

@@ -7,7 +7,7 @@ from itertools import chain, islice
 
 import numpy as np
 
-from abra_wilds.data.samplers.batches import BatchSampler, RowIds
+from abra_wilds.data.samplers.batches import BatchRows, BatchSampler
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import rank, world
 
@@ -39,10 +39,11 @@ class Rounds(BatchSampler):
         super().set_epoch(epoch)
         self.whole.set_epoch(epoch)
         repeats = islice(self.whole, self.repeated)
-        self.images_per_epoch = self.whole.images_per_epoch + sum(len(rows) for rows in repeats)
+        self.images_per_epoch = self.whole.images_per_epoch + sum(map(len, repeats))
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """Every process draws all batches and keeps its own."""
+        # By the same seed and epoch all draw alike, so nothing crosses between them.
         drawn = self.whole.batches(rng)
         first = list(islice(drawn, self.repeated))
         return islice(chain(first, drawn, first), self.rank, None, self.world)
@@ -56,7 +57,7 @@ class DistributedBatches(BatchSampler):
         self.whole = whole
         self.rank, self.world = rank, world
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """Every `world`-th batch."""
         return islice(self.whole.batches(rng), self.rank, None, self.world)
 
@@ -72,6 +73,7 @@ def evaluation_share(sampler: BatchSampler) -> BatchSampler:
         return sampler
     if not isinstance(sampler, PassSampler):
         return DistributedBatches(sampler, rank(), world())
+    # By bio-batch, not by batch: the statistics of one are of all its images, so one process reads them all.
     share = PassSampler(sampler.plan[rank() :: world()], sampler.batch_size)
     share.whole = sampler
     return share

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from abra_wilds.data.samplers.batches import (
+    BatchRows,
     BatchSampler,
+    Mask,
     RowIds,
     ShuffledSampler,
     check_batch_size,
     members_of,
 )
 from abra_wilds.errors import InputError
-
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class PairSampler(BatchSampler):
@@ -69,6 +68,7 @@ class PairSampler(BatchSampler):
         self._banned, banned_stop = _runs(new_class | (groups[1:] != groups[:-1]))
         self._n_banned = banned_stop - self._banned
         lonely = self._n_banned == self._size
+        # A class within one bio-batch: only the row itself is forbidden, and not even that where it is alone.
         self._banned[lonely] = np.flatnonzero(lonely)
         self._n_banned[lonely] = np.minimum(self._size[lonely] - 1, 1)
         self.same_group = int(lonely.sum()) if cross else 0
@@ -76,14 +76,15 @@ class PairSampler(BatchSampler):
             self._n_banned[:] = 0
         super().__init__(len(self._firsts), 2 * n, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """Rows, then their partners, batch by batch."""
-        for rows in self._firsts.batches(rng):
-            yield np.concatenate([rows, self.partners(rows, rng)])
+        for first in self._firsts.batches(rng):
+            yield BatchRows(np.concatenate([first.rows, self.partners(first.rows, rng)]))
 
     def partners(self, rows: RowIds, rng: np.random.Generator) -> RowIds:
         """A partner of each row, (k,)."""
         at = self._place[rows]
+        # One draw among the allowed rows of the class, moved past the run of the forbidden ones.
         drawn = self._start[at] + rng.integers(self._size[at] - self._n_banned[at])
         drawn += np.where(drawn >= self._banned[at], self._n_banned[at], 0)
         partners: RowIds = self._order[drawn]
@@ -94,8 +95,8 @@ class ControlSampler(BatchSampler):
     """Every bio-batch dealt out without replacement, and with each part the bio-batch's other control wells.
 
     A batch holds at most `batch_size` rows to learn from, controls among them in like number, and after them
-    controls that lend their statistics alone, each as ~row. So no row comes twice in a batch, and its
-    statistics are those of the part and of the bio-batch's controls together (CS-ARM-BN, arXiv 2604.20824).
+    controls as context. So no row comes twice in a batch, and its statistics are those of the part and of the
+    bio-batch's controls together (CS-ARM-BN, arXiv 2604.20824).
 
     Args:
         group_of: (n,) bio-batch of each row.
@@ -130,6 +131,7 @@ class ControlSampler(BatchSampler):
                 )
             self._members.append((rows[control], rows[~control]))
         n_batches = sum(self._parts(*members) for members in self._members)
+        # Counted without a draw: part k learns from controls k, k + parts, ... and lacks the rest.
         added = sum(
             min(n_controls or len(controls), len(controls) - len(range(k, len(controls), parts)))
             for controls, others in self._members
@@ -138,7 +140,7 @@ class ControlSampler(BatchSampler):
         )
         super().__init__(n_batches, len(is_control) + added, seed)
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The batches of one epoch, bio-batches interleaved at random."""
         made = [batch for members in self._members for batch in self._deal(*members, rng)]
         for k in rng.permutation(len(made)):
@@ -147,14 +149,16 @@ class ControlSampler(BatchSampler):
     def _parts(self, controls: RowIds, others: RowIds) -> int:
         return -(-(len(controls) + len(others)) // self.batch_size)
 
-    def _deal(self, controls: RowIds, others: RowIds, rng: np.random.Generator) -> Iterator[RowIds]:
+    def _deal(self, controls: RowIds, others: RowIds, rng: np.random.Generator) -> Iterator[BatchRows]:
         """One bio-batch's batches, dealt round by round: neither size nor share of controls varies much."""
         parts, controls = self._parts(controls, others), rng.permutation(controls)
         order = np.concatenate([controls, rng.permutation(others)])
         for k in range(parts):
+            # `order` begins with the controls, so those of part k are k, k + parts, ... in both.
             left = np.delete(controls, slice(k, None, parts))
             added = rng.permutation(left)[: self.n_controls] if self.n_controls else left
-            yield np.concatenate([order[k::parts], ~added])
+            rows = np.concatenate([order[k::parts], added])
+            yield BatchRows(rows, np.arange(len(rows)) >= len(rows) - len(added) if len(added) else None)
 
 
 def _runs(changes: Mask) -> tuple[RowIds, RowIds]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from abra_wilds.data.samplers.batches import BatchSampler, RowIds, even_chunks
+from abra_wilds.data.samplers.batches import BatchRows, BatchSampler, RowIds, even_chunks
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ class PassSampler(BatchSampler):
         """For each bio-batch, in how many batches each of its passes is read."""
         return [[len(chunks) for chunks in group] for group in self._chunks]
 
-    def batches(self, rng: np.random.Generator) -> Iterator[RowIds]:
+    def batches(self, rng: np.random.Generator) -> Iterator[BatchRows]:
         """The same batches whatever rng."""
-        return (chunk for group in self._chunks for chunks in group for chunk in chunks)
+        return (BatchRows(chunk) for group in self._chunks for chunks in group for chunk in chunks)

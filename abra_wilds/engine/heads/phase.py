@@ -107,11 +107,11 @@ def head_epoch(
     heads.train()
     total, flops = phase.epochs * len(sampler), 0.0
     method = heads._method[0]
-    for i, rows in enumerate(sampler):
+    for i, drawn in enumerate(sampler):
         progress = (epoch * len(sampler) + i) / total
         set_learning_rate(optimizer, 0.5 * (1 + math.cos(math.pi * progress)))
         method.context = StepContext(optimizer.param_groups[0]["lr"], True, epoch, progress)
-        batch = train.batch(torch.tensor(rows))
+        batch = train.batch(torch.tensor(drawn.rows))
         with FlopCount() if i == 0 else nullcontext() as count:
             out = step(heads, batch, optimizer)
         if count is not None:

@@ -275,11 +275,11 @@ def test_crops_are_inside_and_reach_every_corner():
 
 
 def test_what_cannot_be_done_is_said():
-    with pytest.raises(InputError, match="unknown transform 'rxrx'; choose one of rxrx1, paper, iid, none"):
+    with pytest.raises(InputError, match=r"transform 'rxrx'; .*rxrx1, paper, iid, none"):
         T.augment(images(), "rxrx", generator())
     for name in ("rxrx1", "paper", "iid"):
-        with pytest.raises(InputError, match="needs square images, not 32x20"):
+        with pytest.raises(InputError, match=r"square .*32x20"):
             T.augment(images()[..., :20], name, generator())
-    with pytest.raises(TypeError, match="'paper' is random and needs a generator"):
+    with pytest.raises(TypeError, match=r"'paper' .*generator"):
         T.augment(images(), "paper")
     assert math.isclose(T.CROP_TO / T.CROP, 2)

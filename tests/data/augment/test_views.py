@@ -159,7 +159,7 @@ def test_size_0_keeps_the_side_of_the_image_or_takes_the_one_given():
 
 
 def test_what_is_not_square_is_refused():
-    with pytest.raises(InputError, match="views are squares of square images, not of 24x20; crop them"):
+    with pytest.raises(InputError, match=r"square .*24x20"):
         make_views(images()[..., :20], plan(), generator())
-    with pytest.raises(InputError, match="--target_resolution asks for 16x32; give one side"):
+    with pytest.raises(InputError, match=r"--target_resolution .*16x32"):
         make_views(images(), plan(), generator(), size=(16, 32))

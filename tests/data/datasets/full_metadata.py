@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from abra_wilds.simulate.design import COLUMNS
 from tests import runs
 
 WELLS = runs.REPOSITORY.parent / "shared" / "rxrx1"
@@ -18,24 +20,11 @@ TABLES = ("train", "train_controls", "test", "test_controls")
 VAL_EXPERIMENTS = ("HEPG2-08", "HUVEC-17", "RPE-08", "U2OS-04")
 COUNTS = {"train": 40_612, "id_test": 40_612, "val": 9_854, "test": 34_432}
 
-COLUMNS = [
-    "site_id",
-    "well_id",
-    "cell_type",
-    "dataset",
-    "experiment",
-    "plate",
-    "well",
-    "site",
-    "well_type",
-    "sirna",
-    "sirna_id",
-]
 
-
-def available() -> bool:
-    """Whether the tables of the real screen lie beside the checkout."""
-    return all((WELLS / f"{name}.csv").is_file() for name in TABLES)
+def needed() -> None:
+    """Skip where the tables of the real screen do not lie beside the checkout."""
+    if not all((WELLS / f"{name}.csv").is_file() for name in TABLES):
+        pytest.skip(f"the real wells are not in {WELLS}")
 
 
 def write_full_metadata(root: Path) -> Path:
@@ -64,7 +53,7 @@ def full_metadata() -> pd.DataFrame:
     rows["sirna_id"] = rows["sirna"].astype(int)
     rows["well_id"] = rows["id_code"]
     rows["site_id"] = rows["id_code"] + "_" + rows["site"].astype(str)
-    return rows[COLUMNS]
+    return rows[list(COLUMNS)]
 
 
 def val_choices() -> list[tuple[str, ...]]:

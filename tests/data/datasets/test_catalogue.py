@@ -66,13 +66,13 @@ def test_missing_folder_says_what_to_do_and_makes_nothing(tmp_path):
 
 def test_missing_metadata_says_what_to_do(tmp_path):
     (tmp_path / "rxrx1_v1.0").mkdir()
-    refused("holds no metadata.csv; get it with", load_dataset, "rxrx1", tmp_path)
+    refused("metadata.csv; get it", load_dataset, "rxrx1", tmp_path)
 
 
 def test_missing_release_file_is_named(edited_root):
     root = edited_root(lambda rows: rows)
     (root / "rxrx1_v1.0" / "RELEASE_v1.0.txt").unlink()
-    refused("holds no RELEASE_v1.0.txt", load_dataset, "rxrx1", root)
+    refused("RELEASE_v1.0.txt", load_dataset, "rxrx1", root)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00\x01", b'a,b\n"x\n'])
@@ -85,16 +85,16 @@ def test_a_file_that_is_no_table_is_refused(edited_root, content):
 BAD = {
     "missing column": (
         lambda d: d.rename(columns={"sirna_id": "sirna_ids"}),
-        r"lacks the columns sirna_id \(nearest is sirna_ids\)",
+        "columns sirna_id .*sirna_ids",
     ),
-    "missing columns": (lambda d: d.drop(columns=["plate", "well"]), r"lacks the columns well.*, plate"),
-    "no row": (lambda d: d[:0], "has a header and no rows"),
-    "gap in labels": (lambda d: d[d.sirna_id != 3], "run from 0 to 8 without gaps, and no row has 3;"),
+    "missing columns": (lambda d: d.drop(columns=["plate", "well"]), "columns well.*, plate"),
+    "no row": (lambda d: d[:0], "no rows"),
+    "gap in labels": (lambda d: d[d.sirna_id != 3], "sirna_id .*0 to 8 .*no row has 3;"),
     "labels from 1": (lambda d: d.assign(sirna_id=d.sirna_id + 1), "no row has 0;"),
-    "one class": (lambda d: d.assign(sirna_id=0), "every row of .* has sirna_id 0; at least two classes"),
+    "one class": (lambda d: d.assign(sirna_id=0), "sirna_id 0; .*two classes"),
     "label without number": (
         lambda d: d.assign(sirna_id=d.sirna_id.astype(object).where(d.index != 4, "s3")),
-        "column sirna_id of .* an integer of at least 0; line 6 has 's3', and 1 of 1,024 rows are wrong",
+        "column sirna_id .*line 6 has 's3', and 1 of 1,024",
     ),
     "label missing": (
         lambda d: d.assign(sirna_id=d.sirna_id.astype(float).where(d.index != 0)),
@@ -107,15 +107,15 @@ BAD = {
     "site as text": (lambda d: d.assign(site="s" + d.site.astype(str)), "column site .* line 2 has 's1'"),
     "unknown split": (
         lambda d: d.assign(dataset=d.dataset.replace("val", "valid")),
-        "column dataset of .* must be one of train, val, test; line 130 has 'valid', and 256 of 1,024",
+        "column dataset .*train, val, test; line 130 has 'valid', and 256 of 1,024",
     ),
     "experiment missing": (
         lambda d: d.assign(experiment=d.experiment.where(d.index != 7)),
-        "column experiment of .* must be text; line 9 has nothing",
+        "column experiment .*line 9 has nothing",
     ),
     "same image twice": (
         lambda d: d.assign(site=1),
-        "lists the image of HEPG2-01, plate 1, well B02, site 1 more than once",
+        "HEPG2-01, plate 1, well B02, site 1",
     ),
 }  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_mixed_to_test_works_and_refuses_what_wilds_would_assert(sim_root, edite
     assert len(split_subset(mixed, "train")) == 256 and len(split_subset(mixed, "test")) == 128
     root = edited_root(lambda d: d.assign(experiment=d.experiment.replace("RPE-01", "RPE-09")))
     refused(
-        r"discards .*HEPG2-01, HUVEC-01, RPE-01, U2OS-01, .* has no RPE-01; use --split_scheme official",
+        "no RPE-01; .*--split_scheme official",
         load_dataset, "rxrx1", root, split_scheme="mixed-to-test",
     )  # fmt: skip
 
@@ -146,10 +146,10 @@ def test_split_subset_keeps_the_same_share_every_time_in_dataset_order(dataset):
 
 
 def test_split_subset_names_what_is_allowed(dataset, edited_root):
-    refused("unknown split 'valid'; choose one of train, val, test, id_test", split_subset, dataset, "valid")
-    refused(r"frac .* must lie in \(0, 1\]; got 0", split_subset, dataset, "val", 0.0)
+    refused("split 'valid'; .*train, val, test, id_test", split_subset, dataset, "valid")
+    refused("frac .*got 0", split_subset, dataset, "val", 0.0)
     refused(r"frac .* got 1.5", split_subset, dataset, "val", 1.5)
-    refused("split 'val' has no image with frac=0.001", split_subset, dataset, "val", 0.001)
+    refused("split 'val' .*frac=0.001", split_subset, dataset, "val", 0.001)
     original = load_dataset(
         "rxrx1", edited_root(lambda d: d.assign(dataset=d.dataset.replace("val", "test")))
     )
@@ -213,7 +213,7 @@ def test_missing_images_are_counted_and_the_first_is_named(copied_root):
     for path in image_path(data, rows[-1]).parent.iterdir():
         path.unlink()
     image_path(data, rows[-1]).parent.rmdir()
-    refused(f"9 of 256 images are missing, the first is {gone}; restore them", check_images, data, rows)
+    refused(f"9 of 256 images .*{gone}", check_images, data, rows)
 
 
 def test_read_image_gives_the_pixels(dataset):
@@ -225,19 +225,18 @@ def test_read_image_gives_the_pixels(dataset):
 def test_read_image_refuses_what_is_not_8_bit(copied_root):
     data = load_dataset("rxrx1", copied_root)
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(image_path(data, 0))
-    refused(f"{image_path(data, 0)} cannot be read .its pixels are of mode I;16", read_image, data, 0)
+    refused(f"{image_path(data, 0)} .*mode I;16", read_image, data, 0)
     Image.new("RGBA", (32, 32)).save(image_path(data, 1))
-    refused("mode RGBA, not 8-bit grey or RGB", read_image, data, 1)
+    refused("mode RGBA", read_image, data, 1)
     Image.new("L", (32, 32)).save(image_path(data, 2))
     assert read_image(data, 2).shape == (1, 32, 32)
     data.get_input = lambda row: torch.zeros(6, 32, 32)
-    refused(r"B04_s2.png gives \(6, 32, 32\) torch.float32, and images are", read_image, data, 5)
+    refused(r"B04_s2.png .*\(6, 32, 32\) torch.float32", read_image, data, 5)
 
 
 @pytest.fixture(scope="module")
 def full_root(tmp_path_factory):
-    if not full_metadata.available():
-        pytest.skip(f"the real wells are not in {full_metadata.WELLS}")
+    full_metadata.needed()
     return full_metadata.write_full_metadata(tmp_path_factory.mktemp("full"))
 
 
@@ -270,7 +269,7 @@ def test_full_size_plate_loader_covers_each_training_image_once(full, fields, ca
     g = grouper.metadata_to_group(train.metadata_array).numpy()
     tracemalloc.start()
     sampler = PlateSampler(g, 128, seed=0, name_of=grouper.group_str)
-    batches = list(sampler)
+    batches = [batch.rows for batch in sampler]
     peak = tracemalloc.get_traced_memory()[1] / 2**20
     tracemalloc.stop()
     assert len(batches) == len(sampler)
@@ -293,5 +292,5 @@ def test_full_size_plates_smaller_than_the_batch_are_batches_and_named(full):
 
 def test_full_size_missing_images_are_found_by_listing(full):
     start = time.process_time()
-    refused("125,510 of 125,510 images are missing, the .*HEPG2-01/", check_images, full, range(len(full)))
+    refused("125,510 of 125,510 images .*HEPG2-01/", check_images, full, range(len(full)))
     assert time.process_time() - start < 30

@@ -74,14 +74,14 @@ def test_without_images_the_competition_s_wells_have_two_sites_of_six_stains(own
     assert len(found) == 24 and len(found.suffixes) == 6
     for top in ("train", "images"):
         gone = own / "rxrx1" / top / "A-01/Plate1/B02_s1_w1.png"
-        refused(f"72 of 144 images are missing, the first is {gone}", check_images, load(own), range(24))
+        refused(f"72 of 144 images .*{gone}", check_images, load(own), range(24))
         (own / "rxrx1" / "images").mkdir(exist_ok=True)
 
 
 def test_test_wells_without_labels_are_refused(own):
     as_competition(own / "rxrx1")
     path = own / "rxrx1" / "test.csv"
-    sentence = f"{path} has no labels .*; put the research release's metadata.csv .*, into {own}/rxrx1"
+    sentence = f"{path} has no labels .*metadata.csv .*{own}/rxrx1"
     table = pd.read_csv(path)
     table.assign(sirna=table["sirna"].where(table.index > 0)).to_csv(path, index=False)
     refused(sentence, load, own)
@@ -89,30 +89,26 @@ def test_test_wells_without_labels_are_refused(own):
     refused(sentence, load, own)
 
 
-@pytest.mark.skipif(not full_metadata.available(), reason=f"the real wells are not in {full_metadata.WELLS}")
 def test_the_competition_s_own_tables_are_known_to_lack_labels():
+    full_metadata.needed()
     refused("test.csv has no labels", load, full_metadata.WELLS.parent)
 
 
 def test_a_missing_table_is_named(own):
     as_competition(own / "rxrx1")
     (own / "rxrx1" / "test_controls.csv").unlink()
-    refused("holds train.csv of the 2019 competition and lacks test_controls.csv; restore it, or", load, own)
+    refused("test_controls.csv", load, own)
 
 
 @pytest.mark.parametrize(
     ("table", "change", "match"),
     [
-        ("train.csv", lambda d: d.drop(columns="sirna"), "lacks the columns sirna; restore the file"),
-        ("train.csv", lambda d: d.drop(columns="well"), "lacks the columns well; it must have experiment"),
-        (
-            "train.csv",
-            lambda d: d.assign(sirna="s1"),
-            "a number or sirna_NUMBER; line 2 has 's1', and 4 of 4",
-        ),
-        ("train.csv", lambda d: d.assign(plate=0), "column plate of .* an integer of at least 1; line 2"),
-        ("test.csv", lambda d: d.assign(well=None), "column well of .* must be text; line 2 has nothing"),
-        ("test_controls.csv", lambda d: d.assign(well_type="dmso"), "column well_type of .* 'dmso'; correct"),
+        ("train.csv", lambda d: d.drop(columns="sirna"), "columns sirna;"),
+        ("train.csv", lambda d: d.drop(columns="well"), "columns well;"),
+        ("train.csv", lambda d: d.assign(sirna="s1"), "column sirna .*line 2 has 's1', and 4 of 4"),
+        ("train.csv", lambda d: d.assign(plate=0), "column plate .*at least 1; line 2"),
+        ("test.csv", lambda d: d.assign(well=None), "column well .*line 2 has nothing"),
+        ("test_controls.csv", lambda d: d.assign(well_type="dmso"), "column well_type .*'dmso'"),
     ],
 )
 def test_a_wrong_table_is_refused_with_its_path(own, table, change, match):
@@ -126,7 +122,7 @@ def test_a_well_in_two_tables_is_refused(own):
     as_competition(own / "rxrx1")
     table = pd.read_csv(own / "rxrx1" / "test.csv")
     pd.concat([table, table]).to_csv(own / "rxrx1" / "test.csv", index=False)
-    refused(f"{own}/rxrx1 lists the image of A-03, plate 1, well B03, site 1 more than once", load, own)
+    refused(f"{own}/rxrx1 .*A-03, plate 1, well B03, site 1", load, own)
 
 
 # A screen of one's own
@@ -153,7 +149,7 @@ def test_a_stain_that_the_first_site_lacks_is_missing_and_not_forgotten(own):
     found = load(own)
     gone = Path(image_files(found, 0)[5])
     gone.unlink()
-    refused(f"1 of 144 images are missing, the first is {gone}", check_images, load(own), range(24))
+    refused(f"1 of 144 images .*{gone}", check_images, load(own), range(24))
 
 
 def test_rxrx1_keeps_its_six_stains_whatever_lies_there(tmp_path):
@@ -168,9 +164,7 @@ def test_images_of_rxrx1_wilds_are_refused(sim_root, tmp_path):
     for root, name in ((tmp_path / "a", "rxrx1"), (tmp_path / "b", ".")):
         folder = Path(shutil.copytree(sim_root / "rxrx1_v1.0", root / name))
         plate = folder.resolve() / "images/HEPG2-01/Plate1"
-        sentence = refused(
-            "named WELL_sS.png, three channels in one file, .* --dataset rxrx1, whose", load, root
-        )
+        sentence = refused("WELL_sS.png, .*--dataset rxrx1", load, root)
         assert Path(sentence.split(" holds ")[0]).resolve() == plate
 
 
@@ -189,7 +183,7 @@ def test_controls_and_treatments_follow_well_type_and_else_the_classes_of_rxrx1(
     rows.drop(columns="well_type").to_csv(path, index=False)
     assert load(own).controls is None and load(own).treatments is None
     rows.assign(well_type="dmso").to_csv(path, index=False)
-    refused("must be one of treatment, .*; line 2 has 'dmso'; correct it", load, own)
+    refused("well_type of .*line 2 has 'dmso'", load, own)
 
 
 # The real tables
@@ -198,8 +192,7 @@ def test_controls_and_treatments_follow_well_type_and_else_the_classes_of_rxrx1(
 @pytest.fixture(scope="module")
 def competition(tmp_path_factory):
     """The four real tables with made-up labels for the test treatments, and the one real site."""
-    if not full_metadata.available():
-        pytest.skip(f"the real wells are not in {full_metadata.WELLS}")
+    full_metadata.needed()
     root = tmp_path_factory.mktemp("competition")
     folder = root / "rxrx1"
     folder.mkdir()

@@ -137,7 +137,7 @@ def test_official_splits_have_both_sites_and_no_validation(six_root):
     official = load_dataset("rxrx1_6ch", six_root, split_scheme="official")
     assert sizes(official) == {"train": 96, "test": 96}
     assert official.split_dict.keys() == official.split_names.keys()
-    refused("unknown split 'val'; choose one of train, test", split_subset, official, "val")
+    refused("split 'val'; .*train, test", split_subset, official, "val")
 
 
 def test_rows_marked_val_are_the_validation_and_belong_to_the_official_test(edited_six):
@@ -151,21 +151,19 @@ def test_rows_marked_val_are_the_validation_and_belong_to_the_official_test(edit
 
 def test_a_validation_is_not_invented_where_a_line_has_one_test_experiment(edited_six):
     refused(
-        "marks no row as val, .* first of two or more test experiments of each cell line, and it has only "
-        "one of HUVEC; mark val in its column dataset or use --split_scheme official",
+        "one of HUVEC; .*column dataset .*--split_scheme official",
         edited_six, lambda d: d[d["experiment"] != "HUVEC-03"],
     )  # fmt: skip
 
 
 def test_a_screen_without_test_experiments_has_no_wilds_splits(edited_six):
-    refused("it has no test experiment; mark val", edited_six, lambda d: d[d["dataset"] == "train"])
+    refused("no test experiment", edited_six, lambda d: d[d["dataset"] == "train"])
 
 
 @pytest.fixture(scope="module")
 def full_root(tmp_path_factory):
     """The research release's whole metadata.csv, which knows train and test alone."""
-    if not full_metadata.available():
-        pytest.skip(f"the real wells are not in {full_metadata.WELLS}")
+    full_metadata.needed()
     root = tmp_path_factory.mktemp("full")
     (root / "rxrx1").mkdir()
     table = full_metadata.full_metadata()
@@ -187,7 +185,7 @@ def test_wilds_splits_of_the_real_screen_have_the_published_counts(full_root):
     assert sizes(full) == full_metadata.COUNTS
     assert experiments(full, "val") == set(full_metadata.VAL_EXPERIMENTS)
     assert per_line(experiments(full, "test")) == (3, 7, 3, 1)
-    refused("753,060 of 753,060 images are missing, the .*HEPG2-01/Plate1/B02_s1_w1.png", check_images, full,
+    refused("753,060 of 753,060 images .*HEPG2-01/Plate1/B02_s1_w1.png", check_images, full,
             range(len(full)))  # fmt: skip
 
 

@@ -87,8 +87,7 @@ def test_rows_marked_val_are_test_in_official_and_heldout():
 def test_a_line_with_one_training_experiment_has_nothing_to_hold_out():
     marks = {name: mark for name, mark in MARKS.items() if name != "B-2"}
     refused(
-        "takes the last of two or more training experiments of each cell line as val, and metadata.csv has "
-        "only one of B; use --split_scheme official",
+        "metadata.csv .*one of B; .*--split_scheme official",
         split_array, screen(marks), "heldout", PATH,
     )  # fmt: skip
 
@@ -98,7 +97,7 @@ def test_a_line_with_one_training_experiment_has_nothing_to_hold_out():
 def test_an_experiment_that_trains_and_tests_is_refused(scheme, mark):
     rows = screen(MARKS)
     rows.loc[1, "dataset"] = mark
-    refused("marks some rows of A-1 as train and others as test or val, in all of 1 exp", split_array, rows,
+    refused("A-1 as train .*1 exp", split_array, rows,
             scheme, PATH)  # fmt: skip
 
 
@@ -116,8 +115,7 @@ def test_a_screen_of_one_site_has_no_id_test(tmp_path):
 @pytest.fixture(scope="module")
 def full():
     """The rows of the research release, which marks no val."""
-    if not full_metadata.available():
-        pytest.skip(f"the real wells are not in {full_metadata.WELLS}")
+    full_metadata.needed()
     rows = full_metadata.full_metadata()
     return rows.assign(dataset=rows["dataset"].replace("val", "test"))
 

@@ -58,8 +58,8 @@ def private(processes):
 
 def grown():
     """MiB by which two workers grow over the last two thirds of an epoch, and how many workers were found."""
-    loader = Loader(Split(), OneGroup(), SequentialSampler(N, BATCH), num_workers=2)
-    batches = loader.batches(2)
+    loader = Loader(Split(), OneGroup(), SequentialSampler(N, BATCH), side=2, num_workers=2)
+    batches = iter(loader)
     for _ in range(N // BATCH // 3):
         next(batches)
     workers = multiprocessing.active_children()

@@ -53,11 +53,6 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
-@pytest.fixture
-def load(root):
-    return lambda: from_files("rxrx1_6ch", root)
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -99,7 +94,7 @@ def test_a_kill_loses_the_plate_in_work_alone_and_the_next_start_makes_it_whole(
     kept = times(folder)
     assert set(kept) == {"A-1_plate1.npy", "A-2_plate1.npy"}
     assert [path.name for path in folder.glob(".*.tmp")] == [f".A-3_plate1.npy.{child.pid}.tmp"]
-    with pytest.warns(UserWarning, match="an unfinished one; image files are read until 'abra-wilds pack"):
+    with pytest.warns(UserWarning, match="unfinished .*'abra-wilds pack"):
         assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
     assert contents(pack(load())) == uninterrupted
     assert times(folder).items() > kept.items()
@@ -199,7 +194,7 @@ def test_too_little_disk_is_said_before_the_first_byte(root, load, monkeypatch):
     before = contents(folder)
     overwrite(image_files(load(), 0)[0])
     free[0] = 100
-    refused("packing 6 images needs", pack, load())
+    refused("6 images", pack, load())
     assert contents(folder) == before
 
 
@@ -208,7 +203,7 @@ def test_missing_images_are_counted_before_anything_is_packed(root, load):
     for row in (4, 9):
         Path(image_files(dataset, row)[1]).unlink()
     first = min(image_files(dataset, row)[1] for row in (4, 9))
-    refused(f"2 of 108 images are missing, the first is {first}; restore", pack, dataset)
+    refused(f"2 of 108 images .*{first}", pack, dataset)
     assert not (root / "rxrx1" / "packed").exists()
 
 
@@ -229,7 +224,7 @@ def test_images_that_cannot_be_packed_are_counted_and_the_other_plates_kept(root
     assert not (folder / INDEX).exists() and not list(folder.glob(".*"))
     for path in small[0]:
         overwrite(path)
-    refused(f"1 images cannot be packed, the first: {small[1][3]} has pixels of mode I;16", pack, dataset)
+    refused(f"1 images .*{small[1][3]} .*mode I;16", pack, dataset)
     overwrite(small[1][3])
     at = times(folder)
     assert len(Pack.open(pack(dataset))) == 18 and times(folder).items() > at.items()
@@ -241,7 +236,7 @@ def test_images_of_another_size_beside_kept_plates_are_refused(root, load):
     for path in (root / "rxrx1" / "images" / "A-3").rglob("*.png"):
         overwrite(path, side=8)
     refused(
-        rf"{folder} holds images of \(6, 4, 4\) and A-3_plate1 has \(6, 8, 8\) .*, or delete {folder} if",
+        rf"{folder} .*\(6, 4, 4\) and A-3_plate1 has \(6, 8, 8\)",
         pack, dataset,
     )  # fmt: skip
 
@@ -251,21 +246,21 @@ def test_a_disk_that_takes_no_more_is_said(load, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("abra_wilds.data.reading.pack_plate.write_text", full)
-    refused("A-1_plate1.npy cannot be written .No space left on device.; fix", pack, load())
+    refused("A-1_plate1.npy .*No space left on device", pack, load())
 
 
 def test_a_folder_that_cannot_be_made_is_said(root, load):
     (root / "rxrx1" / "packed").touch()
-    refused("rxrx1/packed cannot be made .File exists.; make", pack, load())
+    refused("rxrx1/packed .*File exists", pack, load())
 
 
 def test_the_data_set_is_found_by_its_folder(root, tmp_path):
     assert found_name(root) == "rxrx1_6ch"
     (root / "rxrx1_v1.0").mkdir()
-    refused(f"{root} holds rxrx1 and rxrx1_6ch; choose one of them with --dataset", found_name, root)
+    refused(f"{root} .*rxrx1 and rxrx1_6ch; .*--dataset", found_name, root)
     shutil.rmtree(root / "rxrx1")
     assert found_name(root) == "rxrx1"
-    refused(f"{tmp_path}/no holds no rxrx1_v1.0, and of six .* no data set", found_name, tmp_path / "no")
+    refused(f"{tmp_path}/no .*rxrx1_v1.0", found_name, tmp_path / "no")
 
 
 def test_the_command_says_what_it_packed_and_refuses_in_one_sentence(root, capsys):

@@ -39,14 +39,9 @@ def root(tmp_path):
     return tmp_path / "root"
 
 
-@pytest.fixture
-def load(root):
-    return lambda: from_files("rxrx1_6ch", root)
-
-
 def test_a_pack_without_an_index_is_warned_of_by_one_process(root, load, monkeypatch):
     (pack(load()) / INDEX).unlink()
-    match = f"no pack in {root}/rxrx1/packed, or an unfinished one; image files are read until 'abra-wilds"
+    match = f"{root}/rxrx1/packed, .*unfinished .*'abra-wilds pack"
     with pytest.warns(UserWarning, match=match):
         assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
     monkeypatch.setattr("abra_wilds.data.reading.packed.is_main", lambda: False)

@@ -169,8 +169,7 @@ def test_the_pack_is_read_where_it_is_there_unless_files_are_asked_for(roots, si
 def test_a_missing_pack_is_refused_with_the_command_that_makes_it(six_root):
     command = f"abra-wilds pack {six_root} --dataset rxrx1_6ch"
     refused(
-        f"no pack in {six_root}/rxrx1/packed, or an unfinished one; run '{command}' or read the files with "
-        "--data_format png",
+        f"{six_root}/rxrx1/packed, .*unfinished one; run '{command}' .*--data_format png",
         load, six_root, "packed",
     )  # fmt: skip
     for data_format in (None, "packed"):
@@ -179,9 +178,9 @@ def test_a_missing_pack_is_refused_with_the_command_that_makes_it(six_root):
 
 
 def test_flags_that_contradict_each_other_are_refused(six_root):
-    refused("unknown data_format 'zip'; choose one of png, packed", load, six_root, "zip")
-    refused("packed_size is 16 with data_format png; give", load, six_root, "png", 16)
-    refused("packed_size is -1 with data_format None; give", load, six_root, None, -1)
+    refused("data_format 'zip'; .*png, packed", load, six_root, "zip")
+    refused("packed_size is 16 with data_format png", load, six_root, "png", 16)
+    refused("packed_size is -1 ", load, six_root, None, -1)
 
 
 @pytest.mark.parametrize("newer", ["metadata.csv", "images/HEPG2-03/Plate2"])
@@ -189,7 +188,7 @@ def test_a_pack_older_than_a_table_or_a_folder_of_images_is_not_read(own, newer)
     age(own / "rxrx1" / newer, 1)
     said = r"packed/index.json .a copy keeps times with cp -p.; run 'abra-wilds pack"
     refused(f"{newer} is newer than .*{said}", load, own, "packed")
-    with pytest.warns(UserWarning, match=f"{newer} is newer .*; image files are read until 'abra-wilds pack"):
+    with pytest.warns(UserWarning, match=f"{newer} is newer .*'abra-wilds pack"):
         assert load(own).pack is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -226,11 +225,11 @@ def test_a_pack_that_lacks_an_image_is_refused(own):
     table.to_csv(path, index=False)
     age(path, -48)
     stem = "images/HEPG2-01/Plate1/Z99_s2"
-    refused(f"packed lacks 1 of 72 images, first {stem}; run", load, own, "packed")
+    refused(f"packed lacks 1 of 72 images, first {stem}", load, own, "packed")
     data = load(own, "png")
     data.pack = Pack.open(own / "rxrx1" / "packed")
-    refused(f"1 of 72 images are missing, the first is {stem}; restore", check_images, data, range(72))
-    refused(f"{stem} is not in the pack .*; pack the data set again", read_image, data, 5)
+    refused(f"1 of 72 images .*{stem}", check_images, data, range(72))
+    refused(f"{stem} is not in the pack", read_image, data, 5)
 
 
 def change_index(**changes):
@@ -246,14 +245,17 @@ def cut_short(folder):
         file.truncate(1000)
 
 
-NO_INDEX = "is not the index of a pack; run"
+NO_INDEX = "index.json "
 BROKEN = {
-    "another version": (change_index(format=FORMAT + 1), f"is of format 2, .* reads {FORMAT}; run"),
+    "another version": (change_index(format=FORMAT + 1), f"format 2, .*{FORMAT}"),
     "no table": (lambda folder: (folder / INDEX).write_text("[1]"), NO_INDEX),
     "half a table": (lambda folder: (folder / INDEX).write_text('{"format"'), NO_INDEX),
-    "other channels": (change_index(suffixes=["_w1.png"]), "packed has 1 channels and the files 6; run"),
-    "file cut short": (cut_short, "HEPG2-01_plate3.npy has 1,000 bytes, and the index says 36,992; run"),
-    "file gone": (lambda folder: (folder / "HEPG2-01_plate3.npy").unlink(), "has 0 bytes, and the index"),
+    "other channels": (change_index(suffixes=["_w1.png"]), "packed has 1 channels and the files 6"),
+    "file cut short": (cut_short, "HEPG2-01_plate3.npy has 1,000 bytes, .*36,992"),
+    "file gone": (
+        lambda folder: (folder / "HEPG2-01_plate3.npy").unlink(),
+        "HEPG2-01_plate3.npy has 0 bytes",
+    ),
 }
 
 
@@ -262,7 +264,7 @@ def test_a_broken_pack_is_refused_and_never_read_by_default(own, name):
     change, match = BROKEN[name]
     change(own / "rxrx1" / "packed")
     refused(match, load, own, "packed")
-    with pytest.warns(UserWarning, match=match.removesuffix("; run")):
+    with pytest.warns(UserWarning, match=match):
         assert load(own).pack is None
 
 
@@ -270,7 +272,7 @@ def test_a_file_that_is_no_array_is_named(own):
     data = load(own)
     path = data.pack.folder / "HEPG2-01_plate1.npy"
     path.write_bytes(bytes(path.stat().st_size))
-    refused(f"{path} cannot be mapped .*; pack the data set again", read_image, data, 0)
+    refused(f"{path} cannot be mapped", read_image, data, 0)
 
 
 @pytest.mark.parametrize("window", [(0, 0, 33), (1, 0, 32), (0, 1, 32), (-1, 0, 8), (0, -1, 8), (0, 0, 0)])
@@ -279,7 +281,7 @@ def test_a_window_that_leaves_the_image_is_refused(roots, data_format, window):
     data = load(roots["rxrx1_6ch"], data_format)
     name = image_path(data, 0) if data_format == "png" else data._input_array[0]
     top, left, side = window
-    where = f"a window of {side} x {side} pixels from row {top}, column {left} is not inside {name}"
+    where = f"{side} x {side} .*row {top}, column {left} .*{name}"
     refused(where, read_image, data, 0, window)
 
 
@@ -287,4 +289,4 @@ def test_a_damaged_file_is_named_with_a_window_too(own):
     data = load(own, "png")
     path = Path(image_files(data, 0)[2])
     path.write_bytes(path.read_bytes()[:100])
-    refused(f"{path} cannot be read .*; restore this image", read_image, data, 0, (0, 0, 8))
+    refused(f"{path} cannot be read", read_image, data, 0, (0, 0, 8))

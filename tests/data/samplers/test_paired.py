@@ -14,6 +14,7 @@ from abra_wilds.data.datasets.controls import control_rows
 from abra_wilds.data.reading.loaders import coverage, make_train_loader
 from abra_wilds.data.samplers.paired import ControlSampler, PairSampler
 from abra_wilds.types import InputError
+from tests.runs import drawn
 
 # Class 9 lies in one bio-batch alone, class 8 is a single row, class 7 has one row elsewhere.
 GROUP_OF = np.array([5, 5, 2, 2, 7, 5, 2, 7, 2, 2, 2, 7, 5, 5, 7])
@@ -28,7 +29,7 @@ def pairs_of(sampler, epochs=1):
     """(row, partner) of all epochs, split in the middle of each batch."""
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        for rows in sampler:
+        for rows in drawn(sampler):
             half = len(rows) // 2
             yield from zip(rows[:half], rows[half:], strict=True)
 
@@ -45,10 +46,10 @@ def allowed(row, cross):
 @pytest.mark.parametrize("cross", [True, False])
 def test_every_row_meets_every_partner_it_may_have_alike_and_no_other(cross):
     epochs = 600
-    drawn = Counter(pairs_of(PairSampler(GROUP_OF, CLASS_OF, 4, 0, cross), epochs))
+    pairs = Counter(pairs_of(PairSampler(GROUP_OF, CLASS_OF, 4, 0, cross), epochs))
     for row in range(N):
         partners = allowed(row, cross)
-        found = {partner: count for (first, partner), count in drawn.items() if first == row}
+        found = {partner: count for (first, partner), count in pairs.items() if first == row}
         assert found.keys() == partners
         assert sum(found.values()) == epochs, "each row is first once an epoch"
         for count in found.values():  # a share of 1/5 has a standard deviation of 0.016
@@ -62,13 +63,13 @@ def test_rows_whose_partner_cannot_cross_are_counted():
 
 def test_an_epoch_of_pairs_is_twice_the_split_and_its_last_batch_is_even():
     sampler = PairSampler(GROUP_OF, CLASS_OF, 4, 0)
-    sizes = [len(rows) for rows in sampler]
+    sizes = list(map(len, sampler))
     assert sizes == [4] * 7 + [2] and len(sampler) == 8 and sampler.images_per_epoch == 30
 
 
 @pytest.mark.parametrize("batch_size", [0, 7])
 def test_a_batch_without_halves_is_refused(batch_size):
-    with pytest.raises(InputError, match=rf"batch_size \({batch_size}\) must be even for the pairs loader"):
+    with pytest.raises(InputError, match=rf"batch_size \({batch_size}\) must be even"):
         PairSampler(GROUP_OF, CLASS_OF, batch_size, 0)
 
 
@@ -77,8 +78,9 @@ def test_each_row_is_learned_from_once_and_the_context_is_the_plates_other_contr
     sampler = ControlSampler(PLATES, CONTROL, 6, 0, n_controls)
     learned, sizes = Counter(), {}
     for batch in sampler:
-        own, context = [r for r in batch if r >= 0], [~r for r in batch if r < 0]
-        assert batch == own + [~r for r in context], "the context comes last"
+        own = batch.learned.tolist()
+        context = batch.rows[len(own) :].tolist()
+        assert batch.rows.tolist() == own + context, "the context comes last"
         (plate,) = set(PLATES[own + context])
         controls = set(np.flatnonzero(CONTROL & (plate == PLATES)).tolist())
         assert len(set(own + context)) == len(batch), "no image counts twice"
@@ -94,17 +96,17 @@ def test_each_row_is_learned_from_once_and_the_context_is_the_plates_other_contr
 
 
 def test_a_plate_without_controls_is_named():
-    with pytest.raises(InputError, match="control wells in every bio-batch, and plate 6 has none among"):
+    with pytest.raises(InputError, match=r"control wells .*plate 6"):
         ControlSampler(PLATES, CONTROL & (PLATES != 6), 6, 0, name_of=lambda group: f"plate {group}")
-    with pytest.raises(InputError, match="batch_size must be at least 1; got 0"):
+    with pytest.raises(InputError, match=r"batch_size .*got 0"):
         ControlSampler(PLATES, CONTROL, 0, 0)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"n_controls_per_batch": -1}, "--n_controls_per_batch must be 0 or more; got -1"),
-        ({"mix": "lisa"}, "--mix must be something else than lisa without --train_loader pairs; got 'lisa'"),
+        ({"n_controls_per_batch": -1}, "--n_controls_per_batch .*got -1"),
+        ({"mix": "lisa"}, "--mix .*--train_loader pairs; got 'lisa'"),
     ],
 )
 def test_settings_that_no_loader_can_follow_are_refused(values, said):

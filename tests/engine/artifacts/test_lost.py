@@ -52,10 +52,10 @@ def test_a_step_that_does_not_fit_the_device_ends_the_run_with_advice(
 def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monkeypatch):
     read = ImageDataset.__getitem__
 
-    def killed(self, item):
-        if get_worker_info() is not None and item[0] == 20:
+    def killed(self, request):
+        if get_worker_info() is not None and 20 in request.batch.rows:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read(self, item)
+        return read(self, request)
 
     monkeypatch.setattr(ImageDataset, "__getitem__", killed)
     argv = runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})

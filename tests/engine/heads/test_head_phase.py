@@ -153,7 +153,7 @@ def test_cached_features_are_those_of_evaluation_in_dataset_order(root, tmp_path
     method = build_method(config, setup.info)
     cached = features(config, setup, method, "train")
     rows = setup.train_loader.rows
-    x = torch.stack([rows[k, None][1] for k in (0, 17, 40)])
+    x = torch.stack([rows.image(int(rows.indices[k]), None) for k in (0, 17, 40)])
     with torch.no_grad():
         assert worst(cached.f[[0, 17, 40]], method.eval().features(augment(x, "none"))) < 1e-5
     assert torch.equal(cached.y, rows.y)
