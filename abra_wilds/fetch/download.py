@@ -1,195 +1,194 @@
-"""One file over HTTP: resumed where it broke off, and in place only when its size and checksums are right.
+"""Files over HTTP, by requests: resumed where they broke off, and checked when they are whole.
 
-A file grows in NAME.part, and a note says which file of which server that is the beginning of (its size and
-ETag), so that a later call, or the next attempt after a broken connection, asks for the missing bytes only. A
-server that does not know ranges, or whose file has changed, is read from the start.
+A file grows under its name, in a folder that belongs to one state of its server (`fetch.work_folder`), so its
+length says how much of it is here, and the next call asks for the missing bytes only. huggingface_hub keeps
+nothing of a broken file for the next call, so the files of the hub come this way too.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import json
-import os
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
+from urllib3.util import Retry
 
 from abra_wilds.errors import InputError
-from abra_wilds.fetch.web import (
-    Answer,
-    DownloadError,
-    Patience,
-    Remote,
-    described,
-    first_byte,
-    name_of,
-    opened_url,
-    patiently,
-)
-from abra_wilds.results.files import write_text
 
-BLOCK = 1 << 20
+TIMEOUT = 60.0  # seconds without a byte after which a connection counts as lost
+TRIES, WAIT = 6, 0.5  # after which a server is given up; seconds before the second try, doubled for each
+BUSY = (408, 429, 500, 502, 503, 504)
 
 
-class Transfer:
-    """A file on its way to a place of ours.
+class DownloadError(InputError):
+    """A file did not come; the message is one sentence without what to do by hand."""
 
-    Args:
-        remote: from `probe`.
-        path: where it shall lie; its `.part` grows beside it.
-        note: a file that remembers what the part is the beginning of, and later the checksum that was found.
-        sha256: the checksum it must have, hexadecimal; None where none is known.
+
+@dataclass(frozen=True)
+class Remote:
+    """A file on a server.
+
+    Attributes:
+        name: its path below the address of the data set.
+        url: where it is.
+        size: bytes.
+        sha256: hexadecimal, None where none is known.
+        md5: hexadecimal, where the server sends it in x-goog-hash, as Google Cloud Storage does.
+        validator: a strong ETag, else the date of its last change, else None: by which a change is noticed.
     """
 
-    def __init__(self, remote: Remote, path: Path, note: Path, sha256: str | None = None):
-        self.remote, self.path, self.note = remote, path, note
-        self.expected = sha256
-        self.part = path.with_name(f"{path.name}.part")
-        noted, found = _read_note(note)
-        same = noted is not None and noted.url == remote.url and not noted.differs(remote)
-        done = same and path.is_file() and sha256 in (None, found)
-        self.sha256 = found if done else None
-        # Without a validator only a known checksum can tell that two halves belong together.
-        self._resumable = same and bool(remote.validator or sha256) and _size(self.part) <= remote.size
-
-    @property
-    def have(self) -> int:
-        """Bytes that need not come any more."""
-        if self.sha256:
-            return self.remote.size
-        return _size(self.part) if self._resumable else 0
+    name: str
+    url: str
+    size: int
+    sha256: str | None = None
+    md5: str | None = None
+    validator: str | None = None
 
     @property
     def checked(self) -> str:
-        """By what the bytes were found to be right."""
-        kinds = {"sha256": self.expected, "md5 of the server": self.remote.md5}
+        """By what its bytes are found to be right."""
+        kinds = {"sha256": self.sha256, "md5 of the server": self.md5}
         return ", ".join(["size", *(kind for kind, value in kinds.items() if value)])
 
-    def run(self, bar: tqdm[Any], patience: Patience) -> None:
-        """Fetch what is missing, check it and put it in place; nothing to do where that was done before.
 
-        Args:
-            bar: of bytes, in which `have` is already counted; moved on as they come.
-            patience: how long to try.
-
-        Raises:
-            DownloadError: if it does not come, or is wrong; what is wrong is removed.
-            InputError: if it cannot be written.
-        """
-        if self.sha256:
-            return
-        try:
-            if not self.have:
-                self._restart(self.remote)
-            patiently(self.remote.url, lambda: self._receive(bar, patience), patience, lambda: self.have)
-        except _Unwritable as fault:
-            raise InputError(
-                f"{self.part} cannot be written ({fault}); fix that, and the same command goes on from there"
-            ) from fault
-        self._check()
-        self._remember()
-        with open(self.part, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.part, self.path)
-
-    def _receive(self, bar: tqdm[Any], patience: Patience) -> None:
-        """One attempt at the missing bytes; a connection that ends too early is an OSError."""
-        have = self.have
-        if have >= self.remote.size:
-            return
-        headers = {"Range": f"bytes={have}-"} if have else {}
-        if have and self.remote.validator:
-            headers["If-Range"] = self.remote.validator
-        with opened_url(self.remote.url, headers, patience) as answer:
-            now, start = described(self.remote.url, answer), first_byte(answer)
-            if start != have or self.remote.differs(now):
-                bar.total = (bar.total or 0) + now.size - self.remote.size
-                bar.update(-have)
-                self._restart(now)
-                if start:
-                    raise ConnectionError(f"{name_of(now.url)} has changed on the server")
-            self._append(answer, bar)
-        if self.have < self.remote.size:
-            raise ConnectionError(f"it broke off after {self.have:,} of {self.remote.size:,} bytes")
-
-    def _append(self, answer: Answer, bar: tqdm[Any]) -> None:
-        with open(self.part, "ab") as file:
-            while block := answer.read(1 << 16):
-                with _writing():
-                    file.write(block)
-                    file.flush()
-                bar.update(len(block))
-
-    def _restart(self, remote: Remote) -> None:
-        """An empty part of a file, and the note of whose beginning it will be."""
-        self.remote = remote
-        with _writing():
-            for folder in (self.part.parent, self.note.parent):
-                folder.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            self.part.write_bytes(b"")
-            self._remember()
-        self._resumable = True
-
-    def _remember(self) -> None:
-        write_text(self.note, json.dumps({**asdict(self.remote), "sha256": self.sha256}))
-
-    def _check(self) -> None:
-        """Compare what lies on the disk with what is known of the file; a wrong part is removed."""
-        size = self.part.stat().st_size
-        found = digests(self.part)
-        for kind, is_, wanted in (
-            ("bytes", f"{size:,}", f"{self.remote.size:,}"),
-            ("as sha256", found["sha256"], self.expected),
-            ("as md5", found["md5"], self.remote.md5),
-        ):
-            if wanted is not None and is_ != wanted:
-                self.part.unlink()
-                self.note.unlink()
-                raise DownloadError(
-                    f"{self.remote.url} came with {is_} {kind} instead of {wanted}, and was removed again"
-                )
-        self.sha256 = found["sha256"]
-
-
-class _Unwritable(Exception):
-    """The disk, and not the connection, is at fault."""
+def session() -> requests.Session:
+    """What talks to servers; it tries again where one is busy or cannot be reached."""
+    talk = requests.Session()
+    # A body that is compressed on its way has another length than the file.
+    talk.headers.update({"User-Agent": "abra-wilds", "Accept-Encoding": "identity"})
+    for scheme in ("http://", "https://"):
+        retry = Retry(TRIES, backoff_factor=WAIT, status_forcelist=BUSY)
+        talk.mount(scheme, HTTPAdapter(max_retries=retry))
+    return talk
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def opened(
+    talk: requests.Session, url: str, headers: Mapping[str, str] | None = None, method: str = "GET"
+) -> Iterator[requests.Response]:
+    """A server's answer, to be read inside the block.
+
+    Raises:
+        DownloadError: if there is none, it is a refusal, or it breaks off while it is read.
+    """
     try:
-        yield
-    except OSError as fault:
-        raise _Unwritable(fault.strerror or fault) from fault
+        # requests takes no redirection of HEAD by itself.
+        with talk.request(
+            method, url, headers=headers, stream=True, timeout=TIMEOUT, allow_redirects=True
+        ) as answer:
+            if not answer.ok:
+                raise DownloadError(f"{url} answers {answer.status_code} {answer.reason}")
+            yield answer
+    except requests.RequestException as fault:
+        cause: BaseException = fault
+        while cause.__context__ is not None:
+            cause = cause.__context__
+        raise DownloadError(f"{url} cannot be had ({cause})") from fault
 
 
-def digests(path: Path) -> dict[str, str]:
-    """Hexadecimal sha256 and md5 of a file, in one pass, with a bar where it takes long."""
-    found = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
-    size = path.stat().st_size
-    bar = tqdm(total=size, unit="B", unit_scale=True, desc=f"checking {path.stem}", disable=size < 1 << 28)
-    with bar, open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            for digest in found.values():
-                digest.update(block)
-            bar.update(len(block))
-    return {kind: digest.hexdigest() for kind, digest in found.items()}
+def probe(talk: requests.Session, url: str, name: str, sha256: str | None = None) -> Remote:
+    """What a server says of a file; `name` and `sha256` are those of `Remote`.
+
+    Raises:
+        DownloadError: if it cannot be had, or the server does not say how large it is.
+    """
+    with opened(talk, url, method="HEAD") as answer:
+        said = answer.headers
+    if "Content-Length" not in said:
+        raise DownloadError(f"{url} does not say how many bytes it has")
+    etag = said.get("ETag", "")
+    validator = etag if etag.startswith('"') else said.get("Last-Modified")
+    goog = re.search(r"md5=([\w+/]{22}==)", said.get("x-goog-hash", ""))
+    md5 = base64.b64decode(goog[1]).hex() if goog else None
+    return Remote(name, url, int(said["Content-Length"]), sha256, md5, validator)
 
 
-def _read_note(path: Path) -> tuple[Remote | None, str | None]:
-    """What a note says: of which file, and the sha256 it was found to have."""
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        found = note.pop("sha256")
-        return Remote(**note), found
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None, None
-
-
-def _size(path: Path) -> int:
+def here(remote: Remote, folder: Path) -> int:
+    """How many bytes of a file are in a folder."""
+    path = folder / remote.name
     return path.stat().st_size if path.is_file() else 0
+
+
+def receive(talk: requests.Session, remote: Remote, folder: Path, bar: tqdm[Any]) -> None:
+    """Fetch what a folder lacks of a file.
+
+    Args:
+        talk: from `session`.
+        remote: the file.
+        folder: where it grows, under its name.
+        bar: of bytes, in which those that are here are already counted; moved on as more come.
+
+    Raises:
+        DownloadError: if a try brings no byte more.
+    """
+    path = folder / remote.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    while (have := here(remote, folder)) < remote.size:
+        fault = None
+        try:
+            _append(talk, remote, path, have, bar)
+        except DownloadError as broken:
+            fault = broken
+        now = here(remote, folder)
+        said = f"{fault or f'{remote.url} broke off'}, after {now:,} of {remote.size:,} bytes"
+        if now <= have:
+            raise DownloadError(said) from fault
+        if now < remote.size:
+            tqdm.write(f"{said}; trying again", file=sys.stderr)
+
+
+def _append(talk: requests.Session, remote: Remote, path: Path, have: int, bar: tqdm[Any]) -> None:
+    """One try to get the bytes after the first `have`; all of them where the server sends all."""
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and remote.validator:
+        headers["If-Range"] = remote.validator
+    with opened(talk, remote.url, headers) as answer:
+        rest = have and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        bar.update(0 if rest else -have)
+        with path.open("ab" if rest else "wb") as file:
+            for block in answer.iter_content(1 << 16):
+                bar.update(file.write(block))
+
+
+def check(remote: Remote, folder: Path, bar: tqdm[Any]) -> str:
+    """Compare a file with what is known of it; a wrong one is removed.
+
+    Args:
+        remote: the file.
+        folder: where it is.
+        bar: of bytes, moved on as they are read.
+
+    Returns:
+        Its sha256.
+
+    Raises:
+        DownloadError: if it is wrong.
+    """
+    path = folder / remote.name
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha256.update(block)
+            md5.update(block)
+            bar.update(len(block))
+    for kind, found, wanted in (
+        ("bytes", f"{here(remote, folder):,}", f"{remote.size:,}"),
+        ("as sha256", sha256.hexdigest(), remote.sha256),
+        ("as md5", md5.hexdigest(), remote.md5),
+    ):
+        if wanted not in (None, found):
+            path.unlink()
+            raise DownloadError(
+                f"{remote.url} came with {found} {kind} instead of {wanted}, and was removed again"
+            )
+    return sha256.hexdigest()

@@ -7,20 +7,20 @@ call goes on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from abra_wilds.errors import InputError
-from abra_wilds.fetch.download import Transfer
-from abra_wilds.fetch.sources import SOURCES, checked_address, is_there, listed, manual
+from abra_wilds.fetch.download import DownloadError, Remote, check, here, receive, session
+from abra_wilds.fetch.sources import SOURCES, is_there, listed, manual
 from abra_wilds.fetch.unpack import archives, unpack
-from abra_wilds.fetch.web import DownloadError, Patience, probe
 from abra_wilds.results.files import write_text
 
 FETCHED = "FETCHED.json"
@@ -30,11 +30,7 @@ UNPACKED = 1.1
 
 
 def fetch(
-    name: str,
-    root: Path,
-    source: str | None = None,
-    sums: Mapping[str, str] | None = None,
-    patience: Patience | None = None,
+    name: str, root: Path, source: str | None = None, sums: Mapping[str, str] | None = None
 ) -> Path | None:
     """Fetch a data set into its folder in `root`.
 
@@ -42,8 +38,7 @@ def fetch(
         name: a key of SOURCES.
         root: the folder above it; made if absent.
         source: another address below which the same files are.
-        sums: sha256 of files by name, beside or instead of those that SHA256SUMS has.
-        patience: how long to try.
+        sums: sha256 of files by name, beside or instead of those that are published.
 
     Returns:
         The data set's folder, or None if it was there already and nothing was done.
@@ -51,50 +46,64 @@ def fetch(
     Raises:
         InputError: if it cannot be fetched, is not what was expected, or something else is in its place.
     """
-    plan, patience = SOURCES[name], patience or Patience()
+    plan = SOURCES[name]
     target, work = root / plan.folders[0], root / f".{plan.folders[0]}.fetch"
     if is_there(plan, root):
         shutil.rmtree(work, ignore_errors=True)
         return None
-    base = checked_address(source or plan.base)
-    shutil.rmtree(work / "unpacked", ignore_errors=True)
     try:
-        transfers = connect(base, listed(plan, base, sums or {}, patience), work, patience)
-        check_space(name, root, transfers)
-        total, have = (
-            sum(n) for n in zip(*((t.remote.size, t.have) for t in transfers.values()), strict=True)
-        )
-        with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"fetching {name}") as bar:
-            for transfer in transfers.values():
-                transfer.run(bar, patience)
+        with session() as talk:
+            base, remotes = listed(plan, source, talk)
+            files = work_folder(work, remotes)
+            remotes = expected(remotes, sums or {})
+            check_space(name, root, remotes, files)
+            total, have = sum(r.size for r in remotes), sum(here(r, files) for r in remotes)
+            with tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=f"fetching {name}") as bar:
+                for remote in remotes:
+                    receive(talk, remote, files, bar)
+        with tqdm(total=total, unit="B", unit_scale=True, desc=f"checking {name}") as bar:
+            found = {remote.name: check(remote, files, bar) for remote in remotes}
     except DownloadError as fault:
         raise InputError(f"{fault}; {manual(plan, root)}") from fault
-    folder = unpacked(transfers, work)
+    folder = unpacked([remote.name for remote in remotes], files)
     for release in (entry for entry in plan.holds if entry.startswith("RELEASE")):
         (folder / release).touch()
-    write_text(folder / FETCHED, json.dumps(receipt(name, base, transfers), indent=1) + "\n")
+    write_text(folder / FETCHED, json.dumps(receipt(name, base, remotes, found), indent=1) + "\n")
     os.replace(folder, target)
     shutil.rmtree(work, ignore_errors=True)
     return target
 
 
-def connect(
-    base: str, known: Mapping[str, str | None], work: Path, patience: Patience
-) -> dict[str, Transfer]:
-    """Ask the server for the size of every file, and see how much of them is here from before."""
-    found = {}
-    for name in tqdm(known, desc="asking for sizes", leave=False, disable=len(known) < 100):
-        remote = probe(f"{base}/{urllib.parse.quote(name)}", patience)
-        note = work / "notes" / f"{name}.json"
-        found[name] = Transfer(remote, work / "files" / name, note, known[name])
-    return found
+def work_folder(work: Path, remotes: Sequence[Remote]) -> Path:
+    """Where files grow: a folder of what the server has now, so that no two versions of a file are joined.
+
+    What has grown of other versions is removed, and what an earlier call began to unpack.
+    """
+    has = sorted((r.name, r.size, r.sha256 or f"{r.url} {r.validator}") for r in remotes)
+    files = work / hashlib.sha256(json.dumps(has).encode()).hexdigest()[:16]
+    for other in work.glob("*"):
+        if other != files:
+            shutil.rmtree(other, ignore_errors=True)
+    return files
 
 
-def check_space(name: str, root: Path, transfers: Mapping[str, Transfer]) -> None:
+def expected(remotes: Sequence[Remote], sums: Mapping[str, str]) -> list[Remote]:
+    """Files with the checksums that the user gave.
+
+    Raises:
+        InputError: if one is of another file.
+    """
+    names = sorted(remote.name for remote in remotes)
+    if unknown := sorted(set(sums) - set(names)):
+        raise InputError(f"--sha256 is given for {unknown[0]}, and what is fetched is {', '.join(names[:5])}")
+    return [replace(remote, sha256=sums.get(remote.name, remote.sha256)) for remote in remotes]
+
+
+def check_space(name: str, root: Path, remotes: Sequence[Remote], files: Path) -> None:
     """Refuse a disk without room for what is still to come and for what it unpacks to."""
-    coming = sum(t.remote.size - t.have for t in transfers.values())
-    packed = {part for parts in archives(transfers).values() for part in parts}
-    growing = UNPACKED * sum(t.remote.size for part, t in transfers.items() if part in packed)
+    coming = sum(max(r.size - here(r, files), 0) for r in remotes)
+    packed = {part for parts in archives(r.name for r in remotes).values() for part in parts}
+    growing = UNPACKED * sum(r.size for r in remotes if r.name in packed)
     place = next(folder for folder in (root, *root.resolve().parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     if free < coming + growing:
@@ -105,18 +114,18 @@ def check_space(name: str, root: Path, transfers: Mapping[str, Transfer]) -> Non
         )
 
 
-def unpacked(transfers: Mapping[str, Transfer], work: Path) -> Path:
+def unpacked(names: Sequence[str], files: Path) -> Path:
     """The folder with metadata.csv and images, after archives have been unpacked.
 
     Raises:
         InputError: if an archive is bad, or there is no such folder.
     """
-    tree, packed = work / "files", archives(transfers)
+    tree, packed = files, archives(names)
     if packed:
-        tree = work / "unpacked"
+        tree = files.with_name("unpacked")
         try:
             for name, parts in packed.items():
-                unpack(name, [transfers[part].path for part in parts], tree)
+                unpack(name, [files / part for part in parts], tree)
         except BaseException:
             shutil.rmtree(tree, ignore_errors=True)
             raise
@@ -125,7 +134,7 @@ def unpacked(transfers: Mapping[str, Transfer], work: Path) -> Path:
     images = [path for depth in depths for path in sorted(tree.glob(f"{depth}images")) if path.is_dir()]
     if not tables or not images:
         raise InputError(
-            f"what came ({', '.join(sorted(transfers)[:3])}) holds no "
+            f"what came ({', '.join(sorted(names)[:3])}) holds no "
             f"{'folder images' if tables else 'metadata.csv'}; it lies in {tree}, and is not such a data set"
         )
     folder = tables[0].parent
@@ -134,10 +143,10 @@ def unpacked(transfers: Mapping[str, Transfer], work: Path) -> Path:
     return folder
 
 
-def receipt(name: str, base: str, transfers: Mapping[str, Transfer]) -> dict[str, object]:
+def receipt(name: str, base: str, remotes: Sequence[Remote], found: Mapping[str, str]) -> dict[str, object]:
     """What came, from where, and how it was checked: FETCHED.json, by which two copies can be compared."""
     files = {
-        file: {"bytes": t.remote.size, "sha256": t.sha256, "checked": t.checked}
-        for file, t in sorted(transfers.items())
+        r.name: {"bytes": r.size, "sha256": found[r.name], "checked": r.checked}
+        for r in sorted(remotes, key=lambda remote: remote.name)
     }
     return {"dataset": name, "source": base, "licence": LICENCE, "files": files}

@@ -1,9 +1,10 @@
 """Where RxRx1-WILDS and six-channel RxRx1 are published, of which files, and as what they lie in ROOT.
 
-RxRx1-WILDS is the mirror by one of WILDS' authors, huggingface.co/datasets/pangwei/wilds-rxrx1. Its card says
-that it holds archive files to be unpacked into WILDS' folder, and their sha256 in SHA256SUMS. The names of
-the archives, and whether their members lie in a folder of their own, are found at run time: an archive,
-archives in parts, or plain files; and metadata.csv at the top or up to two folders below.
+RxRx1-WILDS is the mirror by one of WILDS' authors, the data set pangwei/wilds-rxrx1 of the Hugging Face hub,
+which lists files with sizes and, for large ones, sha256. Its card says that it holds archive files to be
+unpacked into WILDS' folder, and their sha256 in SHA256SUMS, which is the list of files at other addresses.
+The names of the archives, and whether their members lie in a folder of their own, are found at run time: an
+archive, archives in parts, or plain files; and metadata.csv at the top or up to two folders below.
 
 RxRx1 with six channels is what its publisher, Recursion, links on rxrx.ai/rxrx1. No sha256 is published; size
 and, where the server sends it, md5 are compared, and the sha256 of what came is kept.
@@ -14,18 +15,23 @@ This code has met neither server, only those of its tests.
 
 from __future__ import annotations
 
+import os
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+from tqdm import tqdm
+
 from abra_wilds.config.data import MARKER
 from abra_wilds.errors import InputError
+from abra_wilds.fetch.download import DownloadError, Remote, opened, probe
 from abra_wilds.fetch.unpack import archives, inside
-from abra_wilds.fetch.web import DownloadError, Patience, read_text
 
 SUMS = "SHA256SUMS"
+HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,16 @@ class Source:
     """Where a data set is published, and as what it shall lie in ROOT.
 
     Attributes:
-        base: the address below which its files are.
-        files: their names; none: those that SHA256SUMS lists.
+        base: the address below which its files are; of the hub, where it is a data set of the hub.
+        repo: its name on the hub; None if it is not there.
+        files: their names; none: those that the hub or SHA256SUMS lists.
         folders: what the data set's folder may be called; the first is the one that is made.
         holds: what is in that folder if it is complete.
         by_hand: what to download without this command.
     """
 
     base: str
+    repo: str | None
     files: tuple[str, ...]
     folders: tuple[str, ...]
     holds: tuple[str, ...]
@@ -49,15 +57,17 @@ class Source:
 
 SOURCES = {
     "rxrx1": Source(
-        base="https://huggingface.co/datasets/pangwei/wilds-rxrx1/resolve/main",
+        base=HUB,
+        repo="pangwei/wilds-rxrx1",
         files=(),
         folders=("rxrx1_v1.0",),
         holds=("metadata.csv", "RELEASE_v1.0.txt", "images"),
-        by_hand=f"the archive files and {SUMS} of https://huggingface.co/datasets/pangwei/wilds-rxrx1 "
+        by_hand=f"the archive files and {SUMS} of {HUB}/datasets/pangwei/wilds-rxrx1 "
         f"(check them with 'sha256sum -c {SUMS}')",
     ),
     "rxrx1_6ch": Source(
         base="https://storage.googleapis.com/rxrx/rxrx1",
+        repo=None,
         files=("rxrx1-metadata.zip", "rxrx1-images.zip"),
         folders=("rxrx1", "rxrx1_6ch_v1.0"),
         holds=("metadata.csv", "images"),
@@ -86,46 +96,88 @@ def is_there(plan: Source, root: Path) -> bool:
     return False
 
 
-def checked_address(source: str) -> str:
-    """An address that names can be put behind.
+def listed(plan: Source, source: str | None, talk: requests.Session) -> tuple[str, list[Remote]]:
+    """The address below which the files of a data set are, and the files; archives alone, if there are any.
+
+    Args:
+        plan: the data set.
+        source: another address than its publisher's, or None.
+        talk: from `session`.
 
     Raises:
-        InputError: if it is not one of http.
+        InputError: if the address is none, there is no list of files, or it names a place outside the folder.
     """
-    if urllib.parse.urlsplit(source).scheme not in ("http", "https"):
+    if source is not None and urllib.parse.urlsplit(source).scheme not in ("http", "https"):
         raise InputError(
             f"--source {source} is not an address; give one that begins with http:// or https://"
         )
-    return source.rstrip("/")
+    if source is None and plan.repo:
+        return on_the_hub(plan.repo, os.environ.get("HF_ENDPOINT", plan.base).rstrip("/"))
+    base = (source or plan.base).rstrip("/")
+    names = dict.fromkeys(plan.files) if plan.files else published_sums(talk, base)
+    bar = tqdm(names.items(), desc="asking for sizes", leave=False, disable=len(names) < 100)
+    return base, [probe(talk, address(base, name), name, sha256) for name, sha256 in bar]
 
 
-def listed(plan: Source, base: str, sums: Mapping[str, str], patience: Patience) -> dict[str, str | None]:
-    """{name: its sha256, or None where none is known} of the files of which a data set consists.
+def on_the_hub(repo: str, endpoint: str) -> tuple[str, list[Remote]]:
+    """The address and the files of a data set of the hub.
 
     Raises:
-        InputError: if SHA256SUMS cannot be used, or `sums` has the checksum of another file.
+        InputError: if huggingface_hub is missing, the hub cannot be reached, or lists no data set.
     """
-    known = dict.fromkeys(plan.files) if plan.files else published_sums(base, patience)
-    if unknown := sorted(set(sums) - set(known)):
+    try:
+        from huggingface_hub.hf_api import HfApi, RepoFile
+    except ImportError as fault:
         raise InputError(
-            f"--sha256 is given for {unknown[0]}, and what is fetched is {', '.join(sorted(known)[:5])}"
-        )
-    return {name: sums.get(name, checksum) for name, checksum in known.items()}
+            "fetch needs huggingface_hub, which is not installed; run `pip install huggingface_hub`"
+        ) from fault
+    page = f"{endpoint}/datasets/{repo}"
+    try:
+        entries = list(HfApi(endpoint=endpoint).list_repo_tree(repo, recursive=True, repo_type="dataset"))
+    # What it raises where the hub cannot be reached belongs to the package it speaks HTTP by, and changes.
+    except Exception as fault:
+        reason = next(iter(str(fault).splitlines()), type(fault).__name__)
+        raise DownloadError(f"the list of files of {page} cannot be had ({reason})") from fault
+    files = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    base = f"{page}/resolve/main"
+    return base, [
+        Remote(name, address(base, name), file.size, file.lfs.sha256)
+        if (file := files[name]).lfs
+        # The hub's ETag of what is not large.
+        else Remote(name, address(base, name), file.size, validator=f'"{file.blob_id}"')
+        for name in data_files(files, page)
+    ]
 
 
-def published_sums(base: str, patience: Patience) -> dict[str, str | None]:
-    """What SHA256SUMS lists; where it names archives, they alone: what else it names describes them.
+def address(base: str, name: str) -> str:
+    """Where a file is."""
+    return f"{base}/{urllib.parse.quote(name)}"
+
+
+def published_sums(talk: requests.Session, base: str) -> dict[str, str]:
+    """{name: sha256} of what SHA256SUMS lists.
 
     Raises:
-        InputError: if it lists no data set, or names a place outside the folder.
+        InputError: if it cannot be had, or lists no data set.
     """
-    text = read_text(f"{base}/{SUMS}", patience)
+    with opened(talk, f"{base}/{SUMS}") as answer:
+        text = answer.content.decode("utf-8", "replace")
     lines = re.findall(r"^([0-9a-fA-F]{64})[ \t]+\*?(.+?)[ \t\r]*$", text, re.MULTILINE)
-    found = {str(inside(name, SUMS)): checksum.lower() for checksum, name in lines}
-    packed = [part for parts in archives(found).values() for part in parts]
-    if not packed and not any(name.endswith("metadata.csv") for name in found):
-        raise DownloadError(f"{base}/{SUMS} lists neither an archive nor a metadata.csv")
-    return {name: found[name] for name in packed or found}
+    found = {inside(name, SUMS): checksum.lower() for checksum, name in lines}
+    return {name: found[name] for name in data_files(found, f"{base}/{SUMS}")}
+
+
+def data_files(names: Iterable[str], source: str) -> list[str]:
+    """The archives among names of files; where there are none, all.
+
+    Raises:
+        InputError: if they are no data set, or one is a place outside the folder.
+    """
+    kept = [inside(name, source) for name in names if not name.startswith(".git")]
+    packed = [part for parts in archives(kept).values() for part in parts]
+    if not packed and not any(name.endswith("metadata.csv") for name in kept):
+        raise DownloadError(f"{source} lists neither an archive nor a metadata.csv")
+    return packed or kept
 
 
 def manual(plan: Source, root: Path) -> str:

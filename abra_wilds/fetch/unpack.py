@@ -1,90 +1,29 @@
 """Archives, also such that come in parts, unpacked without a byte outside the folder they are meant for.
 
-Members are written by us, as plain files below the folder; a name that climbs out of it, is absolute, or a
-member that is neither file nor folder (a link, a device) is refused, which is stricter than tarfile's filter
-"data" and holds for zip as well.
+tarfile and zipfile write the members. Of a name that is absolute or climbs they make another one, and tarfile
+keeps links; here such a member is refused.
 """
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from abra_wilds.errors import InputError
 
-# x.tar.gz, x.zip; and their parts x.tar.gz.part-000, x.tar.gz.00, x.tar.gz.partaa, x.tar.gz.aa.
-_ARCHIVE = re.compile(r"(?P<archive>.+\.(?:tar\.gz|tgz|tar|zip))(?:\.(?:part)?[-_.]?(?:\d+|[a-z]{2}))?", re.I)
-
-
-class ArchiveMember(NamedTuple):
-    """A file or folder in an archive.
-
-    Attributes:
-        name: its path, as the archive has it.
-        kind: "file", "folder" or "other".
-        content: of a file.
-        done: about how many bytes of the archive are behind us, for the bar.
-    """
-
-    name: str
-    kind: str
-    content: IO[bytes] | None
-    done: int
-
-
-class Joined(io.RawIOBase):
-    """Files one behind the other, read as one."""
-
-    def __init__(self, paths: Sequence[Path]):
-        self.starts, self.size = [], 0
-        for path in paths:
-            self.starts.append(self.size)
-            self.size += path.stat().st_size
-        self.files = [path.open("rb") for path in paths]
-        self.at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """Bytes before what is read next."""
-        return self.at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move, as in any file."""
-        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
-        return self.at
-
-    def readinto(self, into: Any) -> int:
-        """Read up to the end of the file that `at` lies in; 0 at the end of the last."""
-        for start, file in zip(reversed(self.starts), reversed(self.files), strict=True):
-            if start <= self.at:
-                file.seek(self.at - start)
-                n = file.readinto(into)
-                self.at += n
-                return n
-        return 0
-
-    def close(self) -> None:
-        """Close them all."""
-        for file in self.files:
-            file.close()
-        super().close()
+# x.zip, x.tar.gz; and parts of the latter: x.tar.gz.part-000, x.tar.gz.00, x.tar.gz.partaa, x.tar.gz.aa.
+_ARCHIVE = re.compile(
+    r"(?P<archive>.+\.(?:tar\.gz|tgz|tar|zip))(?:(?<!zip)\.(?:part)?[-_.]?(?:\d+|[a-z]{2}))?", re.I
+)
 
 
 def archives(names: Iterable[str]) -> dict[str, list[str]]:
@@ -108,53 +47,62 @@ def unpack(name: str, parts: Sequence[Path], into: Path) -> None:
 
     Args:
         name: of the archive, for messages and by its ending.
-        parts: its files, in order.
+        parts: its files, in order; one of a zip.
         into: the folder; what is there already stays, unless a member has its name.
 
     Raises:
         InputError: if it is damaged, or a member is a link or would lie outside `into`.
     """
-    with Joined(parts) as raw, io.BufferedReader(raw, 1 << 20) as file:
-        read = zip_members if name.lower().endswith(".zip") else tar_members
-        bar = tqdm(total=raw.size, unit="B", unit_scale=True, desc=f"unpacking {name}", mininterval=0.5)
-        with bar:
-            try:
-                for member in read(file):
-                    _write(name, member, into)
-                    bar.update(member.done - bar.n)
-                bar.update(raw.size - bar.n)
-            # RuntimeError: a password is wanted, or a way to compress that zipfile does not know.
-            except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as fault:
-                raise InputError(
-                    f"{name} cannot be unpacked ({fault}); it is damaged at its source"
-                ) from fault
-
-
-def tar_members(file: IO[bytes]) -> Iterator[ArchiveMember]:
-    """Members of a tar archive, compressed or not, in the order of its bytes."""
-    with tarfile.open(fileobj=file, mode="r|*") as tar:
-        for info in tar:
-            kind = "file" if info.isreg() else "folder" if info.isdir() else "other"
-            yield ArchiveMember(info.name, kind, tar.extractfile(info) if info.isreg() else None, file.tell())
-
-
-def zip_members(file: IO[bytes]) -> Iterator[ArchiveMember]:
-    """Members of a zip archive; their checksums are compared while they are read."""
-    done = 0
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            mode = stat.S_IFMT(info.external_attr >> 16)
-            done += info.compress_size
-            if info.is_dir():
-                yield ArchiveMember(info.filename, "folder", None, done)
-            elif mode not in (0, stat.S_IFREG):
-                yield ArchiveMember(info.filename, "other", None, done)
+    size = sum(part.stat().st_size for part in parts)
+    with ExitStack() as stack:
+        files = [stack.enter_context(part.open("rb")) for part in parts]
+        bar = stack.enter_context(tqdm(total=size, unit="B", unit_scale=True, desc=f"unpacking {name}"))
+        try:
+            if name.lower().endswith(".zip"):
+                _unzip(name, files[0], into, bar)
             else:
-                with archive.open(info) as content:
-                    yield ArchiveMember(info.filename, "file", content, done)
+                _untar(name, _Joined(files, bar), into)
+        # RuntimeError: a password is wanted, or a way to compress that zipfile does not know.
+        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as fault:
+            raise InputError(
+                f"{name} cannot be unpacked ({fault}); remove {parts[0]} and run the command again; if that "
+                "does not help, it is damaged at its source"
+            ) from fault
 
 
-def inside(name: str, source: str) -> PurePosixPath:
+def _untar(name: str, file: Any, into: Path) -> None:
+    with tarfile.open(fileobj=file, mode="r|*") as tar:
+        # Python 3.11.3 has no filter yet; what it would refuse is refused here, and it settles permissions.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(into, _plain(name, tar))
+
+
+def _plain(name: str, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for member in tar:
+        _check_member(name, member.name, member.isreg() or member.isdir())
+        yield member
+
+
+def _unzip(name: str, file: IO[bytes], into: Path, bar: tqdm[Any]) -> None:
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            _check_member(name, member.orig_filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        for member in archive.infolist():
+            archive.extract(member, into)
+            bar.update(member.compress_size)
+
+
+def _check_member(archive: str, name: str, plain: bool) -> None:
+    inside(name, archive)
+    if not plain:
+        raise InputError(
+            f"{archive} holds {name!r}, which is a link or a device; an archive of a data set has files and "
+            "folders only, so the source is not to be trusted"
+        )
+
+
+def inside(name: str, source: str) -> str:
     """A relative path that stays inside the folder it is joined to.
 
     Args:
@@ -170,19 +118,17 @@ def inside(name: str, source: str) -> PurePosixPath:
             f"{source} names {name!r}, which may lie outside the data set's folder; nothing of it is kept, "
             "and the source is not to be trusted"
         )
-    return path
+    return str(path)
 
 
-def _write(archive: str, member: ArchiveMember, into: Path) -> None:
-    path = into / inside(member.name, archive)
-    if member.kind == "folder":
-        path.mkdir(parents=True, exist_ok=True)
-    elif member.content is None:
-        raise InputError(
-            f"{archive} holds {member.name!r}, which is a link or a device; an archive of a data set has "
-            "files and folders only, so the source is not to be trusted"
-        )
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as out:
-            shutil.copyfileobj(member.content, out, 1 << 20)
+class _Joined:
+    """Files one after the other, read as one by tarfile, which asks for no more than `read` of a stream."""
+
+    def __init__(self, files: Sequence[IO[bytes]], bar: tqdm[Any]):
+        self.files, self.bar = files, bar
+
+    def read(self, n: int) -> bytes:
+        """At most `n` bytes; none after the last file."""
+        block = next(filter(None, (file.read(n) for file in self.files)), b"")
+        self.bar.update(len(block))
+        return block

@@ -1,16 +1,23 @@
-"""A server on the loopback that can drop connections, ignore ranges and send wrong bytes."""
+"""A server on the loopback that can drop connections, ignore ranges and send wrong bytes.
+
+Its files are at the top, to which it redirects from where the hub has files, whose list it also sends.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+REPO = "pangwei/wilds-rxrx1"
+TEXTS = (".md", ".csv", ".txt")  # files for which the hub gives no sha256
 
 
 @dataclass
@@ -20,23 +27,21 @@ class Site:
     Attributes:
         files: bytes by path, without the leading slash.
         ranges: whether Range is understood.
-        etags: whether an ETag is sent.
-        drops: for each body longer than a byte, in order, after how many bytes the connection ends; used up.
+        drops: for each body of a file longer than a byte, in order, after how many bytes the connection ends.
         headers: more of them, by path.
         busy: how many requests are answered by 503 first.
         stalls: after how many bytes of a longer body nothing more comes while this is set; 0 for never.
-        asked: (path, Range) of every request.
-        sent: (path, first byte, number of bytes) of every body longer than a byte.
+        asked: the path of every request.
+        sent: (path, first byte, number of bytes) of every body of a file.
     """
 
     files: dict[str, bytes]
     ranges: bool = True
-    etags: bool = True
     drops: list[int] = field(default_factory=list)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     busy: int = 0
     stalls: int = 0
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     sent: list[tuple[str, int, int]] = field(default_factory=list)
     url: str = ""
 
@@ -44,7 +49,7 @@ class Site:
         return '"' + hashlib.md5(self.files[path]).hexdigest() + '"'
 
     def bodies(self, path: str) -> list[tuple[int, int]]:
-        """(first byte, number of bytes) of the bodies sent of a file, without probes."""
+        """(first byte, number of bytes) of the bodies sent of a file."""
         return [(start, n) for name, start, n in self.sent if name == path]
 
 
@@ -52,45 +57,57 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Nothing."""
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         site: Site = self.server.site  # type: ignore[attr-defined]
-        path, wanted = urllib.parse.unquote(self.path.lstrip("/")), self.headers["Range"]
-        site.asked.append((path, wanted))
+        path = urllib.parse.unquote(self.path.lstrip("/"))
+        site.asked.append(path)
         if site.busy:
             site.busy -= 1
             self.send_error(503)
+            return
+        if path.startswith(f"api/datasets/{REPO}/tree/main?"):
+            self.send_tree(site)
+            return
+        if path.startswith(f"datasets/{REPO}/resolve/main/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("/resolve/main")[2])
+            self.end_headers()
             return
         if path not in site.files:
             self.send_error(404)
             return
         body = site.files[path]
-        start, stop = 0, len(body)
         fresh = self.headers["If-Range"] in (None, site.etag(path))
-        ranged = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted or "") if site.ranges and fresh else None
+        ranged = re.fullmatch(r"bytes=(\d+)-", self.headers["Range"] or "") if site.ranges and fresh else None
+        start, stop = int(ranged[1]) if ranged else 0, len(body)
+        self.send_response(206 if ranged else 200)
         if ranged:
-            start, stop = int(ranged[1]), min(int(ranged[2] or stop) + bool(ranged[2]), stop)
-        if ranged and start >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-        else:
-            self.send_response(206 if ranged else 200)
-            if ranged:
-                self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")
-            self.send_header("Content-Length", str(stop - start))
-        if site.etags:
-            self.send_header("ETag", site.etag(path))
-        # An answer to If-Range leaves out what the client was told before (RFC 9110, section 15.3.7).
-        told = ranged and self.headers["If-Range"]
-        for name, value in ({} if told else site.headers.get(path, {})).items():
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{stop}")
+        self.send_header("Content-Length", str(stop - start))
+        self.send_header("ETag", site.etag(path))
+        for name, value in site.headers.get(path, {}).items():
             self.send_header(name, value)
         self.end_headers()
-        self.send_body(site, path, start, body[start:stop])
+        if self.command == "GET":
+            self.send_body(site, path, start, body[start:stop])
+
+    def send_tree(self, site: Site) -> None:
+        """The list of files as the hub has it."""
+        tree: list[dict[str, object]] = [{"type": "directory", "path": "data", "oid": "0"}]
+        for name, body in site.files.items():
+            lfs = {"oid": hashlib.sha256(body).hexdigest(), "size": len(body), "pointerSize": 130}
+            large = {} if name.endswith(TEXTS) else {"lfs": lfs}
+            oid = site.etag(name).strip('"')
+            tree.append({"type": "file", "path": name, "oid": oid, "size": len(body), **large})
+        body = json.dumps(tree).encode()
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
 
     def send_body(self, site: Site, path: str, start: int, body: bytes) -> None:
-        if self.headers["Range"] == "bytes=0-0":
-            with suppress(OSError):
-                self.wfile.write(body)
-            return
         if site.drops and len(body) > 1:
             body = body[: site.drops.pop(0)]
         site.sent.append((path, start, len(body)))

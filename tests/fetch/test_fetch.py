@@ -6,12 +6,10 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
 
-import pandas as pd
 import pytest
 
 from abra_wilds.__main__ import main
@@ -21,49 +19,13 @@ from abra_wilds.errors import InputError
 from abra_wilds.fetch import fetch as module
 from abra_wilds.fetch.fetch import fetch
 from abra_wilds.fetch.sources import SOURCES
-from abra_wilds.fetch.web import Patience
 from tests import runs
 from tests.data.datasets.published import layouts, read_tree, sums_of, tar, with_sums, zipped
-from tests.fetch.http_server import serving
-
-QUICK = Patience(timeout=60.0, tries=3, wait=0.01)
-
-
-@pytest.fixture(scope="session")
-def wilds_files(sim_root, tmp_path_factory):
-    """{path: bytes} of a corner of the tiny RxRx1-WILDS: 32 images."""
-    folder = sim_root / "rxrx1_v1.0"
-    rows = pd.read_csv(folder / "metadata.csv")
-    rows = rows[(rows["plate"] == 1) & rows["well"].isin(["B02", "B03"]) & (rows["cell_type"] < "I")]
-    rows = rows.assign(sirna_id=pd.factorize(rows["sirna_id"])[0])
-    names = "images/" + rows["experiment"] + "/Plate1/" + rows["well"] + "_s" + rows["site"].astype(str)
-    images = {f"{name}.png": (folder / f"{name}.png").read_bytes() for name in names}
-    return {"metadata.csv": rows.to_csv(index=False).encode(), "RELEASE_v1.0.txt": b"", **images}
-
-
-@pytest.fixture(scope="session")
-def wilds_archive(wilds_files):
-    return tar({f"./{name}": body for name, body in wilds_files.items()})
-
-
-@pytest.fixture(scope="session")
-def six_archives(six_root):
-    """The two archives of a small six-channel screen, as the publisher has them."""
-    files = {f"rxrx1/{n}": b for n, b in read_tree(six_root / "rxrx1").items() if n != "SIMULATED.json"}
-    tables = {name: body for name, body in files.items() if name.endswith("metadata.csv")}
-    images = {name: body for name, body in files.items() if name.endswith(".png")}
-    return {"rxrx1-metadata.zip": zipped(tables), "rxrx1-images.zip": zipped(images)}
-
-
-@pytest.fixture
-def site(wilds_archive, monkeypatch):
-    monkeypatch.setenv("no_proxy", "*")
-    with serving(with_sums({"README.md": b"card", "rxrx1_v1.0.tar.gz": wilds_archive})) as site:
-        yield site
+from tests.fetch.http_server import REPO, TEXTS
 
 
 def get(site, root, name="rxrx1", **more):
-    return fetch(name, root, source=site.url + "/", patience=QUICK, **more)
+    return fetch(name, root, source=site.url + "/", **more)
 
 
 def assert_loads(name, root, n):
@@ -72,17 +34,22 @@ def assert_loads(name, root, n):
     return [dataset.get_input(row) for row in range(n)]
 
 
+@pytest.mark.parametrize("hub", [True, False], ids=("hub", "mirror"))
 @pytest.mark.parametrize("layout", list(layouts({"metadata.csv": b""})))
-def test_rxrx1_is_fetched_from_any_layout_and_loads(site, wilds_files, tmp_path, layout):
+def test_rxrx1_is_fetched_from_any_layout_and_loads(site, wilds_files, tmp_path, layout, hub):
     site.files = with_sums(layouts(wilds_files)[layout])
-    target = get(site, tmp_path / "data")
+    target = fetch("rxrx1", tmp_path / "data", None if hub else site.url)
     assert target == tmp_path / "data" / "rxrx1_v1.0"
     found = read_tree(target)
     receipt = json.loads(found.pop("FETCHED.json"))
-    assert {n: found[n] for n in wilds_files} == wilds_files and set(found) <= {*wilds_files, "README.md"}
+    assert {n: found[n] for n in wilds_files} == wilds_files
+    assert set(found) <= {*wilds_files, "README.md", *(["SHA256SUMS"] if hub else [])}
+    assert receipt["source"] == site.url + (f"/datasets/{REPO}/resolve/main" if hub else "")
     assert {n: f["sha256"] for n, f in receipt["files"].items()} == {
         name: hashlib.sha256(site.files[name]).hexdigest() for name in receipt["files"]
     }
+    large = [f for name, f in receipt["files"].items() if not (hub and name.endswith(TEXTS))]
+    assert {f["checked"] for f in large} == {"size, sha256"}
     assert_loads("rxrx1", tmp_path / "data", 32)
     assert os.listdir(tmp_path / "data") == ["rxrx1_v1.0"]
 
@@ -119,16 +86,29 @@ def test_the_command_says_what_came_where_its_licence_and_what_is_next(site, tmp
     assert "already there" in capsys.readouterr().out and site.asked == []
 
 
-def test_a_dropped_connection_is_resumed_by_the_next_call(site, wilds_archive, tmp_path):
-    total = len(wilds_archive)
-    site.drops = [10**9, 50_000, 0, 0, 0]  # the first body is that of SHA256SUMS
-    with pytest.raises(InputError, match="broke off after 50,000"):
-        get(site, tmp_path)
+def test_a_download_that_broke_off_is_resumed_by_the_next_call_even_from_a_mirror(
+    site, wilds_archive, tmp_path
+):
+    total, had = len(wilds_archive), 1 << 16
+    site.drops = [had, 0]
+    with pytest.raises(InputError, match="after 65,536 of"):
+        fetch("rxrx1", tmp_path)
     assert os.listdir(tmp_path) == [".rxrx1_v1.0.fetch"]
     site.drops, site.sent = [], []
     get(site, tmp_path)
-    assert site.bodies("rxrx1_v1.0.tar.gz") == [(50_000, total - 50_000)]
+    assert site.bodies("rxrx1_v1.0.tar.gz") == [(had, total - had)]
     assert_loads("rxrx1", tmp_path, 32)
+
+
+def test_a_file_that_changed_between_two_calls_starts_anew(site, wilds_files, tmp_path):
+    site.drops = [10**9, 1 << 16, 0]
+    with pytest.raises(InputError, match="after 65,536 of"):
+        get(site, tmp_path)
+    new = tar({**wilds_files, "notes.txt": b"new"})
+    site.files, site.drops, site.sent = with_sums({"rxrx1_v1.0.tar.gz": new}), [], []
+    get(site, tmp_path)
+    assert site.bodies("rxrx1_v1.0.tar.gz") == [(0, len(new))]
+    assert read_tree(tmp_path / "rxrx1_v1.0")["notes.txt"] == b"new"
 
 
 def test_wrong_bytes_leave_nothing_in_place_and_the_way_by_hand_is_said(site, tmp_path):
@@ -189,19 +169,41 @@ def test_too_little_disk_is_said_before_the_first_byte(site, wilds_archive, tmp_
     get(site, tmp_path / "data")
 
 
-@pytest.mark.parametrize("name", list(SOURCES))
-def test_an_unreachable_server_ends_in_one_sentence_with_the_way_by_hand(tmp_path, monkeypatch, capsys, name):
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(module, "Patience", lambda: QUICK)
-    with socket.socket() as silent:  # bound, so that nobody else gets the port, and not listening
-        silent.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        assert main(["fetch", name, str(tmp_path / "data"), "--source", url]) == 2
-    *_, said = capsys.readouterr().err.splitlines()
+@pytest.mark.parametrize(
+    ("kind", "name", "said"),
+    [
+        ("no mirror", "rxrx1", "refused"),
+        ("no mirror", "rxrx1_6ch", "refused"),
+        ("no hub", "rxrx1", "refused"),
+        ("offline", "rxrx1", "HF_HUB_OFFLINE"),
+        ("404", "rxrx1", "404"),
+        ("nothing", "rxrx1", "lists neither an archive nor a metadata.csv"),
+    ],
+)
+def test_what_cannot_be_had_ends_in_one_sentence_with_the_way_by_hand(
+    site, nobody, tmp_path, monkeypatch, capsys, kind, name, said
+):
+    if kind == "no hub":
+        monkeypatch.setattr("time.sleep", lambda _: None)  # between the tries of huggingface_hub
+    if kind == "offline":
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hubs = {"no hub": nobody, "404": f"{site.url}/elsewhere"}
+    monkeypatch.setenv("HF_ENDPOINT", hubs.get(kind, site.url))
+    site.files = {"README.md": b"card"}
+    mirror = ["--source", nobody] if kind == "no mirror" else []
+    assert main(["fetch", name, str(tmp_path / "data"), *mirror]) == 2
+    *_, shown = capsys.readouterr().err.splitlines()
     holds = f"so that {tmp_path / 'data' / SOURCES[name].folders[0]} holds metadata.csv"
-    for part in ("error: http://127.0.0.1", "refused", "by hand: download", holds, "abra-wilds validate"):
-        assert part in said
+    for part in ("error: ", "http://127.0.0.1", said, "by hand: download", holds, "abra-wilds validate"):
+        assert part in shown
     assert not (tmp_path / "data").exists()
+
+
+def test_without_huggingface_hub_the_command_that_installs_it_is_said(site, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub.hf_api", None)
+    with pytest.raises(InputError, match="pip install huggingface_hub"):
+        fetch("rxrx1", tmp_path)
+    assert get(site, tmp_path) == tmp_path / "rxrx1_v1.0"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -236,8 +238,9 @@ def test_something_else_in_its_place_is_refused_and_kept(site, tmp_path, made, s
         (["--sha256", f"x.zip={'0' * 64}"], "--sha256 is given for x.zip, and what is fetched is rxrx1-"),
     ],
 )
-def test_a_bad_flag_is_refused(tmp_path, capsys, flags, said):
-    assert main(["fetch", "rxrx1_6ch", str(tmp_path / "data"), *flags]) == 2
+def test_a_bad_flag_is_refused(site, six_archives, tmp_path, capsys, flags, said):
+    site.files = six_archives
+    assert main(["fetch", "rxrx1_6ch", str(tmp_path / "data"), "--source", site.url, *flags]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "data").exists()
 
 
@@ -253,16 +256,15 @@ import os, signal, sys
 from abra_wilds.fetch import fetch, unpack
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "unpacking":
-    real, left = unpack._write, [30]
-    def write(*args):
+    real, left = unpack._check_member, [30]
+    def check_member(*args):
         left[0] -= 1
-        die() if not left[0] else real(*args)
-    unpack._write = write
+        real(*args) if left[0] else die()
+    unpack._check_member = check_member
 if sys.argv[3] == "placing":
     fetch.os.replace, real = (lambda a, b: die() if "unpacked" in str(a) else real(a, b)), os.replace
 if sys.argv[3] == "tidying":
-    real_rmtree = fetch.shutil.rmtree
-    fetch.shutil.rmtree = lambda p, **k: real_rmtree(p, **k) if "unpacked" in str(p) else die()
+    fetch.shutil.rmtree = lambda *_, **__: die()
 fetch.fetch("rxrx1", fetch.Path(sys.argv[1]), sys.argv[2])
 """
 
@@ -271,22 +273,20 @@ fetch.fetch("rxrx1", fetch.Path(sys.argv[1]), sys.argv[2])
 def test_a_killed_process_leaves_hidden_folders_only_and_the_next_call_finishes(
     site, wilds_archive, tmp_path, when
 ):
-    name, root = "rxrx1_v1.0.tar.gz", tmp_path / "data"
+    name, root, had = "rxrx1_v1.0.tar.gz", tmp_path / "data", 1 << 16
     site.stalls = 80_000 if when == "receiving" else 0
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(root), site.url, when],
         cwd=runs.REPOSITORY,
         stderr=subprocess.DEVNULL,
     )
-    part = root / ".rxrx1_v1.0.fetch" / "files" / f"{name}.part"
     while when == "receiving" and process.poll() is None:
-        if part.is_file() and part.stat().st_size >= 65_536:
+        if any(path.stat().st_size >= had for path in root.glob(f".rxrx1_v1.0.fetch/*/{name}")):
             process.kill()
         time.sleep(0.01)
     assert process.wait() == -9
     whole = ["rxrx1_v1.0"] if when == "tidying" else []
     assert sorted(os.listdir(root)) == [".rxrx1_v1.0.fetch", *whole]
-    had = part.stat().st_size if when == "receiving" else len(wilds_archive)
     site.stalls, site.sent = 0, []
     assert (get(site, root) is None) == (when == "tidying")
     assert site.bodies(name) == ([(had, len(wilds_archive) - had)] if when == "receiving" else [])
