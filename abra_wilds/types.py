@@ -60,6 +60,12 @@ class Target:
         y_b = None if self.y_b is None else self.y_b[rows]
         return Target(self.y[rows], y_b, self.w[rows] if isinstance(self.w, Tensor) else self.w)
 
+    def twice(self) -> Target:
+        """The target of the same images twice, one after the other, (2N,)."""
+        y_b = None if self.y_b is None else self.y_b.repeat(2)
+        w = self.w.reshape(-1).expand(len(self.y)).repeat(2) if isinstance(self.w, Tensor) else self.w
+        return Target(self.y.repeat(2), y_b, w)
+
     def to(self, device: torch.device) -> Target:
         """The same target on another device."""
         y_b = None if self.y_b is None else self.y_b.to(device, non_blocking=True)

@@ -144,14 +144,14 @@ def set_magnitudes(method, K):
 
 def record_draws(method, replay=None):
     """Let ABRA keep what it draws, in the returned list; with replay, return those instead of drawing."""
-    original, drawn, left = method.draw, [], list(replay or ())
+    original, drawn, left = method.perturb.draw, [], list(replay or ())
 
     def draw(points, batch):
         noise = left.pop(0) if left else original(points, batch)
         drawn.append(noise)
         return noise
 
-    method.draw = draw
+    method.perturb.draw = draw
     return drawn
 
 
@@ -172,7 +172,7 @@ def as_model(method):
     Where shifts come before the ReLU, the stages of insertion lack it; the reference applies it itself.
     """
     twin = copy.deepcopy(method.net).train()
-    bare = method.at if getattr(method.cfg, "before_relu", False) else ()
+    bare = method.perturb.at if getattr(method.cfg, "before_relu", False) else ()
 
     def black_box(name):
         module = twin.stages[name][:-1] if name in bare else twin.stages[name]
@@ -199,7 +199,7 @@ def noise_arrays(method, noise, N):
     """Drawn noise by insertion point, spread over the rows: {name: (e_mu, e_sigma)} in (N, C)."""
     return {
         name: tuple(np.broadcast_to(array(e), (N, e.shape[-1])) for e in pair)
-        for name, pair in zip(method.at, noise, strict=True)
+        for name, pair in zip(method.perturb.at, noise, strict=True)
     }
 
 

@@ -35,12 +35,15 @@ FREE = {"alpha": 0.3, "k_bound": math.inf, "k_init": 0.4}
 
 def slopes_of_K(method, batch, noise):
     """dL_adv/dK_mu and dL_adv/dK_sigma at the first insertion point, by autograd."""
-    points = method.clean(batch)
-    K = [p.leaves() for p in method.perturb.values()]
-    loss, _ = method.task_loss(
-        method.shifted(points[0].detach(), noise or method.draw(points, batch), batch, K), batch.target
+    points = method.perturb.clean(method.net, batch)
+    K = method.perturb.leaves()
+    losses, _ = method.task_losses(
+        method.perturb.shifted(
+            method.net, points[0].detach(), noise or method.perturb.draw(points, batch), batch, K
+        ),
+        batch.target,
     )
-    return torch.autograd.grad(loss, K[0])
+    return torch.autograd.grad(losses.mean(), K[0])
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
@@ -51,10 +54,10 @@ def test_T1_pooled_and_map_path_give_the_same_logits(dtype, tolerance):
             make_method("ABRA", ABRAConfig(pooled_path=pooled), dtype=dtype),
             make_batch(dtype=dtype),
         )
-        points = method.clean(batch)
+        points = method.perturb.clean(method.net, batch)
         assert points[0].x.dim() == (2 if pooled else 4)
         torch.manual_seed(5)
-        f_t = method.shifted(points[0], method.draw(points, batch), batch)
+        f_t = method.perturb.shifted(method.net, points[0], method.perturb.draw(points, batch), batch)
         logits.append(method.classify(f_t))
     assert worst(*logits) < tolerance
     assert worst(logits[0], method.predict(batch.x)) > 1e-3
@@ -65,7 +68,7 @@ def test_T2_autograd_by_K_equals_the_closed_form(w):
     method, batch = make_method("ABRA"), make_batch(w=w)
     method(batch)
     set_magnitudes(method, torch.linspace(-1, 2, CHANNELS["res4"]))
-    noise = method.draw(method.clean(batch), batch)
+    noise = method.perturb.draw(method.perturb.clean(method.net, batch), batch)
     X = clean_map(method, batch)
     y, y_b, share = target_arrays(batch.target)
     Y = reference.dense(y, 5, y_b, share)
@@ -120,10 +123,10 @@ def test_T4_a_small_ascent_does_not_lower_L_adv_and_leaves_theta_alone(at):
     method, batch = make_method("ABRA", ABRAConfig(at=at, alpha=1e-3)), make_batch()
     theta = copy.deepcopy(dict(method.named_parameters()))
     buffers = copy.deepcopy(dict(method.net.named_buffers()))
-    points = method.clean(batch)
+    points = method.perturb.clean(method.net, batch)
     between = copy.deepcopy(dict(method.net.named_buffers()))
     before = magnitudes(method)
-    logs = method.explore(points[0], method.draw(points, batch), batch)
+    logs = method.explore(points[0], method.perturb.draw(points, batch), batch)
     assert logs["L_adv_after"] > logs["L_adv"]
     assert not torch.equal(before["res4"][0], magnitudes(method)["res4"][0])
     assert all(not torch.equal(before[p][1], magnitudes(method)[p][1]) for p in at)

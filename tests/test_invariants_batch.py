@@ -12,8 +12,8 @@ from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split
 from abra_wilds.data.reading.loaders import make_train_loader
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.stats import channel_stats, restyle
-from abra_wilds.methods.abra.abra import Insertion
 from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.methods.abra.insertion import Insertion
 from abra_wilds.methods.abra.perturbation import StatPerturbation
 from abra_wilds.types import Batch, Target
 from tests.helpers import (
@@ -46,10 +46,10 @@ def test_T10_evaluation_depends_neither_on_K_nor_on_the_other_images():
 
 def test_T11_one_draw_for_each_channel_shifts_every_image_alike():
     method, batch = make_method("ABRA", ABRAConfig(**FREE)), make_batch()
-    points = method.clean(batch)
-    (noise,) = method.draw(points, batch)
+    points = method.perturb.clean(method.net, batch)
+    (noise,) = method.perturb.draw(points, batch)
     assert [tuple(e.shape) for e in noise] == [(CHANNELS["res4"],)] * 2
-    f_t = method.shifted(points[0], [noise], batch)
+    f_t = method.perturb.shifted(method.net, points[0], [noise], batch)
     point = points[0]
     d_mu, d_sigma = method.perturb["res4"].shifts(noise, torch.ones(6))
     rest = f_t - point.x - d_sigma * (point.x - point.mu) / point.sigma  # (N, C)

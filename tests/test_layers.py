@@ -230,11 +230,11 @@ def test_a_module_is_short_documented_and_raises_instead_of_asserting(path):
 
 
 def test_a_function_is_at_most_forty_lines_unless_it_is_the_loop():
-    """Docstrings not counted; fit() may be long and flat (CONTRIBUTING.md)."""
+    """Docstrings not counted; train() of engine/fit.py may be long and flat (CONTRIBUTING.md)."""
     long = []
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef) and node.name != "fit":
+            if isinstance(node, ast.FunctionDef) and node.name != "train":
                 body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
                 if node.end_lineno - body[0].lineno + 1 > 40:
                     long.append((path, node.lineno))

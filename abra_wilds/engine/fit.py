@@ -18,8 +18,10 @@ from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import (
     RunFolder,
+    check_last_model,
     check_same_run,
     folder_of,
+    hold_folder,
     mark_finished,
     open_folder,
     write_config,
@@ -63,6 +65,12 @@ def fit(config: RunConfig) -> list[Record]:
         Diverged: at a loss that is not finite; the checkpoints of earlier epochs stay.
         Lost: where the device's memory does not suffice; the same stay.
     """
+    with hold_folder(config):
+        return train(config)
+
+
+def train(config: RunConfig) -> list[Record]:
+    """`fit` in a folder that is held for it."""
     t, o, e, d = config.train, config.optim, config.eval, config.data
     check_tracker(t.tracker)
     setup = prepare(config)
@@ -82,6 +90,7 @@ def fit(config: RunConfig) -> list[Record]:
 
     if t.resume:
         check_same_run(folder, config, data["digest"])
+        check_last_model(folder)
     if resuming:
         in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)

@@ -23,4 +23,4 @@ def double_head(
         scale: s.
     """
     loss = (1 - k) * cross_entropies(logits, target).mean()
-    return loss if V is None else loss + k * arcface(e, V, target, margin, scale) / 2
+    return loss if V is None else loss + k * arcface(e, V, target, margin, scale).mean() / 2

@@ -87,7 +87,7 @@ def arcface_logits(
 
 
 def arcface(features: Tensor, weight: Tensor, target: Target, margin: float, scale: float) -> Tensor:
-    """Mean ArcFace loss, dense in the mixed target (methods of Eq. 11 with CutMix labels).
+    """ArcFace loss of every image, dense in the mixed target (Eq. 11; its reading of CutMix labels).
 
     Args:
         features: (N, D).
@@ -95,15 +95,18 @@ def arcface(features: Tensor, weight: Tensor, target: Target, margin: float, sca
         target: of N images.
         margin: m in radians.
         scale: s.
+
+    Returns:
+        (N,).
     """
     Y = target.dense(len(weight), features.dtype)
-    return -(Y * F.log_softmax(arcface_logits(features, weight, Y, margin, scale), dim=1)).sum(1).mean()
+    return -(Y * F.log_softmax(arcface_logits(features, weight, Y, margin, scale), dim=1)).sum(1)
 
 
 def arcface_two_term(features: Tensor, weight: Tensor, target: Target, margin: float, scale: float) -> Tensor:
-    """Mean of w * ArcFace(y) + (1 - w) * ArcFace(y_b): another reading of mixed labels than `arcface`.
+    """ArcFace loss of every image as w ArcFace(y) + (1 - w) ArcFace(y_b), another reading of mixed labels.
 
-    Arguments as for `arcface`.
+    Arguments and result as for `arcface`.
     """
     O = len(weight)
     parts = (
@@ -113,7 +116,7 @@ def arcface_two_term(features: Tensor, weight: Tensor, target: Target, margin: f
     for y, w in parts:
         logits = arcface_logits(features, weight, F.one_hot(y, O).to(features.dtype), margin, scale)
         loss = loss + w * F.cross_entropy(logits, y, reduction="none")
-    return loss.mean()
+    return loss
 
 
 def js_divergence(p_logits: Tensor, q_logits: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -21,7 +21,14 @@ from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import DATASET_NAMES, load_dataset
 from abra_wilds.data.reading.images import decoded, unreadable
 from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
-from abra_wilds.engine.artifacts.folder import as_trained, check_same_run, open_folder, write_config
+from abra_wilds.engine.artifacts.folder import (
+    as_trained,
+    check_last_model,
+    check_same_run,
+    hold_folder,
+    open_folder,
+    write_config,
+)
 from abra_wilds.engine.artifacts.logs import CsvLog
 from abra_wilds.engine.setup import build_method, prepare
 from abra_wilds.errors import InputError
@@ -49,6 +56,7 @@ class Harness:
         self.checkout = checkout
         self.supplied = supplied
         self.run: RunConfig | None = None
+        self.held = ExitStack()  # the run's folder, until the checkout is left or another run is made ready
         self._dataset: Any = None
         self._method: Method | None = None
         supported: Any = import_module("configs.supported")
@@ -134,8 +142,10 @@ class Harness:
             InputError: one sentence for whatever cannot be used.
         """
         line, config = self.arguments(argv), self.run
+        self.held.close()
         if config is None:
             return line
+        self.held.enter_context(hold_folder(config))
         if not downloads(line):
             setup = prepare(config)
             check_checkout_batches(config, setup)
@@ -146,6 +156,8 @@ class Harness:
             config = as_trained(folder, config)
         if config.train.resume or config.eval.eval_only:
             check_same_run(folder, config)
+        if config.train.resume:
+            check_last_model(folder)
         if config.eval.eval_only:
             epoch = config.eval.eval_epoch
             read_checkpoint(folder.model("best" if epoch is None else epoch))
@@ -284,5 +296,6 @@ def registered(checkout: Checkout) -> Iterator[Harness]:
         with (
             attribute(wilds, "supported_datasets", known),
             attribute(wilds, "get_dataset", harness.get_dataset(wilds.get_dataset)),
+            harness.held,
         ):
             yield harness

@@ -18,6 +18,7 @@ from abra_wilds.results.provenance import commit, versions
 # Arguments that say where something lies, or how a benchmark calls itself, and change no number.
 PLACES = ("json", "folder", "memory_of")
 SHOWN = 12  # operators or kernels of a profile
+Profile = dict[str, tuple[float, float]]  # operator or kernel: calls and milliseconds
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -56,26 +57,59 @@ def profile(work: Callable[[], Any], device: torch.device) -> list[dict[str, Any
 
     On a GPU these are kernels, and elsewhere operators with the sizes of what they take.
     """
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    on_gpu = device.type == "cuda"
-    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
-    with torch.profiler.profile(activities=activities, record_shapes=not on_gpu) as found:
-        work()
-    return busiest(found.key_averages(group_by_input_shape=not on_gpu), on_gpu)
+    return busiest(observe(work, device))
 
 
-def busiest(events: Iterable[Any], on_gpu: bool) -> list[dict[str, Any]]:
-    """The events that take the most time, with their share of all.
+def observe(work: Callable[[], Any], device: torch.device, times: int = 1) -> Profile:
+    """Calls and milliseconds of every operator or kernel, for each time that the work is done.
 
     On a GPU an operator's row holds the time of its kernels, which have rows of their own, and so has every
     range that was named; only kernels and copies count there.
     """
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    on_gpu = device.type == "cuda"
+    activities += [torch.profiler.ProfilerActivity.CUDA] if on_gpu else []
+    with torch.profiler.profile(activities=activities, record_shapes=not on_gpu) as found:
+        for _ in range(times):
+            work()
+    events: Iterable[Any] = found.key_averages(group_by_input_shape=not on_gpu)
     taken = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     if on_gpu:
         events = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
-    kept = sorted(events, key=lambda e: -getattr(e, taken))
-    total = sum(getattr(e, taken) for e in kept)
-    return [{"operator": named(e), "share": round(getattr(e, taken) / total, 4)} for e in kept[:SHOWN]]
+    rows: Profile = {}
+    for e in events:
+        calls, ms = rows.get(named(e), (0.0, 0.0))
+        rows[named(e)] = (calls + e.count / times, ms + getattr(e, taken) / times / 1e3)
+    return rows
+
+
+def busiest(rows: Profile) -> list[dict[str, Any]]:
+    """The operators that take the most time, with their share of all."""
+    total = sum(ms for _, ms in rows.values())
+    kept = sorted(rows.items(), key=lambda row: -row[1][1])[:SHOWN]
+    return [{"operator": name, "share": round(ms / total, 4)} for name, (_, ms) in kept]
+
+
+def beyond(rows: Profile, reference: Profile) -> dict[str, Any]:
+    """Where some work takes more time than a reference.
+
+    Operators that both call as often differ by the machine's noise, so they are one sum; the others are what
+    the work does beyond the reference, or less than it.
+    """
+    nothing = (0.0, 0.0)
+    pairs = {n: (rows.get(n, nothing), reference.get(n, nothing)) for n in rows.keys() | reference.keys()}
+    more = {n: own[1] - other[1] for n, (own, other) in pairs.items() if own[0] != other[0]}
+    same = sum(own[1] - other[1] for own, other in pairs.values() if own[0] == other[0])
+    kept = sorted(more, key=lambda n: -abs(more[n]))[:SHOWN]
+    return {
+        "reference_ms": sum(ms for _, ms in reference.values()),
+        "operators_called_as_often_ms": same,
+        "other_operators_ms": sum(more.values()),
+        "most": [
+            {"operator": n, "calls": pairs[n][0][0], "reference_calls": pairs[n][1][0], "ms": more[n]}
+            for n in kept
+        ],
+    }
 
 
 def named(event: Any) -> str:

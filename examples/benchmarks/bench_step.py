@@ -9,7 +9,7 @@ written. FLOPs are counted by operator, as the mean of `--flop_draws` steps, bec
 a layer acts; peak memory on a GPU is the allocator's, on a CPU the growth of the resident set in a process of
 its own. Methods with a phase of frozen features are measured by a step on images. Self-supervised methods get
 the views that they ask for, made beforehand and in proportion to the image. With --profile the operators that
-take the most time are named, those of ERM too.
+take the most time are named, those of ERM too, and those that a method calls more or less often than ERM.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_common import circumstances, deliver, make_parser, most_of, profile
+from bench_common import beyond, busiest, circumstances, deliver, make_parser, most_of, observe
 from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
@@ -43,6 +43,7 @@ MODELS = {"DINOv2": "vit_small"}
 REFERENCES = ("ERM", *(f"ERM {model}" for model in MODELS.values()))
 CORE = ("ABRA", "deepCORAL", "groupDRO", "IRM")
 RATE = 1e-3
+PROFILED = 4  # steps
 SHARED = ("model", "batch_size", "image_size", "channels", "seed", "device")
 
 
@@ -180,7 +181,9 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
                 seconds[each].append(pair[each])
             relative[name].append(pair[name] / pair[reference])
     profiled = [n for n in names if args.profile and (n in args.profile or n in REFERENCES)]
-    profiles = {name: profile(trainees[name].step, device) for name in profiled}
+    rows = {name: observe(trainees[name].step, device, PROFILED) for name in profiled}
+    profiles = {name: busiest(rows[name]) for name in profiled}
+    differences = {n: beyond(rows[n], rows[reference_of(n)]) for n in profiled if n not in REFERENCES}
     trainees.clear()
     flops = {name: count_flops(name, args) for name in tqdm(names, desc="FLOPs", disable=None)}
     memory = {name: peak_memory(name, args) for name in tqdm(names, desc="memory", disable=None)}
@@ -206,6 +209,7 @@ def bench(args: argparse.Namespace) -> dict[str, Any]:
         "methods": methods,
         "ratios": ratios,
         "profile": profiles,
+        "beyond_reference": differences,
     }
 
 
@@ -220,6 +224,12 @@ def table(result: dict[str, Any]) -> str:
             + f"{m['loss']:10.4f}"
         )
     lines += [f"most of {name}: {most_of(found)}" for name, found in result["profile"].items()]
+    for name, found in result["beyond_reference"].items():
+        own, same = found["other_operators_ms"], found["operators_called_as_often_ms"]
+        lines.append(
+            f"{name} beyond {reference_of(name)} ({found['reference_ms']:.0f} ms): {own:+.1f} ms in its own "
+            f"operators, {same:+.1f} ms in those that both call as often"
+        )
     return "\n".join(lines)
 
 

@@ -32,6 +32,9 @@ def test_bench_step_writes_each_methods_ratios_to_erm_on_its_backbone(tmp_path):
     for reference in ("ERM", "ERM vit_small"):
         assert all(v == 1 for k, v in result["ratios"][reference].items() if k != "time_iqr")
     assert set(result["profile"]) == {"ERM", "ERM vit_small", "DANN"}
+    more = result["beyond_reference"]["DANN"]
+    assert more["most"] and all(each["calls"] != each["reference_calls"] for each in more["most"])
+    assert more["other_operators_ms"] > 0
     assert re.search("most of DANN: .*aten::", shown)
     assert result["ratios"]["ABRA two forwards"]["flops"] > result["ratios"]["ABRA"]["flops"] > 1
 

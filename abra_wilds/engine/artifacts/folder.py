@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from typing import Any
 from abra_wilds.config.model import ModelConfig
 from abra_wilds.config.run import OWN_LOOP, RunConfig, schema_of
 from abra_wilds.config.schema import jsonable
-from abra_wilds.dist import is_main
+from abra_wilds.dist import is_main, on_rank_zero
 from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import by_timm
 from abra_wilds.results.files import sha256, write_text
+from abra_wilds.results.lock import hold, holder_of
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import CONFIG, RESULTS, model_name
 
 TRACKER = "tensorboard"
+LOCK = ".run.lock"
 OUR_FILES = re.compile(
     rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
 )
@@ -58,16 +61,26 @@ def folder_of(config: RunConfig) -> RunFolder:
     return RunFolder(Path(config.train.log_dir), config.data.dataset, config.train.seed)
 
 
-def open_folder(config: RunConfig) -> RunFolder:
-    """The run's folder, made, found writable, and free for this run.
+@contextmanager
+def hold_folder(config: RunConfig) -> Iterator[None]:
+    """Keep every other command from writing to the run's folder while the block runs.
+
+    It is held before anything of it is read, so that what was read stays true. A folder that was made for
+    this and in which nothing was written goes again.
 
     Raises:
-        InputError: if it cannot be written, or is not empty without --resume or --overwrite.
+        InputError: on every process, if another command holds it, or it cannot be written.
     """
-    t = config.train
-    path = Path(t.log_dir)
-    if config.eval.eval_only and not path.is_dir():
+    path = Path(config.train.log_dir)
+    with ExitStack() as stack:
+        on_rank_zero(lambda: _hold(path, stack, config.eval.eval_only))
+        yield
+
+
+def _hold(path: Path, stack: ExitStack, eval_only: bool) -> None:
+    if eval_only and not path.is_dir():
         raise InputError(f"--log_dir {path} does not exist, so it holds no model to evaluate; train first")
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
@@ -76,7 +89,32 @@ def open_folder(config: RunConfig) -> RunFolder:
         raise InputError(
             f"--log_dir {path} cannot be written ({fault.strerror}); give another folder"
         ) from None
-    inside = sorted(entry.name for entry in path.iterdir())
+    if not stack.enter_context(hold(path / LOCK)):
+        raise InputError(
+            f"--log_dir {path} is in use by {holder_of(path / LOCK)}; wait until that has ended, or give "
+            "another folder"
+        )
+    stack.callback(_leave, path, made)  # while the lock is still held
+
+
+def _leave(path: Path, made: Sequence[Path]) -> None:
+    """Remove the lock's file, and folders that were made for a run of which nothing came."""
+    with suppress(OSError):  # Windows removes no file that is open
+        (path / LOCK).unlink()
+    for folder in made:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
+
+
+def open_folder(config: RunConfig) -> RunFolder:
+    """The run's folder, found free for this run; it is held (`hold_folder`).
+
+    Raises:
+        InputError: if it is not empty without --resume or --overwrite.
+    """
+    t = config.train
+    path = Path(t.log_dir)
+    inside = sorted({entry.name for entry in path.iterdir()} - {LOCK})
     if inside and t.overwrite:
         _empty(path, inside)
     elif inside and not (t.resume or config.eval.eval_only):
@@ -85,6 +123,22 @@ def open_folder(config: RunConfig) -> RunFolder:
             "another folder"
         )
     return folder_of(config)
+
+
+def check_last_model(folder: RunFolder) -> None:
+    """Raise where a run would start over in a folder that holds more of one than logs of its first epoch.
+
+    Raises:
+        InputError: naming the last model, which is missing, and what there is.
+    """
+    last, path = folder.model("last").name, folder.path
+    found = [name for pattern in ("*_model.pth", "*_pred.csv", RESULTS) for name in path.glob(pattern)]
+    found += [log for log in path.glob("*_eval.csv") if len(log.read_text(encoding="utf-8").splitlines()) > 2]
+    if found and not folder.model("last").exists():
+        raise InputError(
+            f"--resume goes on from {last}, which --log_dir {path} does not hold, although it holds "
+            f"{min(found).name}; restore that model, start anew with --overwrite, or give another folder"
+        )
 
 
 def _empty(path: Path, inside: list[str]) -> None:

@@ -17,7 +17,7 @@ from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import is_main, on_rank_zero, started
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
-from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, open_folder
+from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, hold_folder, open_folder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.evaluation.budget import budget_of
 from abra_wilds.engine.evaluation.evaluate import (
@@ -54,14 +54,15 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
     Raises:
         InputError: if there is no such model, or it does not fit.
     """
-    e = config.eval
-    setup = open_evaluation(config)
-    folder = on_rank_zero(lambda: open_folder(config))
-    config = as_trained(folder, config)
-    check_same_run(folder, config, data_digest(setup.dataset))
-    chosen = "best" if "val" in setup.subsets else "last"
-    label = chosen if e.eval_epoch is None else str(e.eval_epoch)
-    return evaluate_checkpoint(config, setup, folder, folder.model(label), label)
+    with hold_folder(config):
+        e = config.eval
+        setup = open_evaluation(config)
+        folder = on_rank_zero(lambda: open_folder(config))
+        config = as_trained(folder, config)
+        check_same_run(folder, config, data_digest(setup.dataset))
+        chosen = "best" if "val" in setup.subsets else "last"
+        label = chosen if e.eval_epoch is None else str(e.eval_epoch)
+        return evaluate_checkpoint(config, setup, folder, folder.model(label), label)
 
 
 def evaluate_checkpoint(

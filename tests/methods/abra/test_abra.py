@@ -77,9 +77,9 @@ def check_against_slow_step(cfg, batch, steps=2):
         )  # other images each step
         drawn = record_draws(method)
         out = method(batch)
-        del method.draw
+        del method.perturb.draw
         K, ema, adv, loss = slow_step(method, batch, drawn, K, ema)
-        for name in method.at:
+        for name in method.perturb.at:
             np.testing.assert_allclose(
                 np.stack([array(k) for k in magnitudes(method)[name]]), K[name], atol=2e-8
             )
@@ -155,13 +155,13 @@ def test_shared_forward_leaves_the_running_statistics_that_clean_images_alone_gi
 @pytest.mark.parametrize("literal", [False, True])
 def test_phase_1_works_on_constants_and_phase_2_on_what_depends_on_theta(literal):
     method, phases = make_method("ABRA", ABRAConfig(two_forward=literal)), []
-    original = method.shifted
+    original = method.perturb.shifted
 
-    def shifted(start, *args, **kwargs):
+    def shifted(net, start, *args, **kwargs):
         phases.append((start.x.requires_grad, start.sigma.requires_grad))
-        return original(start, *args, **kwargs)
+        return original(net, start, *args, **kwargs)
 
-    method.shifted = shifted
+    method.perturb.shifted = shifted
     method(make_batch())
     assert phases == [
         (False, False),
@@ -173,16 +173,22 @@ def test_phase_1_works_on_constants_and_phase_2_on_what_depends_on_theta(literal
 def test_statistics_and_noise_of_several_bio_batches_equal_running_each_alone():
     batch, method = make_batch(THREE), make_method("ABRA")
     method.net.eval()  # batch norm would tie the bio-batches together
-    points = method.clean(batch)
-    (noise,) = method.draw(points, batch)
-    f_t = method.shifted(points[0], [noise], batch)
+    points = method.perturb.clean(method.net, batch)
+    (noise,) = method.perturb.draw(points, batch)
+    f_t = method.perturb.shifted(method.net, points[0], [noise], batch)
     for k, rows in enumerate(batch.groups):
         alone = dataclasses.replace(make_batch((k, k)), x=batch.x[rows], groups=groups_of((k, k)))
-        single = method.clean(alone)
+        single = method.perturb.clean(method.net, alone)
         assert worst(points[0].mu[rows], single[0].mu.expand(2, -1)) < 1e-13
         assert worst(points[0].sigma[rows], single[0].sigma.expand(2, -1)) < 1e-13
         assert all(torch.equal(e[rows[0]], e[rows[1]]) for e in noise)
-        assert worst(f_t[rows], method.shifted(single[0], [tuple(e[rows[0]] for e in noise)], alone)) < 1e-13
+        assert (
+            worst(
+                f_t[rows],
+                method.perturb.shifted(method.net, single[0], [tuple(e[rows[0]] for e in noise)], alone),
+            )
+            < 1e-13
+        )
     for e in noise:
         assert len({tuple(row) for row in e.tolist()}) == 3
 

@@ -62,7 +62,7 @@ def test_only_in_units_of_sigma_does_the_shift_keep_its_relative_size(unit):
     method, batch = make_method("ABRA", cfg), make_batch((0,) * 12)
     method(batch)
     noise = (torch.ones(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64))
-    (point,) = method.clean(batch, observe=False)
+    (point,) = method.perturb.clean(method.net, batch, observe=False)
     relative = []
     for factor in (1.0, 4.0):
         sigma = factor * point.sigma.detach()
