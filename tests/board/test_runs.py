@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results import legacy, runs
+from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
 from tests.board.boards import change_records, make_run, make_runs
 
@@ -23,7 +26,7 @@ def grouped(folder):
     entries = [
         entry
         for run in runs.find_runs(folder)
-        for inside in (run.path, *run.adapted_folders())
+        for inside in (run.path, *run.adapted)
         for entry in runs.read_entries(run, inside)
     ]
     return [
@@ -107,7 +110,7 @@ def test_the_name_of_an_adaptation_gives_its_flags_back():
 )
 def test_what_an_adapted_record_was_computed_with_comes_out_by_its_digest(screen, tmp_path, name, adapted):
     run = runs.read_run(make_run(screen, tmp_path / "r", 3, tta=name, adapted=adapted))
-    (folder,) = run.adapted_folders()
+    (folder,) = run.adapted
     for entry in runs.read_entries(run, folder):
         assert {k: v for k, v in entry.settings.items() if run.settings[k] != v} == {
             k: v for k, v in adapted.items() if run.settings[k] != v
@@ -172,3 +175,16 @@ def test_a_mixture_is_refused_with_what_differs_from_the_first():
     told = "A and B differ in more than the seed: lr (0.1 and 0.2), y (None and 3); give a folder of runs"
     with pytest.raises(InputError, match=re.escape(told)):
         runs.refuse_mixture({"A": a, "B": {"lr": 0.2, "x": 1, "y": 3}})
+
+
+def test_config_and_records_of_a_run_are_read_once(screen, tmp_path, monkeypatch):
+    make_runs(screen, tmp_path, (0, 1), tta="plate_bn", adapted={"tta": "plate_bn"})
+    read: Counter[Path] = Counter()
+    for name in ("read_text", "read_bytes"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda p, *a, of=original, **k: read.update([p]) or of(p, *a, **k))
+    found = runs.find_runs(tmp_path)
+    assert {path.name for path in read} == {CONFIG}  # records wait until they are asked for
+    assert len(all_entries(found)) == len(all_entries(found)) == 12
+    own = [run.path / name for run in found for name in (CONFIG, RESULTS)]
+    assert [read[path] for path in own] == [1, 1, 1, 1]

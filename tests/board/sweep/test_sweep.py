@@ -19,7 +19,7 @@ from abra_wilds.board.sweep.build import device_slots
 from abra_wilds.board.sweep.launch import VISIBLE, Launcher
 from abra_wilds.board.sweep.plan import plan
 from abra_wilds.board.sweep.spec import read_spec
-from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, lock_of, locked, state_of, unfinished
+from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, RunState, lock_of, locked
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.engine.evaluation.saved import changed
 from abra_wilds.errors import InputError
@@ -80,10 +80,10 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_runs_nothing_twice(stage):
     stage.change(second.folder, wait=600)
     child = stage.child()
     wait_for(lambda: second.folder.name in str(stage.log("start")[1:]))
-    wait_for(lambda: state_of(second) == RESUMES)
+    wait_for(lambda: RunState(second).stage == RESUMES)
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
-    assert state_of(first) == FINISHED and len(stage.log("start")) == 2
+    assert RunState(first).stage == FINISHED and len(stage.log("start")) == 2
     stage.change(wait=0)
     assert stage() == 0
     assert Counter(stage.log("end")) == Counter(sweeps.ALL)
@@ -119,7 +119,7 @@ def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
     run = stage.run("ERM seed 0")
     stage.change(wait=600)
     child = stage.child()
-    wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
+    wait_for(lambda: run.folder.exists() and RunState(run).stage == RESUMES)
     child.terminate()
     _, told = child.communicate(timeout=300)
     assert child.returncode == 130 and "interrupted" in told
@@ -160,21 +160,21 @@ def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(stage, screen, 
 
 def test_states_tell_new_runs_from_finished_and_broken_ones(stage, screen):
     run = stage.planned[0]
-    assert state_of(run) == NEW
+    assert RunState(run).stage == NEW
     run.folder.mkdir(parents=True)
-    assert state_of(run) == NEW
+    assert RunState(run).stage == NEW
     (run.folder / "log.txt").touch()
-    assert state_of(run) == BROKEN
+    assert RunState(run).stage == BROKEN
     (run.folder / "rxrx1_seed:0_epoch:last_model.pth").touch()
-    assert state_of(run) == RESUMES
+    assert RunState(run).stage == RESUMES
     made = sweeps.write_run(screen, stage.out / "made", run)
     made.rename(run.folder.with_name("made"))
     (run.folder / "log.txt").unlink()
     for path in run.folder.with_name("made").iterdir():
         path.rename(run.folder / path.name)
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     (run.folder / "rxrx1_split:test_seed:0_epoch:best_pred.csv").unlink()
-    assert state_of(run) == RESUMES
+    assert RunState(run).stage == RESUMES
 
 
 def test_broken_runs_go_on_by_resume_where_an_epoch_was_saved_and_start_anew_where_none_was(stage):
@@ -265,7 +265,7 @@ def test_real_runs_killed_in_the_middle_are_resumed_and_known_when_finished(root
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
     planned = plan(read_spec(spec), out, str(root))
-    done = {run.folder for run in planned if state_of(run) == FINISHED and not unfinished(run)}
+    done = {run.folder for run in planned if RunState(run).stage == FINISHED and not RunState(run).to_adapt}
     assert sweep_main(words, sweeps.TINY) == 0
     assert f"4 runs, {len(done)} finished before" in capsys.readouterr().out
     commands = [

@@ -11,16 +11,7 @@ import yaml
 
 from abra_wilds.board.sweep.plan import Planned, plan
 from abra_wilds.board.sweep.spec import read_spec
-from abra_wilds.board.sweep.state import (
-    FINISHED,
-    RESUMES,
-    adapted_model,
-    clear,
-    lacking,
-    lacking_of,
-    state_of,
-    unfinished,
-)
+from abra_wilds.board.sweep.state import FINISHED, RESUMES, RunState, clear
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
@@ -43,7 +34,7 @@ def run(screen, tmp_path):
     sweeps.write_run(screen, run.folder, run)
     run.model.with_name("rxrx1_seed:0_epoch:last_model.pth").touch()
     sweeps.write_adapted(screen, run.folder / "tta_plate_bn", run)
-    assert state_of(run) == FINISHED and not unfinished(run)
+    assert RunState(run).stage == FINISHED and not RunState(run).to_adapt
     return run
 
 
@@ -66,20 +57,20 @@ def rewrite_config(run, *pairs):
 
 def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
     rewrite_config(run, ('"finished": true', '"finished": false'))
-    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
+    assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
 
 
 def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch(run):
     rewrite_config(run, ('"finished": true', '"was": true'))
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     keep_records(run.folder, lambda r: r.checkpoint == "best")
-    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
+    assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
 
 
 def test_a_run_of_an_older_version_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
     rewrite_config(run, ('"finished": true', '"was": true'), ('"save_last": true', '"save_last": false'))
     keep_records(run.folder, lambda r: r.checkpoint == "best")
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
 
 
 @pytest.mark.parametrize("picked", [False, True])
@@ -89,24 +80,26 @@ def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run, picked):
         run.model_of(adaptation.model).touch()
         rewrite_config(run, ('"finished": true', '"finished": true, "picked": {"plate_bn": 7}'))
         boards.change_records(run.folder / "tta_plate_bn", picked_by="plate_bn", epoch=7)
-        assert not lacking_of(run, adaptation)
+        assert not RunState(run).lacking_of(adaptation)
     boards.change_records(run.folder / "tta_plate_bn", "test", epoch=3)
-    assert lacking_of(run, adaptation) == ["the record of test"] and unfinished(run) == [adaptation]
+    assert RunState(run).lacking_of(adaptation) == ["the record of test"] and RunState(run).to_adapt == [
+        adaptation
+    ]
     with pytest.raises(InputError, match="by the best model of epoch 3, and the run's is of epoch 7 now"):
         all_entries([read_run(run.folder)])
 
 
 def test_an_adaptation_that_a_finished_run_did_not_let_pick_has_the_epoch_of_the_run(run):
     (adaptation,) = run.adaptations
-    assert adaptation.model == "best_plate_bn" and adapted_model(run, adaptation) == "best"
+    assert adaptation.model == "best_plate_bn" and RunState(run).model_for(adaptation) == "best"
     rewrite_config(run, ('"finished": true', '"finished": false'))
-    assert adapted_model(run, adaptation) == "best_plate_bn"  # training leaves it
+    assert RunState(run).model_for(adaptation) == "best_plate_bn"  # training leaves it
 
 
 def test_an_adaptation_by_another_epoch_than_it_picked_is_to_be_made_anew(run):
     (adaptation,) = run.adaptations
     run.model_of(adaptation.model).touch()
-    assert lacking_of(run, adaptation) == [f"the record of {split}" for split in run.splits]
+    assert RunState(run).lacking_of(adaptation) == [f"the record of {split}" for split in run.splits]
 
 
 def test_what_is_made_anew_replaces_predictions_of_its_checkpoint_alone(run):
@@ -143,7 +136,7 @@ def test_id_test_is_asked_for_unless_the_logs_of_a_run_of_all_splits_know_none(
         own = run.folder / "config.json"
         own.write_text(own.read_text().replace('"evaluate_all_splits": true', '"evaluate_all_splits": false'))
     expected = [] if finished else ["the record of id_test"]
-    assert lacking(run) == lacking_of(run, adaptation) == expected
+    assert RunState(run).lacking() == RunState(run).lacking_of(adaptation) == expected
 
 
 def real(root: Any, folder: Any, **changes: Any) -> tuple[list[str], Planned]:
@@ -169,9 +162,9 @@ def test_real_leftovers_are_gone_on_with_and_nothing_made_by_hand_is_lost(root, 
     (run.folder / RESULTS).unlink()
     rewrite_config(run, ('"finished": true', '"finished": false'))
     evaluate_saved(parse([*run.words, "--device", "cpu", "--eval_only"]))
-    assert state_of(run) == RESUMES and unfinished(run)
+    assert RunState(run).stage == RESUMES and RunState(run).to_adapt
     assert sweep_main(words, sweeps.TINY) == 0
-    assert state_of(run) == FINISHED and not unfinished(run)
+    assert RunState(run).stage == FINISHED and not RunState(run).to_adapt
     assert by_hand in read_records(adapted / RESULTS)
     assert sha256(adapted / by_hand.predictions) == by_hand.predictions_sha256
 

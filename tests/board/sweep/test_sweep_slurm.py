@@ -14,7 +14,7 @@ import pytest
 
 from abra_wilds.board.sweep import build as sweep
 from abra_wilds.board.sweep import slurm
-from abra_wilds.board.sweep.state import FINISHED, RESUMES, state_of
+from abra_wilds.board.sweep.state import FINISHED, RESUMES, RunState
 from abra_wilds.commands.board.sweep import add_arguments
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.errors import InputError
@@ -118,14 +118,14 @@ def test_a_job_that_has_to_go_is_submitted_again_and_resumes_its_run(stage, tmp_
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
     (job,) = slurm.submit(executor, [sweep.job_command(run, args, sweeps.programs_of(stage.path))])
-    wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
+    wait_for(lambda: run.folder.exists() and RunState(run).stage == RESUMES)
     stage.change(run.folder, wait=0)
     processes = descendants(int(job.job_id))
     assert len(processes) == 3
     for pid in reversed(processes):  # the last first, because the first stops the others
         os.kill(pid, signal.SIGUSR2)
     job.result()
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     assert Counter(stage.log("start")) == {"ERM/seed0": 2} and stage.log("end") == ["ERM/seed0"]
     last = run.folder.with_name("seed0.log").read_text().splitlines()[-1]
     assert shlex.split(last)[-1] == "--resume"
