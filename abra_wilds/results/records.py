@@ -156,13 +156,15 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def results_table(records: Sequence[Record]) -> str:
-    """Split x (average, each cell type) in percent, as text; simulated data is named as such."""
+    """Split x (average, cell types, scores of a screen) in percent, as text; says if data is simulated."""
     if not records:
         return "no predictions were written, so there is no record to show\n"
     cells = sorted({c for r in records for c in r.acc_by_cell})
-    rows = [["", "checkpoint", "split", "n", "average", *cells]]
+    scores = sorted({s for r in records for s in r.acc_screen})
+    rows = [["", "checkpoint", "split", "n", "average", *cells, *(s.removeprefix("acc_") for s in scores)]]
     for r in records:
-        by_cell = [f"{100 * r.acc_by_cell[c]:.1f}" if c in r.acc_by_cell else "-" for c in cells]
-        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *by_cell])
+        accs = {**r.acc_by_cell, **r.acc_screen}
+        more = [f"{100 * accs[c]:.1f}" if c in accs else "-" for c in (*cells, *scores)]
+        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *more])
     data = "simulated data" if records[0].simulated else records[0].dataset
     return f"Accuracy in percent on {data}\n" + aligned(rows, left=3) + "\n"

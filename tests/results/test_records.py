@@ -87,6 +87,15 @@ def test_the_table_is_split_by_average_and_cell_type_in_percent():
     )
 
 
+def test_the_table_shows_the_scores_of_a_screen_where_there_are_any():
+    scored = replace(FIRST, acc_screen={"acc_well": 0.5, "acc_treatments": 0.25})
+    assert [line.split()[-2:] for line in results_table([FIRST, scored]).splitlines()[1:]] == [
+        ["treatments", "well"],
+        ["-", "-"],
+        ["25.0", "50.0"],
+    ]
+
+
 def test_the_table_names_simulated_data():
     assert results_table([replace(FIRST, simulated=True)]).startswith(
         "Accuracy in percent on simulated data\n"

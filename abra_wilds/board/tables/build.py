@@ -158,9 +158,11 @@ def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
 def our_row(wanted: TableLayout, group: Sequence[Entry], label: str) -> TableRow:
     """A row of runs that differ in the seed alone."""
     accs: dict[str, dict[int, float]] = {}
-    for column, (split, cell) in wanted.columns.items():
+    for column, (split, name) in {**wanted.columns, **wanted.screen_columns}.items():
         records = [e.record for e in group if e.record.split == split]
-        found = {r.seed: r.acc if cell is None else r.acc_by_cell.get(cell) for r in records}
+        found = {
+            r.seed: r.acc if name is None else {**r.acc_by_cell, **r.acc_screen}.get(name) for r in records
+        }
         by_seed = {seed: 100 * acc for seed, acc in found.items() if acc is not None}
         if by_seed:
             accs[column] = by_seed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from abra_wilds.board.tables.rows import PLATE, PublishedRow, Table, TableRow
+from abra_wilds.board.tables.rows import PLATE, SPLIT_HEADERS, PublishedRow, Table, TableRow
 from abra_wilds.results.runs import Entry
 
 SIMULATED = (
@@ -65,6 +65,14 @@ def _ours(table: Table) -> Iterator[str]:
         "another (val by ...). Rows that differ from their reference in either, or in their splits, are not "
         "tested."
     )
+    if len(table.columns) > len(wanted.columns):
+        split, _ = wanted.columns[wanted.tested]
+        yield (
+            f"Treatments, Wells and Treatment wells are of {SPLIT_HEADERS[split]}. "
+            "Treatments: images of treatments alone, with no other class to choose from, as the 2019 "
+            "competition on RxRx1 scored them. Wells: by the mean probabilities of a well's sites. Treatment "
+            "wells: wells of treatments, by both rules."
+        )
     yield from _terms(table)
     yield (
         "Images: training images drawn, mean over seeds. Forwards/image: the cost of training for each, in "

@@ -13,7 +13,9 @@ import pytest
 from scipy import stats
 
 from abra_wilds.board.tables import build as tables
+from abra_wilds.board.tables.formats import csv_text, grid
 from abra_wilds.commands.board.tables import main as tables_main
+from abra_wilds.engine.evaluation.scores import SCREEN_SCORES
 from abra_wilds.errors import InputError
 from abra_wilds.results.records import RESULTS, read_records
 from abra_wilds.results.runs import find_runs
@@ -157,6 +159,28 @@ def test_six_channels_count_the_last_epoch_and_have_two_tables(screen, tmp_path)
     change_records(tmp_path / "DANN", checkpoint="best")
     with pytest.raises(InputError, match="no run belongs to Table 6"):
         built(tmp_path, 6)
+
+
+def test_scores_of_a_screen_are_columns_where_records_have_them(screen, tmp_path):
+    """Table 2 (six channels), two seeds of ABRA with scores and one of ERM of an older version without."""
+    values = {"model": "resnet50", "pretrained": False, "dataset": "rxrx1_6ch", "split_scheme": "official"}
+    accs = {0: 0.25, 1: 0.75}
+    for method, seed in (("ABRA", 0), ("ABRA", 1), ("ERM", 0)):
+        run = make_run(screen, tmp_path / method / str(seed), seed, algorithm=method, **values)
+        scores = dict(zip(SCREEN_SCORES, (accs[seed], 0.5, 1.0), strict=True))
+        change_records(run, checkpoint="last", acc_screen=scores if method == "ABRA" else {})
+    table = built(tmp_path, 2)
+    assert table.columns == [*table.layout.columns, "Treatments", "Wells", "Treatment wells"]
+    assert row_of(table, "ABRA").mean_std("Treatments") == pytest.approx((50.0, 25 * 2**0.5))
+    headers, cells = [name for _, name in grid(table)[0]], grid(table)[1]
+    shown = {row[0].split()[0]: row for row in cells if row[1] == "-"}
+    first = headers.index("Treatments")
+    assert shown["ABRA"][first : first + 3] == ["50.0 ± 35.4", "50.0 ± 0.0", "100.0 ± 0.0"]
+    assert shown["ERM"][first : first + 3] == ["missing"] * 3 and headers.count("Wells") == 1
+    assert "Wells_mean" in csv_text(table) and any("Treatments: images" in note for note in table.notes)
+    for seed in accs:
+        change_records(tmp_path / "ABRA" / str(seed), acc_screen={})
+    assert built(tmp_path, 2).columns == list(table.layout.columns)
 
 
 def test_real_runs_are_not_called_simulated(made, tmp_path):
