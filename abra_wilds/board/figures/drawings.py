@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from abra_wilds.board.figures.ablations import SPLITS, Bar
-from abra_wilds.board.figures.style import COLOURS, GREY, FigureRows, new_figure, note, plain
+from abra_wilds.board.figures.style import COLOURS, GREY, new_figure, note, plain
+from abra_wilds.board.figures.values import FigureRows
 from abra_wilds.results.runs import SPLIT_NAMES
 
 ACCURACY = "accuracy (% of images)"
