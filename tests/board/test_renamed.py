@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from abra_wilds.board.report.page import report
 from abra_wilds.board.tables.formats import FORMATS
 from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.results.runs import find_runs
-from tests.board import boards
 from tests.board.boards import make_runs
 from tests.board.bundle.test_bundle import unpacked
 from tests.board.report.report_boards import make_logs
 from tests.board.tables.table_boards import built
 
 NAMES = ("tta_mixed_bn_m1", "ERM", "plate_bn", "seed7", "x", "best", "none", "tta_none", "b128", "last", "w")
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory):
-    return boards.make_screen(tmp_path_factory.mktemp("screen"))
 
 
 def rename(folder):

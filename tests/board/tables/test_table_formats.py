@@ -130,15 +130,9 @@ def test_csv_has_one_unrounded_value_a_column_and_nothing_where_there_is_none(ta
     assert float(ours["Total_mean"]) == 31.0 and float(ours["Total_std"]) == 2**0.5 and ours["Total_n"] == "2"
     assert (ours["HEPG2_mean"], ours["HEPG2_std"], ours["HUVEC_mean"]) == ("10.0", "", "")
     assert float(ours["p"]) == paired_t([30.0, 32.0], [29.0, 28.0]).p and ours["p_holm"] == "0.5"
-    assert (ours["published_Total_mean"], ours["published_Total_std"], ours["published_n"]) == (
-        "74.9",
-        "0.3",
-        "5",
-    )
-    assert (
-        ours["published_source"] == "arXiv 2603.05622, Table 6"
-        and ours["published_backbone"] == "densenet161"
-    )
+    printed = {"Total_mean": "74.9", "Total_std": "0.3", "n": "5", "source": "arXiv 2603.05622, Table 6"}
+    assert {name: ours[f"published_{name}"] for name in printed} == printed
+    assert ours["published_backbone"] == "densenet161"
     assert [row["data"] for row in (none, ours, odd)] == ["", "SIMULATED", "SIMULATED"]
     assert [row["status"] for row in (none, ours, odd)] == ["missing", "in the paper", "not in the paper"]
     assert none["p"] == none["Total_mean"] == none["images"] == odd["published_n"] == ""
