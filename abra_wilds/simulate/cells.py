@@ -10,17 +10,13 @@ Letters: n cells, S image side, P patch side, M pixels kept (a pixel shared by t
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from abra_wilds.simulate.arrays import F32, Ints
 from abra_wilds.simulate.colony import Colony, draw_colony, magnification
 from abra_wilds.simulate.pixels import Pixels, Texture
 from abra_wilds.simulate.stains import STAINS
 from abra_wilds.simulate.traits import Traits
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _REACH = 1.2  # no outline reaches further than this many semi-axes
 
