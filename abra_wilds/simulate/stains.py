@@ -94,4 +94,4 @@ def _nucleoli(pixels: Pixels, colony: Colony) -> F32:
     return spots
 
 
-STAINS: tuple[Stain, ...] = (hoechst, concanavalin, phalloidin, syto, mitotracker, wheat_germ)
+STAIN_PAINTERS: tuple[Stain, ...] = (hoechst, concanavalin, phalloidin, syto, mitotracker, wheat_germ)

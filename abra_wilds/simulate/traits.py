@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from abra_wilds.data.datasets.layouts import N_STAINS
 from abra_wilds.simulate.arrays import F64
 
 CELL_LINES = ("HEPG2", "HUVEC", "RPE", "U2OS")
-N_STAINS = 6
 
 
 class Traits(NamedTuple):
