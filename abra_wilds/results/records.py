@@ -14,7 +14,7 @@ from abra_wilds.results.files import write_text
 
 RESULTS = "results.jsonl"
 CONFIG = "config.json"  # what the records beside it were computed with
-KINDS: dict[str, type | tuple[type, ...]] = {
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"str": str, "str | None": (str, NoneType), "bool": bool},
     **{"int": int, "float": (int, float)},
     **{"Mapping[str, str]": dict, "Mapping[str, float]": dict, "Mapping[str, Any]": dict},
@@ -95,7 +95,7 @@ class Record:
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what no reader could use."""
         for f in fields(self):
-            if not isinstance(getattr(self, f.name), KINDS[str(f.type)]):
+            if not isinstance(getattr(self, f.name), FIELD_TYPES[str(f.type)]):
                 raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
         for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
             if not 0 <= acc <= 1:
