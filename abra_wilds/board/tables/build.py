@@ -11,10 +11,10 @@ from abra_wilds.board.tables.formats import FORMATS
 from abra_wilds.board.tables.notes import notes
 from abra_wilds.board.tables.rows import (
     PLATE,
-    TABLES,
+    TABLE_NUMBERS,
     Budget,
     Comparison,
-    Key,
+    RowKey,
     Table,
     TableLayout,
     TableRow,
@@ -27,12 +27,12 @@ from abra_wilds.results.finished import all_entries
 from abra_wilds.results.runs import Entry, Run, by_settings, differing, refuse_mixture, refuse_other_data
 from abra_wilds.results.significance import holm, paired_t
 
-Groups = dict[Key, list[list[Entry]]]
+GroupsOfRows = dict[RowKey, list[list[Entry]]]
 
 
 def build_tables(
     runs: Sequence[Run],
-    numbers: Iterable[int] = TABLES,
+    numbers: Iterable[int] = TABLE_NUMBERS,
     *,
     backbones: Sequence[str] = (),
     tta: str = PLATE,
@@ -127,13 +127,13 @@ def refuse_unlike(entries: Sequence[Entry]) -> None:
     refuse_other_data(entries)
 
 
-def grouped(entries: Iterable[Entry], split_settings: bool) -> Groups:
+def grouped(entries: Iterable[Entry], split_settings: bool) -> GroupsOfRows:
     """Entries that differ in seed and split alone, by method and adaptation.
 
     Raises:
         InputError: for several settings of one method, unless they are wanted as rows of their own.
     """
-    groups: Groups = {}
+    groups: GroupsOfRows = {}
     for group in by_settings(entries):
         groups.setdefault((group[0].record.method, group[0].record.tta), []).append(group)
     for several in groups.values():

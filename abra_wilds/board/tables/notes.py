@@ -8,7 +8,7 @@ from typing import Any
 from abra_wilds.board.tables.rows import PLATE, SPLIT_HEADERS, PublishedRow, Table, TableRow
 from abra_wilds.results.runs import Entry
 
-SIMULATED = (
+SIMULATED_NOTE = (
     "SIMULATED DATA: the images behind our numbers were made by a simulator. They say nothing about RxRx1, "
     "and comparing them with the published ones is meaningless."
 )
@@ -23,7 +23,7 @@ def notes(table: Table, left_out: Sequence[Entry], silent: Sequence[str]) -> Ite
         silent: runs without a record.
     """
     if table.simulated:
-        yield SIMULATED
+        yield SIMULATED_NOTE
     yield from _ours(table)
     yield from _gaps(table)
     others = sorted(
