@@ -82,11 +82,11 @@ class Launcher:
         if state.stage != FINISHED:
             self.call(run, self.training(run, state.stage, slot), slot, lock)
             state, parts = RunState(run), ["trained"]
-            check(run, state.lacking())
+            check_complete(run, state.lacking())
         for adaptation in state.to_adapt:
             clear(run, adaptation)
             self.call(run, self.predicting(state, adaptation, slot), slot, lock)
-            check(run, state.lacking_of(adaptation))
+            check_complete(run, state.lacking_of(adaptation))
             parts.append(f"tta_{adaptation.name}")
         if not parts:
             return "was finished by another sweep"
@@ -159,7 +159,7 @@ class Launcher:
                 child.terminate()
 
 
-def check(run: Planned, missing: Sequence[str]) -> None:
+def check_complete(run: Planned, missing: Sequence[str]) -> None:
     """Raise if something is missing behind a process that did not fail.
 
     Raises:
