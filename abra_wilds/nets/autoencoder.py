@@ -131,8 +131,5 @@ def adain(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -
 def enlarged(x: Tensor) -> Tensor:
     """Images with sides of `SMALLEST_SIDE` pixels at least, by repeating pixels."""
     H, W = x.shape[2:]
-    return (
-        x
-        if min(H, W) >= SMALLEST_SIDE
-        else F.interpolate(x, size=(max(H, SMALLEST_SIDE), max(W, SMALLEST_SIDE)))
-    )
+    size = (max(H, SMALLEST_SIDE), max(W, SMALLEST_SIDE))
+    return x if size == (H, W) else F.interpolate(x, size=size)
