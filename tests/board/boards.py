@@ -1,8 +1,4 @@
-"""Run folders with made-up predictions on a simulated screen's metadata, for tests of leaderboard/.
-
-Importing this module makes the scripts of leaderboard/ importable under their own names, as they see each
-other.
-"""
+"""Run folders with made-up predictions on a simulated screen's metadata, for tests of leaderboard/."""
 
 from __future__ import annotations
 
@@ -36,7 +32,9 @@ from tests import runs
 SCRIPTS = runs.REPOSITORY / "leaderboard"
 BOARD = runs.REPOSITORY / "abra_wilds" / "board"
 
+SPECS = {path.stem: path for path in sorted((BOARD / "specs").glob("*.yaml"))}
 SPLITS = ("val", "test", "id_test")
+ADAPTED = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}  # values of `make_run`
 CONSUMED = {
     **{"images": 100, "steps": 10, "forward_equivalents": 300, "seconds": 1.0, "labels": 100},
     **{"batch_statistics": False, "test_images": False, "outside_data": "ImageNet"},

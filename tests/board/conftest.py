@@ -9,7 +9,7 @@ import pytest
 
 from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.commands.board.figures import main as figures_main
-from tests.board import boards  # makes the scripts of leaderboard/ importable
+from tests.board import boards
 from tests.board.tables.table_boards import make_methods
 
 
@@ -22,7 +22,7 @@ def screen(tmp_path_factory):
 def five(screen, tmp_path_factory):
     """Runs of seeds 0, 1, 2, 10 and 11, with an adaptation of each; never written to."""
     folder = tmp_path_factory.mktemp("five")
-    return boards.make_runs(screen, folder, (0, 1, 10, 11, 2), tta="plate_bn", adapted={"tta": "plate_bn"})
+    return boards.make_runs(screen, folder, (0, 1, 10, 11, 2), **boards.ADAPTED)
 
 
 @pytest.fixture

@@ -17,9 +17,7 @@ from abra_wilds.results.legacy import broken_off
 from abra_wilds.results.records import RESULTS, read_records
 from abra_wilds.results.runs import find_runs
 from tests import runs as tiny
-from tests.board.boards import change_records, finish, make_run, make_runs
-
-ADAPTED = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
+from tests.board.boards import ADAPTED, change_records, finish, make_run, make_runs
 
 
 @pytest.fixture(scope="module")

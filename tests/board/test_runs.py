@@ -17,6 +17,7 @@ from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results import legacy, runs
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
+from tests.board import boards
 from tests.board.boards import change_records, make_run, make_runs
 from tests.runs import assert_says
 
@@ -45,7 +46,7 @@ def test_the_digest_of_the_values_in_a_config_json_is_the_configurations(tmp_pat
 def test_records_are_grouped_by_everything_but_the_seed(screen, tmp_path):
     make_runs(screen, tmp_path / "a", (0, 1, 10))
     make_runs(screen, tmp_path / "b", (1, 0), lr=0.005)
-    make_runs(screen, tmp_path / "c", (2,), algorithm="ERM", tta="plate_bn", adapted={"tta": "plate_bn"})
+    make_runs(screen, tmp_path / "c", (2,), algorithm="ERM", **boards.ADAPTED)
     assert grouped(tmp_path) == [
         ("ABRA", None, [0, 1, 10], 3),
         ("ABRA", None, [0, 1], 3),
@@ -168,7 +169,7 @@ def test_a_mixture_is_refused_with_what_differs_from_the_first():
 
 
 def test_config_and_records_of_a_run_are_read_once(screen, tmp_path, monkeypatch):
-    make_runs(screen, tmp_path, (0, 1), tta="plate_bn", adapted={"tta": "plate_bn"})
+    make_runs(screen, tmp_path, (0, 1), **boards.ADAPTED)
     read: Counter[Path] = Counter()
     for name in ("read_text", "read_bytes"):
         original = getattr(Path, name)

@@ -23,8 +23,7 @@ def sweep(screen, tmp_path_factory):
     """Two settings of each ablation, one with an adaptation, and a run of ERM; never written to."""
     folder = tmp_path_factory.mktemp("sweep")
     for seed in (0, 1):
-        tta = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
-        boards.make_run(screen, folder / f"abra{seed}", seed, **tta)
+        boards.make_run(screen, folder / f"abra{seed}", seed, **boards.ADAPTED)
         boards.make_run(screen, folder / f"both{seed}", seed, abra_at=["res4", "res3"])
     boards.make_run(screen, folder / "ce", 0, abra_terms=["ce"])
     boards.make_run(screen, folder / "erm", 0, algorithm="ERM")

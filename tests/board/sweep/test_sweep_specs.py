@@ -14,7 +14,6 @@ from abra_wilds.errors import InputError
 from tests import runs
 from tests.board import boards
 
-SPECS = {path.stem: path for path in sorted((boards.BOARD / "specs").glob("*.yaml"))}
 PUBLISHED = json.loads((boards.BOARD / "published.json").read_text())["rows"]
 # Rows of a table that are another row's models, adapted.
 ADAPTED = {5: {"Test-time BN adaptation": "ERM (grid search)"}}
@@ -22,7 +21,7 @@ ADAPTED = {5: {"Test-time BN adaptation": "ERM (grid search)"}}
 
 def resolved(name, **kwargs):
     """Spec and runs of seed 0."""
-    spec = read_spec(SPECS[name])
+    spec = read_spec(boards.SPECS[name])
     return spec, plan(spec, boards.Path("RUNS"), seeds=[0], **kwargs)
 
 
@@ -48,10 +47,10 @@ def file(tmp_path):
 
 def test_the_specs_of_the_paper_and_a_small_one_are_there():
     tables, figures = {f"table_{n}" for n in range(2, 7)}, {f"fig_{n}" for n in (5, 6, 7)}
-    assert set(SPECS) == tables | figures | {"demo"}
+    assert set(boards.SPECS) == tables | figures | {"demo"}
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", boards.SPECS)
 def test_every_row_of_a_spec_is_a_run_in_a_folder_of_its_own(name):
     spec, planned = resolved(name)
     assert len({run.folder for run in planned}) == len(spec.rows)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from abra_wilds.board.tables.formats import csv_text, html_page, html_table, latex, markdown, tex
 from abra_wilds.board.tables.rows import Budget, Comparison, Table, TableRow, layout
 from abra_wilds.results.significance import paired_t
-from tests.board import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
+from tests.board.report.report_boards import Page
 
 ODD = 'A_B & 50% of <i>|"$x"'
 OURS = {"Total": {0: 30.0, 1: 32.0}, "HEPG2": {0: 10.0}}
@@ -33,30 +32,6 @@ def table():
         ODD, ("X", "plate_bn"), "resnet18", True, {"Total": {3: 1.0}}, Budget(None, None, "none"), None
     )
     return Table(wanted, ("resnet18",), (none, ours, odd), ("First & <note>.", "[a] Second."))
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, and the texts of the table's cells, row by row."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.rows, self.open = [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.open = tag
-
-    def handle_endtag(self, tag):
-        self.open = None if tag == self.open else self.open
-
-    def handle_data(self, data):
-        if self.open:
-            self.rows[-1][-1] += data
 
 
 def markdown_cells(text):

@@ -16,12 +16,10 @@ from tests.board import boards
 from tests.board.boards import change_records, make_runs
 from tests.board.tables.table_boards import built, row_of
 
-SPECS = {path.stem: path for path in sorted((boards.BOARD / "specs").glob("*.yaml"))}
 
-
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", boards.SPECS)
 def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
-    spec, used = read_spec(SPECS[name]), set()
+    spec, used = read_spec(boards.SPECS[name]), set()
     for row in spec.rows:
         found = unequal(spec)[row.label]
         assert set(found) <= set(row.differs), f"{row.label} does not say why it differs in {found}"
@@ -31,9 +29,9 @@ def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
     assert set(declared) == used and all(declared.values()) and set(declared) <= set(COMPARED)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", boards.SPECS)
 def test_all_predictions_of_a_spec_share_their_statistics_and_the_rule_that_picks_an_epoch(name):
-    planned = plan(read_spec(SPECS[name]), boards.Path("RUNS"), seeds=[0])
+    planned = plan(read_spec(boards.SPECS[name]), boards.Path("RUNS"), seeds=[0])
     assert len({run.checkpoint for run in planned}) == 1
     assert {run.config.eval.bn_stats for run in planned} == {"precise"}
     for run in planned:
@@ -124,7 +122,7 @@ def test_other_terms_are_named_under_the_table_and_tested(screen, tmp_path):
 
 def test_records_without_what_picked_them_count_as_picked_by_their_run(screen, tmp_path):
     folder = tmp_path / "runs"
-    make_runs(screen, folder, algorithm="ABRA", preset="paper", tta="plate_bn", adapted={"tta": "plate_bn"})
+    make_runs(screen, folder, algorithm="ABRA", preset="paper", **boards.ADAPTED)
     table = built(folder, 3)
     assert row_of(table, "ABRA").terms["epoch"] == "own val"
     assert row_of(table, "ABRA", "plate_bn").terms["epoch"] == "val by none"
