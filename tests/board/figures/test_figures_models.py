@@ -74,11 +74,8 @@ def test_damaged_values_and_those_of_an_earlier_model_are_refused(tmp_path, refu
 def test_a_checkpoint_elsewhere_or_none_at_all_is_refused(tmp_path, refused_figure):
     write_values(tmp_path, 8, shifts())
     for path in (tmp_path.parent / "x_seed:0_epoch:best_model.pth", tmp_path / "no.pth"):
-        assert_says(
-            refused_figure(7, "--checkpoint", path, code=2),
-            "CHECKPOINT" if path.name == "no.pth" else "--checkpoint",
-            str(path),
-        )
+        told = refused_figure(7, "--checkpoint", path, code=2)
+        assert "CHECKPOINT" in told.upper() and str(path) in told
 
 
 def test_models_of_one_method_and_seed_are_told_apart_by_their_settings(tmp_path):

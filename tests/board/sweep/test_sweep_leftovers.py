@@ -54,16 +54,12 @@ def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
     assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
 
 
-def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch(run):
+def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch_if_it_keeps_that(run):
     rewrite_config(run, ('"finished": true', '"was": true'))
     assert RunState(run).stage == FINISHED
     keep_records(run.folder, lambda r: r.checkpoint == "best")
     assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
-
-
-def test_a_run_of_an_older_version_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
-    rewrite_config(run, ('"finished": true', '"was": true'), ('"save_last": true', '"save_last": false'))
-    keep_records(run.folder, lambda r: r.checkpoint == "best")
+    rewrite_config(run, ('"save_last": true', '"save_last": false'))
     assert RunState(run).stage == FINISHED
 
 
@@ -76,9 +72,8 @@ def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run, picked):
         boards.change_records(run.folder / "tta_plate_bn", picked_by="plate_bn", epoch=7)
         assert not RunState(run).lacking_of(adaptation)
     boards.change_records(run.folder / "tta_plate_bn", "test", epoch=3)
-    assert RunState(run).lacking_of(adaptation) == ["the record of test"] and RunState(run).to_adapt == [
-        adaptation
-    ]
+    state = RunState(run)
+    assert state.lacking_of(adaptation) == ["the record of test"] and state.to_adapt == [adaptation]
     with pytest.raises(InputError, match=r"tta_plate_bn .*epoch 3, .*epoch 7"):
         all_entries([read_run(run.folder)])
 
