@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from abra_wilds.board.extra import BOARD_PACKAGES
 from tests import runs
 
 TINY = (
@@ -40,7 +41,12 @@ def installed(tmp_path_factory):
 
 @pytest.mark.slow
 def test_an_installed_wheel_does_every_step_from_images_to_tables(installed, tmp_path):
-    env = {**os.environ, "PYTHONPATH": str(installed)}
+    for package in BOARD_PACKAGES:  # of an extra, so that nothing here may import them
+        (tmp_path / "absent" / package).mkdir(parents=True)
+        (tmp_path / "absent" / package / "__init__.py").write_text(
+            f"raise ModuleNotFoundError(name={package!r})"
+        )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (installed, tmp_path / "absent")))}
 
     def job(*words: object) -> str:
         done = subprocess.run(

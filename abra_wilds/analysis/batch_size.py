@@ -16,8 +16,8 @@ from abra_wilds.errors import InputError
 from abra_wilds.tta.adapters import own_statistics, running_statistics
 from abra_wilds.types import Batch
 
-SMALLEST = 4
-DRAWS = 10
+SMALLEST_BATCH = 4
+PARTITIONS = 10
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ Key = tuple[int | None, int]
 
 
 def batch_size_curve(
-    saved: Saved, split: str = "test", sizes: Sequence[int] | None = None, draws: int = DRAWS
+    saved: Saved, split: str = "test", sizes: Sequence[int] | None = None, draws: int = PARTITIONS
 ) -> list[Accuracy]:
     """Accuracies of a split by the statistics of batches of several sizes, and without adaptation.
 
@@ -91,7 +91,7 @@ def checked_sizes(most: int, sizes: Sequence[int] | None) -> list[int]:
         InputError: for one that is not allowed.
     """
     if sizes is None:
-        powers = [SMALLEST * 2**k for k in range(most.bit_length())]
+        powers = [SMALLEST_BATCH * 2**k for k in range(most.bit_length())]
         return [*(size for size in powers if 2 * size <= most), most]
     for size in sizes:
         if not 2 <= size <= most:

@@ -16,19 +16,17 @@ import torch
 from torch import Tensor
 
 from abra_wilds.analysis.advice import SOURCE, Shift
-from abra_wilds.analysis.saved import Saved
+from abra_wilds.analysis.saved import IMAGES_PER_BIO_BATCH, Saved
 from abra_wilds.data.samplers.batches import RowIds
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_kl_of_moments, gaussian_mmd2
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 
-IMAGES = 128
-
 Statistics = dict[str, tuple[Tensor, Tensor]]  # layer -> mu and sigma, (C,) each
 
 
 @torch.no_grad()
-def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES) -> list[Shift]:
+def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES_PER_BIO_BATCH) -> list[Shift]:
     """Divergences of the statistics of bio-batches of train and a split from the model's and from train's.
 
     A bio-batch's statistics are those that AdaBN (--tta plate_bn) would put in place of the model's, so that

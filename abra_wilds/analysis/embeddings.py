@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.analysis.saved import Saved, sampled
+from abra_wilds.analysis.saved import IMAGES_PER_BIO_BATCH, Saved, sampled
 from abra_wilds.data.samplers.batches import even_chunks
 from abra_wilds.errors import InputError
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input
 
-IMAGES = 128
 POINTS = 5_000
 LEAST = 8
 FIELDS = ("cell_type", "experiment", "plate", "well", "site")
@@ -73,7 +72,7 @@ def embedded(
     features: list[Tensor] = []
     told: list[tuple[str, ...]] = []
     for split in splits:
-        parts = sampled(saved.members(split), IMAGES, seed)
+        parts = sampled(saved.members(split), IMAGES_PER_BIO_BATCH, seed)
         for _, batch in saved.read(split, parts, "features of"):
             features.append(image_features(saved, batch.x, adapted).cpu())
             told += [(split, *named) for named in saved.named(split, batch.rows.numpy(), FIELDS)]

@@ -35,10 +35,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from abra_wilds.analysis.postprocess import Floats
 from abra_wilds.errors import InputError
 from abra_wilds.results.records import aligned
 
-Floats = NDArray[np.floating]
 Names = NDArray[np.object_]
 # Wells of a cell line that are measured; retrieval and silhouettes are quadratic in them.
 MOST = 2000

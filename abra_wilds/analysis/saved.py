@@ -38,6 +38,7 @@ from abra_wilds.results.files import sha256, write_text
 from abra_wilds.types import Batch
 
 ANALYSIS = "analysis"
+IMAGES_PER_BIO_BATCH = 128  # that figures are computed from, at most
 
 
 @dataclass(frozen=True)

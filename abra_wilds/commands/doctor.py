@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from abra_wilds.board.extra import BOARD_PACKAGES
 from abra_wilds.config.data import MARKER
 from abra_wilds.errors import InputError
 
@@ -24,11 +25,10 @@ REQUIRED = (
     "scikit-learn",
     "scipy",
     "tqdm",
-    "matplotlib",
-    "jinja2",
     "PyYAML",
 )
 OPTIONAL = {
+    **dict.fromkeys(BOARD_PACKAGES, "needed by figures and reports: pip install 'abra-wilds[board]'"),
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard",
     "lightly": "needed by SimCLR, BYOL and DINOv2: pip install -e '.[ssl]'",

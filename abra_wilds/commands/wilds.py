@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """
     checkout = find_checkout(args.checkout)
     with registered(checkout) as harness:
-        print(opening(harness), file=sys.stderr)
+        print(opening_of_harness(harness), file=sys.stderr)
         argv = args.rest
         if args.script == "run_expt.py":
             argv = harness.ready(argv, args.command)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def opening(harness: Harness) -> str:
+def opening_of_harness(harness: Harness) -> str:
     """Which checkout runs with which wilds, our methods' names in it, and what was supplied in memory."""
     lines = [f"{harness.checkout}; wilds {version('wilds')} is the package it imports"]
     lines.append(f"algorithms of abra_wilds: {', '.join(harness.names.values())}")

@@ -25,7 +25,7 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
     """
     check_head(config, method.head_phase(), setup)
     check_views(setup.shape, config.data, method.view_plan())
-    check_picks(config, setup)
+    check_also_tta(config, setup)
     if "val" not in setup.subsets and not config.train.save_last:
         raise InputError(
             "--save_last false would leave nothing of this run, because --split_scheme "
@@ -35,7 +35,7 @@ def check_method(config: RunConfig, setup: Setup, method: Method) -> None:
     predict_blank(config, setup, method)
 
 
-def check_picks(config: RunConfig, setup: Setup) -> None:
+def check_also_tta(config: RunConfig, setup: Setup) -> None:
     """Raise where an adaptation of --also_tta has no val to pick an epoch by, or would adapt no image of it.
 
     Raises:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-Array = NDArray[np.float64]
+Reals = NDArray[np.float64]
 # Keeps log(l) finite where a loss is exactly zero.
 SHARE_GUARD = float(np.finfo(np.float64).tiny)
 
 
-def imbalance(losses: Array, preference: Array) -> tuple[float, Array]:
+def imbalance(losses: Reals, preference: Reals) -> tuple[float, Reals]:
     """How far preferred losses are from equal, and the weights of the steepest way back.
 
     With shares s_j = r_j l_j / sum_i r_i l_i: mu = KL(s || uniform) = sum_j s_j log(m s_j), and
@@ -39,7 +39,7 @@ def imbalance(losses: Array, preference: Array) -> tuple[float, Array]:
     return mu, preference * (logs - mu)
 
 
-def balancing_programme(C: Array, Ca: Array, rl: Array) -> tuple[Array, Array, Array]:
+def balancing_programme(C: Reals, Ca: Reals, rl: Reals) -> tuple[Reals, Reals, Reals]:
     """The programme while unbalanced: max_alpha alpha . C a.
 
     Losses that are preferred least well (largest r l) must not rise; one that C a would let rise may rise no
@@ -59,7 +59,7 @@ def balancing_programme(C: Array, Ca: Array, rl: Array) -> tuple[Array, Array, A
     return Ca, C[bound], bounds[bound]
 
 
-def descent_programme(C: Array, Ca: Array) -> tuple[Array, Array, Array]:
+def descent_programme(C: Reals, Ca: Reals) -> tuple[Reals, Reals, Reals]:
     """The programme at balance: max_alpha sum_j (C alpha)_j with no loss rising.
 
     Where it is possible, the imbalance does not grow either.
@@ -71,11 +71,11 @@ def descent_programme(C: Array, Ca: Array) -> tuple[Array, Array, Array]:
     Returns:
         As `balancing_programme`.
     """
-    objective: Array = C.sum(0)
+    objective: Reals = C.sum(0)
     return objective, np.vstack([C, Ca]), np.append(np.zeros(len(C)), min(0.0, Ca.max()))
 
 
-def solve_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array | None:
+def solve_on_simplex(objective: Reals, rows: Reals, bounds: Reals) -> Reals | None:
     """The point of the simplex with the largest objective among those with rows @ alpha >= bounds, or None.
 
     Objective and rows are scaled to 1 first, which changes no solution: the solver's tolerances are absolute,
@@ -100,12 +100,12 @@ def solve_on_simplex(objective: Array, rows: Array, bounds: Array) -> Array | No
     )
     if solution.status != 0:
         return None
-    alpha: Array = np.maximum(solution.x, 0)
+    alpha: Reals = np.maximum(solution.x, 0)
     alpha /= alpha.sum()
     return alpha
 
 
-def pareto_weights(losses: Array, C: Array, preference: Array, eps: float = 1e-4) -> Array:
+def pareto_weights(losses: Reals, C: Reals, preference: Reals, eps: float = 1e-4) -> Reals:
     """Weights alpha on the simplex of the losses whose weighted sum is descended next.
 
     Where no such step exists, or losses or gradients are not finite or all losses are 0: the preference
@@ -120,11 +120,11 @@ def pareto_weights(losses: Array, C: Array, preference: Array, eps: float = 1e-4
     Returns:
         (m,), 0 or more, with sum 1.
     """
-    r: Array = preference / preference.sum()
+    r: Reals = preference / preference.sum()
     if not (np.isfinite(losses).all() and np.isfinite(C).all() and losses.sum() > 0):
         return r
     mu, a = imbalance(losses, r)
-    Ca: Array = C @ a
+    Ca: Reals = C @ a
     programme = balancing_programme(C, Ca, r * losses) if mu > eps else descent_programme(C, Ca)
     alpha = solve_on_simplex(*programme)
     return r if alpha is None else alpha

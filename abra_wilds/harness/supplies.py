@@ -82,7 +82,7 @@ def missing_packages(module: ModuleType | None) -> list[str]:
     return [name for name in SUPPLIED_NAMES if not has(name)]
 
 
-def described(module: ModuleType | None, missing: list[str]) -> str:
+def supplied_as(module: ModuleType | None, missing: list[str]) -> str:
     """What keeps a checkout's scripts from starting and what takes its place, or "" where nothing does."""
     if not missing:
         return ""
@@ -109,7 +109,7 @@ def transformers_supplied() -> Iterator[str]:
         setattr(target, name, SUPPLIED_NAMES[name])
     sys.modules["transformers"] = target
     try:
-        yield described(module, missing)
+        yield supplied_as(module, missing)
     finally:
         for name in missing:
             delattr(target, name)

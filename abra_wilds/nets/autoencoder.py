@@ -15,7 +15,7 @@ from abra_wilds.functional.stats import instance_stats
 CODES, D_CODE = 14, 512
 ENCODER = (32, 64, 128, 128, 256)  # channels at strides 2, 4, 8, 16, 32
 DECODER = (128, 128, 128, 64, 64, 32, 16)  # at strides 64, 32, 16, 8, 4, 2, 1
-SMALLEST = 64  # of a smaller image the coarsest map would be one pixel, which normalises to 0
+SMALLEST_SIDE = 64  # of a smaller image the coarsest map would be one pixel, which normalises to 0
 
 
 class AutoEncoder(nn.Module):
@@ -129,6 +129,7 @@ def adain(x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -
 
 
 def enlarged(x: Tensor) -> Tensor:
-    """Images with sides of `SMALLEST` pixels at least, by repeating pixels."""
+    """Images with sides of `SMALLEST_SIDE` pixels at least, by repeating pixels."""
     H, W = x.shape[2:]
-    return x if min(H, W) >= SMALLEST else F.interpolate(x, size=(max(H, SMALLEST), max(W, SMALLEST)))
+    size = (max(H, SMALLEST_SIDE), max(W, SMALLEST_SIDE))
+    return x if size == (H, W) else F.interpolate(x, size=size)

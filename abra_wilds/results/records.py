@@ -14,7 +14,7 @@ from abra_wilds.results.files import write_text
 
 RESULTS = "results.jsonl"
 CONFIG = "config.json"  # what the records beside it were computed with
-KINDS: dict[str, type | tuple[type, ...]] = {
+FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"str": str, "str | None": (str, NoneType), "bool": bool},
     **{"int": int, "float": (int, float)},
     **{"Mapping[str, str]": dict, "Mapping[str, float]": dict, "Mapping[str, Any]": dict},
@@ -95,7 +95,7 @@ class Record:
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what no reader could use."""
         for f in fields(self):
-            if not isinstance(getattr(self, f.name), KINDS[str(f.type)]):
+            if not isinstance(getattr(self, f.name), FIELD_TYPES[str(f.type)]):
                 raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
         for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
             if not 0 <= acc <= 1:
@@ -156,13 +156,15 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 
 def results_table(records: Sequence[Record]) -> str:
-    """Split x (average, each cell type) in percent, as text; simulated data is named as such."""
+    """Split x (average, cell types, scores of a screen) in percent, as text; says if data is simulated."""
     if not records:
         return "no predictions were written, so there is no record to show\n"
     cells = sorted({c for r in records for c in r.acc_by_cell})
-    rows = [["", "checkpoint", "split", "n", "average", *cells]]
+    scores = sorted({s for r in records for s in r.acc_screen})
+    rows = [["", "checkpoint", "split", "n", "average", *cells, *(s.removeprefix("acc_") for s in scores)]]
     for r in records:
-        by_cell = [f"{100 * r.acc_by_cell[c]:.1f}" if c in r.acc_by_cell else "-" for c in cells]
-        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *by_cell])
+        accs = {**r.acc_by_cell, **r.acc_screen}
+        more = [f"{100 * accs[c]:.1f}" if c in accs else "-" for c in (*cells, *scores)]
+        rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *more])
     data = "simulated data" if records[0].simulated else records[0].dataset
     return f"Accuracy in percent on {data}\n" + aligned(rows, left=3) + "\n"

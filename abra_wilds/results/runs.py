@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """A run folder, of which every file is read once, and only when it is asked for.
 
     Attributes:
         path: the folder.
@@ -60,14 +60,25 @@ class Run:
         """Adaptation of --also_tta -> the epoch that it picked; empty until the run is finished."""
         return dict(self.config.get("picked", {}))
 
-    def adapted_folders(self) -> list[Path]:
-        """Folders of predictions by this run's models inside this one, whatever they are called.
+    @cached_property
+    def records(self) -> list[Record]:
+        """All records in its own folder.
 
-        Those of an older version have no config.json; that they lie here is all there is to tell by.
+        Raises:
+            InputError: for a line that is no record.
+        """
+        return read_records(self.path / RESULTS)
+
+    @cached_property
+    def adapted(self) -> dict[Path, dict[str, Any]]:
+        """Folders of predictions by this run's models inside this one -> the content of their config.json.
+
+        They may be called anything. Those of an older version have no config.json, and that they lie here is
+        all there is to tell by.
         """
         inside = sorted(path.parent for path in self.path.rglob(RESULTS) if path.parent != self.path)
         kept = {folder: read_json(folder / CONFIG) for folder in inside}
-        return [f for f, c in kept.items() if not c or c.get("predictions_of") == self.config["digest"]]
+        return {f: c for f, c in kept.items() if not c or c.get("predictions_of") == self.config["digest"]}
 
 
 @dataclass(frozen=True)
@@ -114,7 +125,8 @@ def find_runs(folder: Path) -> list[Run]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds run folders")
-    runs = [read_run(p.parent) for p in sorted(folder.rglob(CONFIG)) if "predictions_of" not in read_json(p)]
+    read = {path.parent: read_json(path) for path in sorted(folder.rglob(CONFIG))}
+    runs = [checked_run(inside, config) for inside, config in read.items() if "predictions_of" not in config]
     if not runs:
         raise InputError(f"{folder} holds no run, which is a folder with a {CONFIG}; give one that does")
     return runs
@@ -135,13 +147,21 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: if its config.json is not a run's, or was changed after the run.
     """
+    return checked_run(folder, read_json(folder / CONFIG))
+
+
+def checked_run(folder: Path, config: Mapping[str, Any]) -> Run:
+    """A run folder, its config.json read before.
+
+    Raises:
+        InputError: if that is not a run's, or was changed after the run.
+    """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
         named = isinstance(config["values"]["algorithm"], str) and isinstance(config["values"]["seed"], int)
         named = named and isinstance(config["command"], list) and isinstance(config["origin"], dict)
         same = digest(config["values"]) == config["digest"]
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError):
         named, same = False, False
     if not named:
         raise InputError(f"{path} is no configuration of a run; restore it, or take it out of the folder")
@@ -158,7 +178,8 @@ def local_flags() -> frozenset[str]:
 
 def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that can change a number, but the seed."""
-    return {name: value for name, value in values.items() if name not in local_flags() | {"seed"}}
+    left_out = local_flags() | {"seed"}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -173,7 +194,8 @@ def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:
         InputError: for a line that is no record, or a record of another run.
     """
     folder = run.path if folder is None else folder
-    latest = {(r.split, r.checkpoint, r.tta): r for r in read_records(folder / RESULTS)}
+    records = run.records if folder == run.path else read_records(folder / RESULTS)
+    latest = {(r.split, r.checkpoint, r.tta): r for r in records}
     return [Entry(run, folder, r, entry_settings(run, folder, r)) for r in latest.values()]
 
 
@@ -183,7 +205,7 @@ def read_adapted(run: Run) -> list[Entry]:
     Raises:
         InputError: for a line that is no record, or a record of another run.
     """
-    return [entry for folder in run.adapted_folders() for entry in read_entries(run, folder)]
+    return [entry for folder in run.adapted for entry in read_entries(run, folder)]
 
 
 def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
@@ -194,9 +216,8 @@ def entry_settings(run: Run, folder: Path, record: Record) -> dict[str, Any]:
     Raises:
         InputError: if nothing of the run has the record's digest.
     """
-    own = {} if folder == run.path else read_json(folder / CONFIG).get("settings", {})
-    noted = own.get(record.config_sha256)
-    known = [run.values] if folder == run.path else [] if noted is None else [noted]
+    noted = run.adapted.get(folder, {}).get("settings", {}).get(record.config_sha256)
+    known = [run.values] if folder == run.path else [noted] if noted else []
     for values in known or candidates(run.values, record.tta):
         if record.seed == run.seed and digest(values) == record.config_sha256:
             return without_seed(values)

@@ -10,17 +10,13 @@ Letters: n cells, S image side, P patch side, M pixels kept (a pixel shared by t
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from abra_wilds.simulate.arrays import F32, Ints
 from abra_wilds.simulate.colony import Colony, draw_colony, magnification
 from abra_wilds.simulate.pixels import Pixels, Texture
-from abra_wilds.simulate.stains import STAINS
+from abra_wilds.simulate.stains import STAIN_PAINTERS
 from abra_wilds.simulate.traits import Traits
-
-F32 = NDArray[np.float32]
-F64 = NDArray[np.float64]
-Ints = NDArray[np.intp]
 
 _REACH = 1.2  # no outline reaches further than this many semi-axes
 
@@ -44,7 +40,7 @@ def paint(traits: Traits, stains: tuple[int, ...], size: int, rng: np.random.Gen
     pixels = _pixels(traits, colony, size, warp * np.float32(25 * k))
     canvas = np.empty((len(stains), size, size), np.float32)
     for row, stain in enumerate(stains):
-        light = STAINS[stain](traits, pixels, texture, colony, k) * pixels.body
+        light = STAIN_PAINTERS[stain](traits, pixels, texture, colony, k) * pixels.body
         light *= np.float32(traits.levels[stain]) * colony.bright[:, stain].astype(np.float32)[pixels.cell]
         canvas[row] = np.bincount(pixels.where, light, minlength=size * size).reshape(size, size)
     return canvas

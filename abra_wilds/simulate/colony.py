@@ -8,12 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from abra_wilds.simulate.arrays import F64
 from abra_wilds.simulate.traits import Traits
-
-F64 = NDArray[np.float64]
 
 FULL_SIDE = 512  # the side, in pixels, in which all lengths of the traits are given
 

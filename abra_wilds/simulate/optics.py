@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from abra_wilds.simulate.arrays import F32
 from abra_wilds.simulate.traits import BatchEffect
-
-F32 = NDArray[np.float32]
 
 # Grey levels of an empty field for the six stains, read off the darkest percent of the one real site.
 _BACKGROUND = (1.2, 2.6, 2.0, 1.8, 4.5, 3.2)

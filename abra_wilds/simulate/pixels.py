@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-F32 = NDArray[np.float32]
-Ints = NDArray[np.intp]
+from abra_wilds.simulate.arrays import F32, Ints
 
 
 class Pixels(NamedTuple):

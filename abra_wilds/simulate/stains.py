@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from abra_wilds.simulate.arrays import F32
 from abra_wilds.simulate.colony import Colony
 from abra_wilds.simulate.pixels import Pixels, Texture
 from abra_wilds.simulate.traits import Traits
 
-F32 = NDArray[np.float32]
 Stain = Callable[[Traits, Pixels, Texture, Colony, float], F32]
 
 
@@ -95,4 +94,4 @@ def _nucleoli(pixels: Pixels, colony: Colony) -> F32:
     return spots
 
 
-STAINS: tuple[Stain, ...] = (hoechst, concanavalin, phalloidin, syto, mitotracker, wheat_germ)
+STAIN_PAINTERS: tuple[Stain, ...] = (hoechst, concanavalin, phalloidin, syto, mitotracker, wheat_germ)

@@ -12,12 +12,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from abra_wilds.data.datasets.layouts import N_STAINS
+from abra_wilds.simulate.arrays import F64
 
 CELL_LINES = ("HEPG2", "HUVEC", "RPE", "U2OS")
-N_STAINS = 6
 
 
 class Traits(NamedTuple):
@@ -115,17 +114,17 @@ class BatchEffect(NamedTuple):
         drift: (T,) shift of the traits, in log units.
     """
 
-    log_gain: Floats
-    offset: Floats
-    bleed: Floats
+    log_gain: F64
+    offset: F64
+    bleed: F64
     blur: float
-    shade: Floats
+    shade: F64
     vignette: float
     log_noise: float
-    drift: Floats
+    drift: F64
 
 
-def phenotype(seed: int, sirna_id: int, line: str, *, kind: str) -> Floats:
+def phenotype(seed: int, sirna_id: int, line: str, *, kind: str) -> F64:
     """What an siRNA does to a cell line's traits, in log units; nothing for the negative control.
 
     About half of the traits react to one siRNA, with a sign and size of their own; a cell line scales each
@@ -151,7 +150,7 @@ def phenotype(seed: int, sirna_id: int, line: str, *, kind: str) -> Floats:
     z = z * own.uniform(0.7, 1.2, n) + 0.25 * own.standard_normal(n)
     strength = _CONTROL_STRENGTH if kind == "positive_control" else _TREATMENT_STRENGTH
     # Beyond two standard deviations cells stop looking like cells.
-    reaction: Floats = np.clip(strength * z, -2.0, 2.0) * _PHENOTYPE_SD
+    reaction: F64 = np.clip(strength * z, -2.0, 2.0) * _PHENOTYPE_SD
     return reaction
 
 
@@ -184,7 +183,7 @@ def batch_effect(seed: int, place: tuple[int, int, int], strength: float) -> Bat
     )
 
 
-def _bleed_matrix(z: Floats) -> Floats:
+def _bleed_matrix(z: F64) -> F64:
     """Turn (36,) normal draws into a bleed-through matrix, (6, 6), entries in [0, 0.6].
 
     Stains 1-3 receive light from one another only, so that a three-stain image needs no hidden fourth stain.
@@ -197,7 +196,7 @@ def _bleed_matrix(z: Floats) -> Floats:
     return bleed
 
 
-def traits_of(line: str, *log_factors: Floats) -> Traits:
+def traits_of(line: str, *log_factors: F64) -> Traits:
     """The traits of a well: its line's, times every factor given in log units, each (T,).
 
     >>> traits_of("U2OS").cells

@@ -21,13 +21,13 @@ from abra_wilds.simulate.picture import Well, site_picture
 
 # Raise it with every change that alters a byte of the pictures or of the tables.
 GENERATOR_VERSION = "1.0"
-FOLDERS = {"wilds": "rxrx1_v1.0", "rxrx1": "rxrx1"}
+LAYOUT_FOLDERS = {"wilds": "rxrx1_v1.0", "rxrx1": "rxrx1"}
 _RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a complete data set
 _WELLS_PER_TASK = 16
 _BYTES_PER_VALUE = 0.75  # of a PNG, per pixel and stain; measured 0.45 to 0.7
 _PNG_EFFORT = 3
 
-Task = tuple[str, list[tuple[Well, str]]]  # folder below images/, and its wells with their names
+WellsOfFolder = tuple[str, list[tuple[Well, str]]]  # folder below images/, and its wells with their names
 
 
 def simulate(
@@ -56,7 +56,7 @@ def simulate(
     """
     root = Path(root)
     check_workers(workers)
-    target = root / FOLDERS[config.layout]
+    target = root / LAYOUT_FOLDERS[config.layout]
     _check_target(target, overwrite)
     table = metadata_table(config)
     partial = _make_partial(root, target.name)
@@ -110,7 +110,7 @@ def _check_disk(root: Path, rows: int, config: SimulationConfig) -> None:
         )
 
 
-def _tasks(config: SimulationConfig) -> Iterator[Task]:
+def _tasks(config: SimulationConfig) -> Iterator[WellsOfFolder]:
     """Cut the screen into pieces of one plate each, small enough for a lively progress bar."""
     for (experiment, plate), rows in wells_table(config).groupby(["experiment", "plate"], sort=False):
         folder = f"{experiment}/Plate{plate}"
@@ -120,7 +120,7 @@ def _tasks(config: SimulationConfig) -> Iterator[Task]:
             yield folder, wells[start : start + _WELLS_PER_TASK]
 
 
-def write_wells(screen: tuple[Path, SimulationConfig], task: Task) -> None:
+def write_wells(screen: tuple[Path, SimulationConfig], task: WellsOfFolder) -> None:
     """Render and write a few wells of a plate of a screen, which is its folder of images and its settings."""
     (images, config), (folder, wells) = screen, task
     (images / folder).mkdir(parents=True, exist_ok=True)

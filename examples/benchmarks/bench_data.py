@@ -34,7 +34,7 @@ from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.loaders import Loader, make_train_loader
 from abra_wilds.data.reading.pack import pack
 from abra_wilds.simulate import preset, simulate
-from abra_wilds.simulate.write import FOLDERS
+from abra_wilds.simulate.write import LAYOUT_FOLDERS
 from abra_wilds.terminal import exit_cleanly
 
 FORMATS = ("png", "packed")
@@ -55,7 +55,7 @@ def make_screens(root: Path, args: argparse.Namespace, names: Iterable[str]) -> 
             test_experiments=(1, 0, 0, 0),
             replicates=args.replicates,
         )
-        if not (root / FOLDERS[layout]).exists():
+        if not (root / LAYOUT_FOLDERS[layout]).exists():
             simulate(root, screen, workers=args.cores, progress=True)
         pack(load_dataset(name, root, data_format="png"), workers=args.cores)
 

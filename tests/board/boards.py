@@ -1,8 +1,4 @@
-"""Run folders with made-up predictions on a simulated screen's metadata, for tests of leaderboard/.
-
-Importing this module makes the scripts of leaderboard/ importable under their own names, as they see each
-other.
-"""
+"""Run folders with made-up predictions on a simulated screen's metadata, for tests of leaderboard/."""
 
 from __future__ import annotations
 
@@ -36,7 +32,9 @@ from tests import runs
 SCRIPTS = runs.REPOSITORY / "leaderboard"
 BOARD = runs.REPOSITORY / "abra_wilds" / "board"
 
+SPECS = {path.stem: path for path in sorted((BOARD / "specs").glob("*.yaml"))}
 SPLITS = ("val", "test", "id_test")
+ADAPTED = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}  # values of `make_run`
 CONSUMED = {
     **{"images": 100, "steps": 10, "forward_equivalents": 300, "seconds": 1.0, "labels": 100},
     **{"batch_statistics": False, "test_images": False, "outside_data": "ImageNet"},
@@ -171,10 +169,40 @@ def rewrite(folder: Path, split: str, lines: Sequence[Any]) -> None:
     change_records(folder, split, predictions_sha256=sha256(path))
 
 
-def script(name: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A script of leaderboard/ as a person starts it."""
-    command = [sys.executable, str(SCRIPTS / name), *map(str, args)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+# A finder and not None in sys.modules, because scipy asks there whether torch is loaded.
+BARE = """
+import runpy, sys
+
+class Absent:
+    def find_spec(name, path=None, target=None):
+        if name in {absent!r}:
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Absent)
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    # Not getrusage's: that begins with what the parent held.
+    print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr)
+"""
+
+
+def script(name: str, *args: object, cwd: Path, absent: str = "") -> tuple[str, str, int]:
+    """A script of leaderboard/ as a person starts it, which ends well: stdout, stderr and its peak in KiB.
+
+    Args:
+        name: of the script.
+        args: of the script.
+        cwd: where it starts.
+        absent: packages that it cannot import.
+    """
+    bare = BARE.format(absent=absent.split())
+    command = [sys.executable, "-c", bare, str(SCRIPTS / name), *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *lines, peak = done.stderr.splitlines()
+    return done.stdout, "".join(f"{line}\n" for line in lines), int(peak)
 
 
 def seconds_of_children() -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 
 from abra_wilds.commands.board.bundle import main as bundle_main
-from tests.board import boards  # makes the scripts of leaderboard/ importable
+from abra_wilds.commands.board.figures import main as figures_main
+from tests.board import boards
 from tests.board.tables.table_boards import make_methods
 
 
@@ -20,7 +22,7 @@ def screen(tmp_path_factory):
 def five(screen, tmp_path_factory):
     """Runs of seeds 0, 1, 2, 10 and 11, with an adaptation of each; never written to."""
     folder = tmp_path_factory.mktemp("five")
-    return boards.make_runs(screen, folder, (0, 1, 10, 11, 2), tta="plate_bn", adapted={"tta": "plate_bn"})
+    return boards.make_runs(screen, folder, (0, 1, 10, 11, 2), **boards.ADAPTED)
 
 
 @pytest.fixture
@@ -44,14 +46,32 @@ def mine(made, tmp_path):
 
 
 @pytest.fixture
-def refused_bundle(capsys, tmp_path):
-    """The sentence with which a bundle is refused; nothing is written."""
+def refused(capsys, tmp_path):
+    """The sentence with which a command refuses; nothing is printed or written."""
 
-    def check(folder, *flags, out="b.tar.gz"):
-        assert bundle_main([str(folder), "--out", str(tmp_path / out), *flags]) == 2
+    def check(main, *argv, code=2):
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert main(list(map(str, argv))) == code
         shown = capsys.readouterr()
-        assert shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1
-        assert not [p for p in tmp_path.rglob("*") if ".tar.gz" in p.name or ".zip" in p.name]
+        assert shown.out == "" and re.fullmatch(r"(error|Figure \d+ was not made): [^\n]{20,}\n", shown.err)
+        assert sorted(tmp_path.rglob("*")) == before
         return shown.err
 
     return check
+
+
+@pytest.fixture
+def refused_bundle(refused, tmp_path):
+    """The same of a bundle."""
+    return lambda folder, *flags, out="b.tar.gz": refused(
+        bundle_main, folder, "--out", tmp_path / out, *flags
+    )
+
+
+@pytest.fixture
+def refused_figure(refused, tmp_path):
+    """The same of a figure."""
+    return lambda number, *flags, code=1: refused(
+        figures_main, tmp_path, "--out", tmp_path / "out", "--figure", number, *flags, code=code
+    )

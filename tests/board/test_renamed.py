@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-
 from abra_wilds.board.report.page import report
 from abra_wilds.board.tables.formats import FORMATS
 from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.results.runs import find_runs
-from tests.board import boards
-from tests.board.boards import make_runs
+from tests.board.boards import ADAPTED, make_runs
 from tests.board.bundle.test_bundle import unpacked
 from tests.board.report.report_boards import make_logs
 from tests.board.tables.table_boards import built
 
 NAMES = ("tta_mixed_bn_m1", "ERM", "plate_bn", "seed7", "x", "best", "none", "tta_none", "b128", "last", "w")
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory):
-    return boards.make_screen(tmp_path_factory.mktemp("screen"))
 
 
 def rename(folder):
@@ -31,9 +23,9 @@ def rename(folder):
 
 
 def test_tables_and_bundle_are_the_same_whatever_folders_are_called(screen, tmp_path):
-    folder, adapted = tmp_path / "runs", {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
-    make_runs(screen, folder / "erm", algorithm="ERM", preset="paper", **adapted)
-    make_runs(screen, folder / "abra", seeds=range(5), algorithm="ABRA", preset="paper", **adapted)
+    folder = tmp_path / "runs"
+    make_runs(screen, folder / "erm", algorithm="ERM", preset="paper", **ADAPTED)
+    make_runs(screen, folder / "abra", seeds=range(5), algorithm="ABRA", preset="paper", **ADAPTED)
     before = [form(built(folder, 3)) for form in FORMATS.values()]
     abra, flags = folder / "abra", ("--tta", "plate_bn", "--non_standard", "--out")
     assert bundle_main([str(abra), *flags, str(tmp_path / "a.zip")]) == 0

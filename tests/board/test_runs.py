@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
+from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,11 @@ from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results import legacy, runs
+from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
+from tests.board import boards
 from tests.board.boards import change_records, make_run, make_runs
+from tests.runs import assert_says
 
 
 def grouped(folder):
@@ -23,18 +27,11 @@ def grouped(folder):
     entries = [
         entry
         for run in runs.find_runs(folder)
-        for inside in (run.path, *run.adapted_folders())
+        for inside in (run.path, *run.adapted)
         for entry in runs.read_entries(run, inside)
     ]
-    return [
-        (
-            g[0].record.method,
-            g[0].record.tta,
-            sorted({e.record.seed for e in g}),
-            len({e.record.split for e in g}),
-        )
-        for g in runs.by_settings(entries)
-    ]
+    groups = [[e.record for e in group] for group in runs.by_settings(entries)]
+    return [(g[0].method, g[0].tta, sorted({r.seed for r in g}), len({r.split for r in g})) for g in groups]
 
 
 @pytest.mark.parametrize("algorithm", ["ERM", "ABRA", "SimCLR", "IRM"])
@@ -49,7 +46,7 @@ def test_the_digest_of_the_values_in_a_config_json_is_the_configurations(tmp_pat
 def test_records_are_grouped_by_everything_but_the_seed(screen, tmp_path):
     make_runs(screen, tmp_path / "a", (0, 1, 10))
     make_runs(screen, tmp_path / "b", (1, 0), lr=0.005)
-    make_runs(screen, tmp_path / "c", (2,), algorithm="ERM", tta="plate_bn", adapted={"tta": "plate_bn"})
+    make_runs(screen, tmp_path / "c", (2,), algorithm="ERM", **boards.ADAPTED)
     assert grouped(tmp_path) == [
         ("ABRA", None, [0, 1, 10], 3),
         ("ABRA", None, [0, 1], 3),
@@ -91,9 +88,8 @@ def adaptations():
 def test_the_name_of_an_adaptation_gives_its_flags_back():
     for values in adaptations():
         read = legacy.adaptation_values(EvalConfig(**values).adaptation)
-        assert EvalConfig(**{k: float(v) if k == "tta_prior" else v for k, v in read.items()}) == EvalConfig(
-            **values
-        )
+        back = {k: float(v) if k == "tta_prior" else v for k, v in read.items()}
+        assert EvalConfig(**back) == EvalConfig(**values)
     assert legacy.adaptation_values(None) == {"tta": "none"} and legacy.adaptation_values("new_bn") == {}
 
 
@@ -107,11 +103,9 @@ def test_the_name_of_an_adaptation_gives_its_flags_back():
 )
 def test_what_an_adapted_record_was_computed_with_comes_out_by_its_digest(screen, tmp_path, name, adapted):
     run = runs.read_run(make_run(screen, tmp_path / "r", 3, tta=name, adapted=adapted))
-    (folder,) = run.adapted_folders()
+    (folder,) = run.adapted
     for entry in runs.read_entries(run, folder):
-        assert {k: v for k, v in entry.settings.items() if run.settings[k] != v} == {
-            k: v for k, v in adapted.items() if run.settings[k] != v
-        }
+        assert entry.settings == {**run.settings, **adapted}
         assert entry.predictions.is_file()
 
 
@@ -126,49 +120,62 @@ def edited(folder):
 
 
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    ("damage", "parts"),
     [
-        (lambda f: broken(f, "{"), "is no configuration of a run; restore it"),
-        (lambda f: broken(f, "[]"), "is no configuration of a run; restore it"),
-        (lambda f: broken(f, '{"values": {"seed": 0}}'), "is no configuration of a run; restore it"),
-        (edited, "has other values than its run had, by its digest"),
-        (lambda f: (f / CONFIG).unlink(), "holds no run, which is a folder with a config.json"),
-        (lambda f: shutil.rmtree(f), "is no folder; give one that holds run folders"),
-        (lambda f: (f / RESULTS).open("a").write("{\n"), "line 4 of .* is no record with"),
-        (
-            lambda f: change_records(f, "test", config_sha256="0" * 64),
-            "that was not made with the settings in",
-        ),
-        (lambda f: change_records(f, "test", seed=1), "record of test by seed 1 that was not made with"),
+        (lambda f: broken(f, "{"), [CONFIG, "no configuration"]),
+        (lambda f: broken(f, "[]"), [CONFIG, "no configuration"]),
+        (lambda f: broken(f, '{"values": {"seed": 0}}'), [CONFIG, "no configuration"]),
+        (edited, [CONFIG, "digest"]),
+        (lambda f: (f / CONFIG).unlink(), ["no run", CONFIG]),
+        (lambda f: shutil.rmtree(f), ["no folder"]),
+        (lambda f: (f / RESULTS).open("a").write("{\n"), ["line 4", RESULTS]),
+        (lambda f: change_records(f, "test", config_sha256="0" * 64), [RESULTS, "test", CONFIG]),
+        (lambda f: change_records(f, "test", seed=1), [RESULTS, "test by seed 1", CONFIG]),
     ],
 )
-def test_a_run_that_cannot_be_read_is_one_sentence(screen, tmp_path, damage, sentence):
+def test_a_run_that_cannot_be_read_is_one_sentence(screen, tmp_path, damage, parts):
     folder = make_run(screen, tmp_path / "r", 0)
     damage(folder)
-    with pytest.raises(InputError, match=sentence) as told:
+    told = refusal_of(folder)
+    assert str(folder) in told
+    assert_says(told, *parts)
+
+
+def refusal_of(folder):
+    """The one sentence with which a folder is refused."""
+    with pytest.raises(InputError) as fault:
         grouped(folder)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(fault.value)
+    return str(fault.value)
 
 
 def test_a_seed_that_is_there_twice_is_refused_with_both_folders(screen, tmp_path):
     make_run(screen, tmp_path / "a", 0), make_run(screen, tmp_path / "b", 0)
-    with pytest.raises(InputError, match=r"seed 0 of ABRA is there twice, in .*/a and .*/b; keep one"):
-        grouped(tmp_path)
+    assert_says(refusal_of(tmp_path), "seed 0 of ABRA", str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 def test_a_split_of_another_size_is_other_data(screen, tmp_path):
     make_runs(screen, tmp_path, (0, 1))
     change_records(tmp_path / "seed1", "test", n=7)
     n = read_records(tmp_path / "seed0" / RESULTS)[1].n
-    with pytest.raises(
-        InputError, match=rf"test has {n:,} images in .*seed0 and 7 in .*seed1, so they are of"
-    ):
-        grouped(tmp_path)
+    assert_says(refusal_of(tmp_path), "test", f"{n:,} images", "seed0", "7 in", "seed1")
 
 
 def test_a_mixture_is_refused_with_what_differs_from_the_first():
     a = {"lr": 0.1, "x": 1}
     runs.refuse_mixture({"A": a, "B": dict(a)})
-    told = "A and B differ in more than the seed: lr (0.1 and 0.2), y (None and 3); give a folder of runs"
-    with pytest.raises(InputError, match=re.escape(told)):
+    with pytest.raises(InputError, match=r"A and B .*: lr \(0.1 and 0.2\), y \(None and 3\);"):
         runs.refuse_mixture({"A": a, "B": {"lr": 0.2, "x": 1, "y": 3}})
+
+
+def test_config_and_records_of_a_run_are_read_once(screen, tmp_path, monkeypatch):
+    make_runs(screen, tmp_path, (0, 1), **boards.ADAPTED)
+    read: Counter[Path] = Counter()
+    for name in ("read_text", "read_bytes"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(Path, name, lambda p, *a, of=original, **k: read.update([p]) or of(p, *a, **k))
+    found = runs.find_runs(tmp_path)
+    assert {path.name for path in read} == {CONFIG}  # records wait until they are asked for
+    assert len(all_entries(found)) == len(all_entries(found)) == 12
+    own = [run.path / name for run in found for name in (CONFIG, RESULTS)]
+    assert [read[path] for path in own] == [1, 1, 1, 1]

@@ -73,7 +73,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     append_records(path, [FIRST])
     with path.open("ab") as file:
         file.write(line + b"\n")
-    with pytest.raises(InputError, match=r"line 2 of .*results.jsonl is no record with method, dataset"):
+    with pytest.raises(InputError, match=r"line 2 of .*results.jsonl"):
         read_records(path)
 
 
@@ -85,6 +85,15 @@ def test_the_table_is_split_by_average_and_cell_type_in_percent():
         "ABRA  best        test     12,345     31.2   50.0     -   6.2\n"
         "ERM   best        id_test  12,345    100.0  100.0  25.0     -\n"
     )
+
+
+def test_the_table_shows_the_scores_of_a_screen_where_there_are_any():
+    scored = replace(FIRST, acc_screen={"acc_well": 0.5, "acc_treatments": 0.25})
+    assert [line.split()[-2:] for line in results_table([FIRST, scored]).splitlines()[1:]] == [
+        ["treatments", "well"],
+        ["-", "-"],
+        ["25.0", "50.0"],
+    ]
 
 
 def test_the_table_names_simulated_data():

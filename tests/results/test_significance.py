@@ -10,7 +10,6 @@ from scipy import stats
 
 from abra_wilds.board.tables.rows import layout
 from abra_wilds.results.significance import holm, mean_std, paired_t, welch, welch_range
-from tests.board import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
 
 
 def test_standard_deviations_divide_by_one_less():

@@ -18,12 +18,13 @@ from PIL import Image
 from scipy.stats import f_oneway
 
 from abra_wilds.commands import simulate as command
+from abra_wilds.data.datasets.layouts import N_STAINS
 from abra_wilds.simulate import Well, preset, simulate, site_picture
 from abra_wilds.simulate import write as writing
 from abra_wilds.simulate.colony import FULL_SIDE, magnification
 from abra_wilds.simulate.config import SimulationConfig
 from abra_wilds.simulate.design import COLUMNS, experiments, metadata_table, wells_table
-from abra_wilds.simulate.traits import N_STAINS, batch_effect, phenotype, traits_of
+from abra_wilds.simulate.traits import batch_effect, phenotype, traits_of
 from abra_wilds.types import InputError
 from tests import runs
 

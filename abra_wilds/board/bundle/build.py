@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from abra_wilds.board.bundle.archives import (
@@ -16,7 +16,7 @@ from abra_wilds.board.bundle.archives import (
     write_archive,
     wrong_ids,
 )
-from abra_wilds.board.bundle.readme import readme
+from abra_wilds.board.bundle.readme import Nine, readme
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.finished import refuse_older, refuse_unfinished
@@ -33,7 +33,6 @@ from abra_wilds.results.runs import (
 
 N_CLASSES = 1_139
 N_IMAGES = {"val": 9_854, "test": 34_432, "id_test": 40_612}
-Nine = Mapping[tuple[str, int], Entry]
 
 
 def chosen(folder: Path, tta: str | None) -> Nine:

@@ -12,7 +12,7 @@ from abra_wilds.results.runs import Entry
 from abra_wilds.results.significance import spread_of
 
 Nine = Mapping[tuple[str, int], Entry]
-SIMULATED = """> **SIMULATED DATA. NOT A SUBMISSION.** The images behind these predictions were made by a
+SIMULATED_MARK = """> **SIMULATED DATA. NOT A SUBMISSION.** The images behind these predictions were made by a
 > simulator; the numbers say nothing about biology or about RxRx1.
 
 """
@@ -30,11 +30,11 @@ def readme(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) 
     first = nine[BUNDLED_SPLITS[0], SEEDS[0]]
     r = first.record
     tta = "" if r.tta is None else f" with test-time adaptation {r.tta}"
-    mark = SIMULATED if r.simulated else ""
+    mark = SIMULATED_MARK if r.simulated else ""
     parts = [
-        f"# {r.method}{tta} on RxRx1-WILDS\n\n{mark}{summary(nine, reasons, given)}",
-        f"## Results\n\n{results(nine)}",
-        f"## Commands\n\n{commands(nine)}",
+        f"# {r.method}{tta} on RxRx1-WILDS\n\n{mark}{summary_section(nine, reasons, given)}",
+        f"## Results\n\n{results_section(nine)}",
+        f"## Commands\n\n{commands_section(nine)}",
         f"## Code\n\n{code(nine)}",
         f"## Settings\n\n{settings(first)}",
         f"## Data\n\n{data(first)}",
@@ -42,7 +42,7 @@ def readme(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) 
     return "\n".join(parts)
 
 
-def summary(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) -> str:
+def summary_section(nine: Nine, reasons: Sequence[str], given: Mapping[str, str | None]) -> str:
     """What it is, in a list."""
     first = nine[BUNDLED_SPLITS[0], SEEDS[0]]
     r = first.record
@@ -73,7 +73,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return head + "|---" * len(rows[0]) + "|\n" + "".join(body)
 
 
-def results(nine: Nine) -> str:
+def results_section(nine: Nine) -> str:
     """Accuracy by split and cell line over seeds, and each seed's."""
     cells = sorted({cell for e in nine.values() for cell in e.record.acc_by_cell})
     rows = [["split", "images", "average", *cells]]
@@ -94,7 +94,7 @@ def results(nine: Nine) -> str:
     )
 
 
-def commands(nine: Nine) -> str:
+def commands_section(nine: Nine) -> str:
     """What was typed, as the runs recorded it, and for adapted rows the prediction."""
     lines = []
     for seed in SEEDS:

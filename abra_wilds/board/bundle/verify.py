@@ -97,7 +97,7 @@ def fields_at(subset: WILDSSubset, name: str) -> int:
     return list(subset.metadata_fields).index(name)
 
 
-def check(members: Sequence[BundleMember], dataset: Any) -> tuple[Scores, list[str]]:
+def check_members(members: Sequence[BundleMember], dataset: Any) -> tuple[Scores, list[str]]:
     """Scores of an archive's files, and what is wrong with it; scores are empty where something is.
 
     Returns:
@@ -165,7 +165,7 @@ def verify(archive: Path, root_dir: str, numbers: Path | None) -> int:
     except InputError as fault:
         print(f"wrong: {fault}", file=sys.stderr)
         return 1
-    scores, wrong = check(members, dataset)
+    scores, wrong = check_members(members, dataset)
     for line in wrong:
         print(f"wrong: {line}", file=sys.stderr)
     if wrong:

@@ -14,8 +14,8 @@ from abra_wilds.results.finished import all_entries
 from abra_wilds.results.runs import Entry, Run, by_settings
 
 ORDER = ("res1", "res2", "res3", "res4", "ce", "arc", "js")
-NAMES = {"ce": "CE", "arc": "Arc", "js": "JS"}
-SPLITS = ("test", "id_test")
+TERM_NAMES = {"ce": "CE", "arc": "Arc", "js": "JS"}
+SHOWN_SPLITS = ("test", "id_test")
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,13 @@ def ablation(runs: Sequence[Run], flag: str) -> list[Bar]:
     """
     entries = all_entries(run for run in runs if flag in run.values)
     label = "best" if any(e.record.checkpoint == "best" for e in entries) else "last"
-    entries = [e for e in entries if e.record.checkpoint == label and e.record.split in SPLITS]
+    entries = [e for e in entries if e.record.checkpoint == label and e.record.split in SHOWN_SPLITS]
     groups = [g for group in by_settings(one_comparison(entries, flag)) for g in by_split(group)]
     refuse_same_bar(groups, flag)
     bars = [bar(entries, flag) for entries in groups]
-    return sorted(bars, key=lambda b: (rank(b.setting), b.tta != "none", b.tta, SPLITS.index(b.split)))
+    return sorted(
+        bars, key=lambda b: (setting_order(b.setting), b.tta != "none", b.tta, SHOWN_SPLITS.index(b.split))
+    )
 
 
 def one_comparison(entries: Sequence[Entry], flag: str) -> list[Entry]:
@@ -73,7 +75,7 @@ def one_comparison(entries: Sequence[Entry], flag: str) -> list[Entry]:
     for e in entries:
         rest = {name: value for name, value in e.settings.items() if name not in free}
         sets.setdefault(canonical({**rest, "simulated": e.record.simulated}), []).append(e)
-    wide = [group for group in sets.values() if len({named(e.settings, flag) for e in group}) > 1]
+    wide = [group for group in sets.values() if len({setting_name(e.settings, flag) for e in group}) > 1]
     if not wide:
         raise InputError(
             f"no two runs of ABRA differ in --{flag} alone; run the settings that are to be compared"
@@ -96,7 +98,7 @@ def refuse_same_bar(groups: Sequence[Sequence[Entry]], flag: str) -> None:
     """
     seen: dict[tuple[str, str | None, str], Entry] = {}
     for first, *_ in groups:
-        key = named(first.settings, flag), first.record.tta, first.record.split
+        key = setting_name(first.settings, flag), first.record.tta, first.record.split
         known = seen.setdefault(key, first)
         if known is not first:
             raise InputError(
@@ -118,7 +120,7 @@ def bar(entries: Sequence[Entry], flag: str) -> Bar:
     accs = [e.record.acc for e in entries]
     first = entries[0].record
     return Bar(
-        setting=named(entries[0].settings, flag),
+        setting=setting_name(entries[0].settings, flag),
         tta=first.tta or "none",
         split=first.split,
         checkpoint=first.checkpoint,
@@ -129,12 +131,12 @@ def bar(entries: Sequence[Entry], flag: str) -> Bar:
     )
 
 
-def named(settings: Mapping[str, Any], flag: str) -> str:
+def setting_name(settings: Mapping[str, Any], flag: str) -> str:
     """A setting as the figure names it, whatever the order in which it was given."""
-    return "+".join(NAMES.get(part, part) for part in sorted(settings[flag], key=ORDER.index))
+    return "+".join(TERM_NAMES.get(part, part) for part in sorted(settings[flag], key=ORDER.index))
 
 
-def rank(setting: str) -> tuple[int, list[int]]:
+def setting_order(setting: str) -> tuple[int, list[int]]:
     """Fewer parts first, then in the order of the network or of the loss."""
     parts = [ORDER.index(part.lower()) for part in setting.split("+")]
     return len(parts), parts

@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 from abra_wilds.analysis.advice import SOURCE, Shift, advice
 from abra_wilds.board.figures.ablations import ablation
 from abra_wilds.board.figures.drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
-from abra_wilds.board.figures.style import FigureRows, save_figure
-from abra_wilds.board.figures.values import COMPUTED, refuse_unlike_models, values_of
+from abra_wilds.board.figures.style import save_figure
+from abra_wilds.board.figures.values import (
+    ABLATIONS,
+    COMPUTED,
+    FigureRows,
+    refuse_unlike_models,
+    values_of,
+)
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import make_out
 from abra_wilds.results.runs import Run
 
 if TYPE_CHECKING:
     from abra_wilds.analysis.saved import Saved
-
-ABLATIONS = {
-    5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
-    6: ("abra_terms", "Terms of ABRA's loss", "terms"),
-}
-FIGURES = (*ABLATIONS, *COMPUTED)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from abra_wilds.board.figures.ablations import SPLITS, Bar
-from abra_wilds.board.figures.style import COLOURS, GREY, FigureRows, new_figure, note, plain
+from abra_wilds.board.figures.ablations import SHOWN_SPLITS, Bar
+from abra_wilds.board.figures.style import COLOURS, GREY, new_figure, note, plain
+from abra_wilds.board.figures.values import FigureRows
 from abra_wilds.results.runs import SPLIT_NAMES
 
 ACCURACY = "accuracy (% of images)"
@@ -22,7 +23,7 @@ STATISTICS = {"kl_near": "KL (nats a channel)", "mmd_near": "MMD (no unit)"}
 
 def draw_bars(bars: Sequence[Bar], title: str, xlabel: str) -> Figure:
     """Figs. 5 and 6: accuracies by setting, a panel for each split and a colour for each adaptation."""
-    splits = sorted({b.split for b in bars}, key=SPLITS.index)
+    splits = sorted({b.split for b in bars}, key=SHOWN_SPLITS.index)
     ttas, settings = (list(dict.fromkeys(getattr(b, name) for b in bars)) for name in ("tta", "setting"))
     width = max(4.2, 1 + 0.4 * len(settings) * (1 + len(ttas))) * len(splits)
     figure = new_figure(title, min(width, 14), 4.2, simulated=bars[0].simulated)
@@ -177,11 +178,11 @@ def draw_points(rows: FigureRows) -> Figure:
     for axes in panels[len(lines) :]:
         axes.set_visible(False)
     for axes, line in zip(panels, lines, strict=False):
-        scatter(axes, rows, s=3, color="#DDDDDD")
-        for part, colour, label in experiments_of([row for row in rows if row["cell_type"] == line]):
+        scatter_points(axes, rows, s=3, color="#DDDDDD")
+        for part, colour, label in coloured_experiments([row for row in rows if row["cell_type"] == line]):
             look = {"marker": "o", "s": 12} if part[0]["split"] == "train" else {"marker": "^", "s": 20}
             edge = {} if part[0]["split"] == "train" else {"edgecolor": "black", "linewidth": 0.4}
-            scatter(axes, part, color=colour, label=label, **look, **edge)
+            scatter_points(axes, part, color=colour, label=label, **look, **edge)
         axes.set_title(line, fontsize=10)
         axes.set(xticks=[], yticks=[])
         axes.set(xlabel=f"{first['projection']} 1 (no unit)", ylabel=f"{first['projection']} 2 (no unit)")
@@ -195,7 +196,7 @@ def draw_points(rows: FigureRows) -> Figure:
     return figure
 
 
-def experiments_of(rows: FigureRows) -> Iterator[tuple[FigureRows, Any, str]]:
+def coloured_experiments(rows: FigureRows) -> Iterator[tuple[FigureRows, Any, str]]:
     """The points of each experiment and split of one cell line, with a colour and a name."""
     experiments = sorted({row["experiment"] for row in rows})
     for experiment, colour in zip(experiments, spread_colours(len(experiments)), strict=True):
@@ -205,7 +206,7 @@ def experiments_of(rows: FigureRows) -> Iterator[tuple[FigureRows, Any, str]]:
                 yield part, colour, f"{experiment} ({SPLIT_NAMES.get(split, split)})"
 
 
-def scatter(axes: Axes, rows: FigureRows, **look: Any) -> None:
+def scatter_points(axes: Axes, rows: FigureRows, **look: Any) -> None:
     """Points, as pixels in vector files too, where thousands of shapes would be slow."""
     x, y = ([row[name] for row in rows] for name in ("x", "y"))
     axes.scatter(x, y, rasterized=True, **{"linewidth": 0, **look})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from abra_wilds.board.figures.values import FigureRows
 from abra_wilds.results.files import atomic_write, write_text
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
@@ -20,7 +20,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 GREY = "#8C8C8C"
 # A fixed salt and no date: the same values give the same bytes.
 STYLE: Any = {"svg.hashsalt": "abra_wilds", "svg.fonttype": "none"}
-FigureRows = Sequence[Mapping[str, Any]]
 
 
 def new_figure(title: str, width: float, height: float, *, simulated: bool) -> Figure:

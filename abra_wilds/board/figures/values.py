@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.board.figures.style import FigureRows
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.records import model_name
@@ -16,8 +15,15 @@ from abra_wilds.results.runs import Run, differing
 
 # What the values of a figure are called there.
 COMPUTED = {7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"}
+ABLATIONS = {
+    5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
+    6: ("abra_terms", "Terms of ABRA's loss", "terms"),
+}
+FIGURES = (*ABLATIONS, *COMPUTED)
 # What models in one figure must share.
 SHARED = ("dataset", "simulated", "group", "split")
+
+FigureRows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

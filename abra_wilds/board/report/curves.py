@@ -99,11 +99,11 @@ def read_curves(group: Group, name: str) -> pd.DataFrame:
     for folder in sorted({e.run.path for e in group.entries}):
         path = folder / name
         if path.is_file():
-            frames.append(read_csv(path))
+            frames.append(read_log(path))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_log(path: Path) -> pd.DataFrame:
     """One csv of a run, with a column x of epochs gone by.
 
     Raises:

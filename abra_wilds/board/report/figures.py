@@ -68,7 +68,7 @@ def read_figure(png: Path, number: int) -> Embedded:
     try:
         small = svg.is_file() and svg.stat().st_size <= LARGEST_SVG
         source = data_uri(svg, "image/svg+xml") if small else data_uri(png, "image/png")
-        alt, *notes = words(svg) if svg.is_file() else [title]
+        alt, *notes = svg_texts(svg) if svg.is_file() else [title]
         values = csv.is_file() and csv.stat().st_size <= LARGEST_CSV
         return Embedded(
             title, alt, " ".join(notes), source, data_uri(csv, "text/csv") if values else None, png.stem
@@ -84,7 +84,7 @@ def data_uri(path: Path, kind: str) -> str:
     return f"data:{kind};base64,{b64encode(path.read_bytes()).decode()}"
 
 
-def words(path: Path) -> list[str]:
+def svg_texts(path: Path) -> list[str]:
     """Title and note of a figure: the texts outside its axes."""
     whole = ElementTree.parse(path).getroot().find(f"{SVG}g")
     texts = [] if whole is None else [g for g in whole if g.get("id", "").startswith("text_")]

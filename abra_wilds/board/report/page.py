@@ -23,7 +23,7 @@ from abra_wilds.board.report.parts import (
     summary,
 )
 from abra_wilds.board.report.screen import (
-    LEVELS,
+    SHADES,
     all_scored,
     by_experiment,
     by_plate,
@@ -99,7 +99,7 @@ def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
         "by_plate": by_plate(rows),
         "plates": maps,
         "plates_told": told,
-        "legend": [f"{100 * k // LEVELS} to {100 * (k + 1) // LEVELS} %" for k in range(LEVELS)],
+        "legend": [f"{100 * k // SHADES} to {100 * (k + 1) // SHADES} %" for k in range(SHADES)],
         "confusions": [
             (g.label, g.checkpoint, confusions(all_scored(g, split, screen), screen.names))
             for g in sorted(groups, key=lambda g: g is not best)

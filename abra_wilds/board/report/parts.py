@@ -10,7 +10,7 @@ from typing import Any
 from abra_wilds.board.reproduce import made_by, predicting, training
 from abra_wilds.board.tables.build import build_table, grouped, labelled, refuse_unlike
 from abra_wilds.board.tables.formats import html_table
-from abra_wilds.board.tables.rows import DATASETS, TABLES, layout
+from abra_wilds.board.tables.rows import DATASETS, TABLE_NUMBERS, layout
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.runs import SPLIT_NAMES, Entry, Run
@@ -165,7 +165,7 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
 def paper_tables(groups: Sequence[Group]) -> list[str]:
     """Those of the paper's tables that these rows belong to, as HTML, published numbers beside ours."""
     entries = [e for g in groups for e in g.entries]
-    wanted = [layout(number) for number in TABLES]
+    wanted = [layout(number) for number in TABLE_NUMBERS]
     fitting = [w for w in wanted if any(w.fits(e, ()) and w.shows(e) for e in entries)]
     return [html_table(build_table(w, entries, split_settings=True)) for w in fitting]
 

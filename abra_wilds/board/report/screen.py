@@ -22,9 +22,9 @@ from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.runs import SPLIT_NAMES, Entry
 
-WELL = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
+WELL_NAME = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
 ROWS, COLUMNS = 16, 24
-LEVELS = 5
+SHADES = 5
 MOST_PLATES = 16
 MOST_PAIRS = 15
 
@@ -134,7 +134,7 @@ def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
     """Maps of all plates, or where there are many, of the worst of each experiment, and which these are."""
-    if not rows["well"].map(lambda well: bool(WELL.fullmatch(well))).all():
+    if not rows["well"].map(lambda well: bool(WELL_NAME.fullmatch(well))).all():
         return [], "Wells are not named A01 to P24, so there are no maps."
     shares = rows.groupby(["experiment", "plate"])["right"].mean()
     chosen, told = shares, f"All {len(shares)} plates."
@@ -149,12 +149,12 @@ def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
 
 
 def plate(name: str, rows: pd.DataFrame) -> PlateMap:
-    """A map of rows A-P and columns 1-24, whose wells have one of LEVELS shades."""
+    """A map of rows A-P and columns 1-24, whose wells have one of SHADES shades."""
     wells = rows.groupby("well")["right"].mean()
-    paths = [""] * LEVELS
+    paths = [""] * SHADES
     for well, share in wells.items():
         x, y = int(str(well)[1:]) - 1, ord(str(well)[0]) - ord("A")
-        paths[min(int(share * LEVELS), LEVELS - 1)] += f"M{x} {y}h.9v.9h-.9z"
+        paths[min(int(share * SHADES), SHADES - 1)] += f"M{x} {y}h.9v.9h-.9z"
     share = 100 * float(rows["right"].mean())
     never = int((wells == 0).sum())
     alt = f"{name}: {share:.1f} % of images right; {len(wells)} wells, {never} of them never right."
@@ -176,11 +176,12 @@ def confusions(rows: pd.DataFrame, names: dict[int, str]) -> list[list[str]]:
     top = wrong.sort_values(ascending=False, kind="stable").head(MOST_PAIRS)
     of = rows["sirna_id"].value_counts()
     return [
-        [named(y, names), named(p, names), f"{n:,}", f"{100 * n / of[y]:.0f} %"] for (y, p), n in top.items()
+        [class_name(y, names), class_name(p, names), f"{n:,}", f"{100 * n / of[y]:.0f} %"]
+        for (y, p), n in top.items()
     ]
 
 
-def named(label: int, names: dict[int, str]) -> str:
+def class_name(label: int, names: dict[int, str]) -> str:
     """A class by id and name."""
     return f"{label} ({names[label]})" if label in names else str(label)
 

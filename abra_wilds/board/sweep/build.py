@@ -18,7 +18,7 @@ from abra_wilds.board.sweep.launch import ELSEWHERE, Failed, Launcher, Programs
 from abra_wilds.board.sweep.plan import Planned, plan, unequal
 from abra_wilds.board.sweep.slurm import FOLDER, read_parameters, slurm_executor, submit
 from abra_wilds.board.sweep.spec import Spec, read_spec, spec_path
-from abra_wilds.board.sweep.state import FINISHED, locked, state_of, unfinished
+from abra_wilds.board.sweep.state import FINISHED, RunState, locked
 from abra_wilds.board.terms import terms_in_words
 from abra_wilds.errors import InputError
 
@@ -34,25 +34,26 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
         InputError: before anything is started, for whatever cannot be used or would be mixed.
     """
     spec = read_spec(spec_path(args.spec))
-    runs = plan(spec, args.out, args.root_dir, args.only, args.seeds)
+    planned = plan(spec, args.out, args.root_dir, args.only, args.seeds)
     slots = device_slots(args.devices, spec.gpus_per_run, args.jobs)
-    states = {run.name: state_of(run) for run in runs}
-    todo = [run for run in runs if states[run.name] != FINISHED or unfinished(run)]
-    print(f"{spec.name}: {len(runs)} runs, {len(runs) - len(todo)} finished before", flush=True)
-    for run in todo:
-        to_come = [f"tta_{a.name}" for a in unfinished(run)]
-        print(f"  {run.name}: {', then '.join([states[run.name], *to_come])}", flush=True)
+    states = [RunState(run) for run in planned]
+    todo = [state for state in states if state.stage != FINISHED or state.to_adapt]
+    print(f"{spec.name}: {len(states)} runs, {len(states) - len(todo)} finished before", flush=True)
+    for state in todo:
+        to_come = [state.stage, *(f"tta_{a.name}" for a in state.to_adapt)]
+        print(f"  {state.run.name}: {', then '.join(to_come)}", flush=True)
     for line in differences(spec):
         print(f"  {line}", flush=True)
     launcher = Launcher(programs, spec.gpus_per_run, len(slots))
     if args.dry_run:
-        for run in todo:
-            for command in launcher.commands(run, slots[0]):
+        for state in todo:
+            for command in launcher.commands(state, slots[0]):
                 print(shlex.join(command))
         return 0
+    runs = [state.run for state in todo]
     if args.slurm is not None:
-        return on_slurm(todo, args, spec.gpus_per_run, programs)
-    return run_all(todo, launcher, slots)
+        return on_slurm(runs, args, spec.gpus_per_run, programs)
+    return run_all(runs, launcher, slots)
 
 
 def differences(spec: Spec) -> list[str]:

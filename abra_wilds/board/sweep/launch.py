@@ -13,17 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abra_wilds.board.sweep.plan import Adaptation, Planned
-from abra_wilds.board.sweep.state import (
-    BROKEN,
-    FINISHED,
-    RESUMES,
-    adapted_model,
-    clear,
-    lacking,
-    lacking_of,
-    state_of,
-    unfinished,
-)
+from abra_wilds.board.sweep.state import BROKEN, FINISHED, RESUMES, RunState, clear
 
 ELSEWHERE = "is left to another sweep, which is at it"
 TRAIN, SWEEP = "abra_wilds.commands.train", "abra_wilds.commands.board.sweep"
@@ -87,39 +77,39 @@ class Launcher:
         """
         if lock is None:
             return ELSEWHERE
-        began, state = time.monotonic(), state_of(run)  # another sweep may have been here since the plan
-        if state != FINISHED:
-            self.call(run, self.training(run, state, slot), slot, lock)
-            check(run, lacking(run))
-        adaptations = unfinished(run)
-        for adaptation in adaptations:
+        began, state = time.monotonic(), RunState(run)  # another sweep may have been here since the plan
+        parts = []
+        if state.stage != FINISHED:
+            self.call(run, self.training(run, state.stage, slot), slot, lock)
+            state, parts = RunState(run), ["trained"]
+            check_complete(run, state.lacking())
+        for adaptation in state.to_adapt:
             clear(run, adaptation)
-            self.call(run, self.predicting(run, adaptation, slot), slot, lock)
-            check(run, lacking_of(run, adaptation))
-        parts = ["trained"] * (state != FINISHED) + [f"tta_{a.name}" for a in adaptations]
+            self.call(run, self.predicting(state, adaptation, slot), slot, lock)
+            check_complete(run, state.lacking_of(adaptation))
+            parts.append(f"tta_{adaptation.name}")
         if not parts:
             return "was finished by another sweep"
         return f"done: {', '.join(parts)} in {time.monotonic() - began:.0f} s"
 
-    def commands(self, run: Planned, slot: Sequence[str]) -> list[list[str]]:
+    def commands(self, state: RunState, slot: Sequence[str]) -> list[list[str]]:
         """Everything that is left to start for a run."""
-        state = state_of(run)
-        first = [] if state == FINISHED else [self.training(run, state, slot)]
-        return first + [self.predicting(run, a, slot) for a in unfinished(run)]
+        first = [] if state.stage == FINISHED else [self.training(state.run, state.stage, slot)]
+        return first + [self.predicting(state, a, slot) for a in state.to_adapt]
 
-    def training(self, run: Planned, state: str, slot: Sequence[str]) -> list[str]:
+    def training(self, run: Planned, stage: str, slot: Sequence[str]) -> list[str]:
         """The command that trains a run."""
         workers = ["--standalone", "--nproc_per_node", str(self.k)]
         torchrun = ["-m", "torch.distributed.run", *workers] if self.k > 1 else []
-        onward = {RESUMES: ["--resume"], BROKEN: ["--overwrite"]}.get(state, [])
+        onward = {RESUMES: ["--resume"], BROKEN: ["--overwrite"]}.get(stage, [])
         # The processes of torchrun take a device each among those they see.
         device = ["--device", slot[0]] if self.k == 1 or slot[0] == "cpu" else []
         return [sys.executable, *torchrun, *self.programs.train, *run.words, *device, *onward]
 
-    def predicting(self, run: Planned, adaptation: Adaptation, slot: Sequence[str]) -> list[str]:
+    def predicting(self, state: RunState, adaptation: Adaptation, slot: Sequence[str]) -> list[str]:
         """The command that makes an adaptation."""
         device = "0" if self.k > 1 and slot[0] != "cpu" else slot[0]
-        model = str(run.model_of(adapted_model(run, adaptation)))
+        model = str(state.run.model_of(state.model_for(adaptation)))
         return [*self.programs.predict, model, *adaptation.words, "--device", device]
 
     def call(self, run: Planned, command: Sequence[str], slot: Sequence[str], lock: int) -> None:
@@ -169,7 +159,7 @@ class Launcher:
                 child.terminate()
 
 
-def check(run: Planned, missing: Sequence[str]) -> None:
+def check_complete(run: Planned, missing: Sequence[str]) -> None:
     """Raise if something is missing behind a process that did not fail.
 
     Raises:

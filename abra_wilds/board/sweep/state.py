@@ -7,46 +7,131 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from abra_wilds.board.sweep.plan import Adaptation, Planned
 from abra_wilds.config.schema import jsonable
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.errors import InputError
-from abra_wilds.results.finished import epoch_now
-from abra_wilds.results.finished import unfinished as is_unfinished
+from abra_wilds.results.finished import epoch_now, unfinished
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
-from abra_wilds.results.runs import read_run
+from abra_wilds.results.runs import Run, read_run
 
 FINISHED, NEW, RESUMES, BROKEN = "finished", "new", "broken off, goes on", "broken off, starts anew"
 
 
-def state_of(run: Planned) -> str:
-    """How far a run is, its adaptations aside.
+class RunState:
+    """How far a run is, by what its folder holds now; config.json and records of it are read once.
+
+    Args:
+        run: that a sweep plans.
+
+    Attributes:
+        own: the run's folder, its config empty where there is none.
+        records: of the run itself.
+        stage: FINISHED, NEW, RESUMES or BROKEN, adaptations aside.
 
     Raises:
-        InputError: if its folder holds a run with other settings.
+        InputError: if its config.json is not a run's, or that of a run with other settings.
     """
-    if not run.folder.exists() or not any(run.folder.iterdir()):
-        return NEW
-    refuse_other(run)
-    if not lacking(run):
-        return FINISHED
-    last = run.model.with_name(run.model.name.replace(f"epoch:{run.checkpoint}_", "epoch:last_"))
-    return RESUMES if last.exists() else BROKEN
+
+    def __init__(self, run: Planned) -> None:
+        self.run, folder = run, run.folder
+        self.own = read_run(folder) if (folder / CONFIG).exists() else Run(folder, {})
+        if self.own.config:
+            refuse_other(run, self.own)
+        self.records = of_digest(self.own.records, run.config.digest())
+        if not folder.exists() or not any(folder.iterdir()):
+            self.stage = NEW
+        elif not self.lacking():
+            self.stage = FINISHED
+        else:
+            self.stage = RESUMES if run.model_of("last").exists() else BROKEN
+
+    @property
+    def trained(self) -> bool:
+        """Whether its training has come to its end, whatever is missing since."""
+        return bool(self.own.config) and not unfinished(self.own.config, self.records)
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that it has to predict: its data set's, but no id_test where all is one site.
+
+        Whether there is one is told by the logs: all splits that there are have theirs since the first epoch.
+        """
+        run = self.run
+        logged = [split for split in run.splits if (run.folder / f"{split}_eval.csv").exists()]
+        everything = bool(self.own.config) and self.own.values["evaluate_all_splits"]
+        one_site = everything and "test" in logged and "id_test" not in logged
+        return [split for split in run.splits if not (one_site and split == "id_test")]
+
+    def lacking(self) -> list[str]:
+        """What is missing for the run to be finished, in words."""
+        if not self.own.config:
+            return [CONFIG]
+        to_come = [] if self.trained else ["the end of its training"]
+        return to_come + self._lacking(self.run.folder, self.records)
+
+    def lacking_of(self, adaptation: Adaptation) -> list[str]:
+        """What is missing for an adaptation to be finished, in words; one of an older model is missing whole.
+
+        Its folder is read at every call, the run's is not.
+
+        Raises:
+            InputError: if its folder holds one with other settings.
+        """
+        folder = adaptation_folder(self.run, adaptation)
+        everything = read_records(folder / RESULTS)
+        there = of_digest(everything, adaptation.digest)
+        label = self.model_for(adaptation)
+        picks = (
+            (label.removeprefix("best_"),) if label.startswith("best_") else ("", self.run.config.eval.name)
+        )
+        current = [
+            r
+            for r in there
+            if r.picked_by in picks and epoch_now(r, self.records, self.own.picked) in (None, r.epoch)
+        ]
+        missing = self._lacking(folder, current)
+        if missing and len(there) < len(everything):
+            raise InputError(f"{folder} holds predictions with other settings; rename that folder")
+        return missing
+
+    def _lacking(self, folder: Path, records: Sequence[Record]) -> list[str]:
+        """Splits without a record, and predictions without a file."""
+        found = {r.split: r for r in records if r.checkpoint == self.run.checkpoint}
+        missing = [f"the record of {split}" for split in self.splits if split not in found]
+        return missing + [r.predictions for r in found.values() if not (folder / r.predictions).exists()]
+
+    def model_for(self, adaptation: Adaptation) -> str:
+        """Label of the checkpoint that an adaptation predicts with.
+
+        It is the one of the epoch that the adaptation picked, unless the run was finished before the sweep
+        had this adaptation: then that of the run's own epoch, and tables say so.
+        """
+        if self.run.model_of(adaptation.model).exists() or not self.trained:
+            return adaptation.model
+        return self.run.checkpoint
+
+    @cached_property
+    def to_adapt(self) -> list[Adaptation]:
+        """The adaptations that are yet to be made, wholly or in part.
+
+        Raises:
+            InputError: if a folder holds one with other settings.
+        """
+        return [a for a in self.run.adaptations if self.lacking_of(a)]
 
 
-def refuse_other(run: Planned) -> None:
+def refuse_other(run: Planned, there: Run) -> None:
     """Raise if a folder holds a run with other settings; nothing of it is touched.
 
     Raises:
         InputError: naming what differs.
     """
-    if not (run.folder / CONFIG).exists():
-        return
-    there = read_run(run.folder)
     if there.config["digest"] == run.config.digest():
         return
     now, then = jsonable(run.config.values(local=False)), there.values
@@ -57,90 +142,14 @@ def refuse_other(run: Planned) -> None:
     )
 
 
-def lacking(run: Planned) -> list[str]:
-    """What is missing for a run to be finished, in words.
-
-    Raises:
-        InputError: if its config.json is not a run's.
-    """
-    if not (run.folder / CONFIG).exists():
-        return [CONFIG]
-    to_come = [] if trained(run) else ["the end of its training"]
-    return to_come + _lacking(run, run.folder, records_of(run.folder, run.config.digest()))
-
-
-def lacking_of(run: Planned, adaptation: Adaptation) -> list[str]:
-    """What is missing for an adaptation to be finished, in words; one of an older model is missing whole.
-
-    Raises:
-        InputError: if its folder holds one with other settings.
-    """
-    folder = adaptation_folder(run, adaptation)
-    own, there = records_of(run.folder, run.config.digest()), records_of(folder, adaptation.digest)
-    picked = read_run(run.folder).picked if (run.folder / CONFIG).exists() else {}
-    label = adapted_model(run, adaptation)
-    picks = (label.removeprefix("best_"),) if label.startswith("best_") else ("", run.config.eval.name)
-    current = [r for r in there if r.picked_by in picks and epoch_now(r, own, picked) in (None, r.epoch)]
-    missing = _lacking(run, folder, current)
-    if missing and len(there) < len(read_records(folder / RESULTS)):
-        raise InputError(f"{folder} holds predictions with other settings; rename that folder")
-    return missing
-
-
-def adapted_model(run: Planned, adaptation: Adaptation) -> str:
-    """Label of the checkpoint that an adaptation predicts with.
-
-    It is the one of the epoch that the adaptation picked, unless the run was finished before the sweep had
-    this adaptation: then that of the run's own epoch, and tables say so.
-    """
-    if run.model_of(adaptation.model).exists() or not trained(run):
-        return adaptation.model
-    return run.checkpoint
-
-
-def trained(run: Planned) -> bool:
-    """Whether a run's training has come to its end, whatever is missing since."""
-    if not (run.folder / CONFIG).exists():
-        return False
-    return not is_unfinished(read_run(run.folder).config, records_of(run.folder, run.config.digest()))
-
-
-def records_of(folder: Path, digest: str) -> list[Record]:
-    """The records in a folder that name a configuration."""
-    return [r for r in read_records(folder / RESULTS) if r.config_sha256 == digest]
-
-
-def _lacking(run: Planned, folder: Path, records: Sequence[Record]) -> list[str]:
-    """Splits without a record, and predictions without a file."""
-    found = {r.split: r for r in records if r.checkpoint == run.checkpoint}
-    missing = [f"the record of {split}" for split in splits_of(run) if split not in found]
-    return missing + [r.predictions for r in found.values() if not (folder / r.predictions).exists()]
-
-
-def splits_of(run: Planned) -> list[str]:
-    """The splits that a run has to predict: its data set's, without the id_test that one site leaves none of.
-
-    Whether there is one is told by the logs: all splits that there are have theirs since the first epoch.
-    """
-    logged = [split for split in run.splits if (run.folder / f"{split}_eval.csv").exists()]
-    without = "test" in logged and "id_test" not in logged
-    if without and read_run(run.folder).values["evaluate_all_splits"]:
-        return [split for split in run.splits if split != "id_test"]
-    return list(run.splits)
+def of_digest(records: Iterable[Record], digest: str) -> list[Record]:
+    """The records that name a configuration."""
+    return [r for r in records if r.config_sha256 == digest]
 
 
 def adaptation_folder(run: Planned, adaptation: Adaptation) -> Path:
     """Where `abra-wilds predict` puts an adaptation."""
     return run.folder / f"tta_{adaptation.name}"
-
-
-def unfinished(run: Planned) -> list[Adaptation]:
-    """The adaptations of a run that are yet to be made, wholly or in part.
-
-    Raises:
-        InputError: if a folder holds one with other settings.
-    """
-    return [a for a in run.adaptations if lacking_of(run, a)]
 
 
 def clear(run: Planned, adaptation: Adaptation) -> None:

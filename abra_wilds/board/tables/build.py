@@ -11,10 +11,10 @@ from abra_wilds.board.tables.formats import FORMATS
 from abra_wilds.board.tables.notes import notes
 from abra_wilds.board.tables.rows import (
     PLATE,
-    TABLES,
+    TABLE_NUMBERS,
     Budget,
     Comparison,
-    Key,
+    RowKey,
     Table,
     TableLayout,
     TableRow,
@@ -27,12 +27,12 @@ from abra_wilds.results.finished import all_entries
 from abra_wilds.results.runs import Entry, Run, by_settings, differing, refuse_mixture, refuse_other_data
 from abra_wilds.results.significance import holm, paired_t
 
-Groups = dict[Key, list[list[Entry]]]
+GroupsOfRows = dict[RowKey, list[list[Entry]]]
 
 
 def build_tables(
     runs: Sequence[Run],
-    numbers: Iterable[int] = TABLES,
+    numbers: Iterable[int] = TABLE_NUMBERS,
     *,
     backbones: Sequence[str] = (),
     tta: str = PLATE,
@@ -127,13 +127,13 @@ def refuse_unlike(entries: Sequence[Entry]) -> None:
     refuse_other_data(entries)
 
 
-def grouped(entries: Iterable[Entry], split_settings: bool) -> Groups:
+def grouped(entries: Iterable[Entry], split_settings: bool) -> GroupsOfRows:
     """Entries that differ in seed and split alone, by method and adaptation.
 
     Raises:
         InputError: for several settings of one method, unless they are wanted as rows of their own.
     """
-    groups: Groups = {}
+    groups: GroupsOfRows = {}
     for group in by_settings(entries):
         groups.setdefault((group[0].record.method, group[0].record.tta), []).append(group)
     for several in groups.values():
@@ -158,9 +158,11 @@ def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
 def our_row(wanted: TableLayout, group: Sequence[Entry], label: str) -> TableRow:
     """A row of runs that differ in the seed alone."""
     accs: dict[str, dict[int, float]] = {}
-    for column, (split, cell) in wanted.columns.items():
+    for column, (split, name) in {**wanted.columns, **wanted.screen_columns}.items():
         records = [e.record for e in group if e.record.split == split]
-        found = {r.seed: r.acc if cell is None else r.acc_by_cell.get(cell) for r in records}
+        found = {
+            r.seed: r.acc if name is None else {**r.acc_by_cell, **r.acc_screen}.get(name) for r in records
+        }
         by_seed = {seed: 100 * acc for seed, acc in found.items() if acc is not None}
         if by_seed:
             accs[column] = by_seed

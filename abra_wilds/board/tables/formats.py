@@ -35,11 +35,11 @@ def grid(table: Table) -> tuple[list[tuple[str, str]], list[list[str]]]:
     Returns:
         [(group, header)], where the group is "" or says that a column is published, and one list a row.
     """
-    columns = list(table.layout.columns)
+    columns = table.columns
     ours = ["p", "p (Holm)", "Difference", "d_z", "Images", "Forwards/image", "Outside data"]
     headers = [("", h) for h in ("Method", "TTA", "BN", "Epoch", "Backbone", *columns, "Seeds", *ours)]
     group = f"published ({table.layout.source})"
-    headers += [(group, h) for h in (*columns, "Seeds", "p", "p (Welch)")]
+    headers += [(group, h) for h in (*table.layout.columns, "Seeds", "p", "p (Welch)")]
     marks = {text: mark for mark, text in footnotes(table).items()}
     return headers, [
         [
@@ -177,7 +177,7 @@ def _values(table: Table, row: TableRow) -> dict[str, Any]:
         "data": None if row.missing else "SIMULATED" if row.simulated else "real",
         "status": "missing" if row.missing else "in the paper" if printed else "not in the paper",
     }
-    for column in table.layout.columns:
+    for column in table.columns:
         mean, std = row.mean_std(column) or (None, None)
         seeds = row.seeds(column)
         values |= {f"{column}_mean": mean, f"{column}_std": std, f"{column}_n": len(seeds)}

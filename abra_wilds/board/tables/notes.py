@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from abra_wilds.board.tables.rows import PLATE, PublishedRow, Table, TableRow
+from abra_wilds.board.tables.rows import PLATE, SPLIT_HEADERS, PublishedRow, Table, TableRow
 from abra_wilds.results.runs import Entry
 
-SIMULATED = (
+SIMULATED_NOTE = (
     "SIMULATED DATA: the images behind our numbers were made by a simulator. They say nothing about RxRx1, "
     "and comparing them with the published ones is meaningless."
 )
@@ -23,7 +23,7 @@ def notes(table: Table, left_out: Sequence[Entry], silent: Sequence[str]) -> Ite
         silent: runs without a record.
     """
     if table.simulated:
-        yield SIMULATED
+        yield SIMULATED_NOTE
     yield from _ours(table)
     yield from _gaps(table)
     others = sorted(
@@ -65,6 +65,14 @@ def _ours(table: Table) -> Iterator[str]:
         "another (val by ...). Rows that differ from their reference in either, or in their splits, are not "
         "tested."
     )
+    if len(table.columns) > len(wanted.columns):
+        split, _ = wanted.columns[wanted.tested]
+        yield (
+            f"Treatments, Wells and Treatment wells are of {SPLIT_HEADERS[split]}. "
+            "Treatments: images of treatments alone, with no other class to choose from, as the 2019 "
+            "competition on RxRx1 scored them. Wells: by the mean probabilities of a well's sites. Treatment "
+            "wells: wells of treatments, by both rules."
+        )
     yield from _terms(table)
     yield (
         "Images: training images drawn, mean over seeds. Forwards/image: the cost of training for each, in "

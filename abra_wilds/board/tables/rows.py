@@ -15,10 +15,15 @@ from abra_wilds.results.significance import Paired, least_paired, mean_std, welc
 
 PUBLISHED = Path(__file__).parents[1] / "published.json"
 ARXIV = "arXiv 2603.05622"
-TABLES = (2, 3, 4, 5, 6)
+TABLE_NUMBERS = (2, 3, 4, 5, 6)
 SPLIT_HEADERS = {"val": "Val", "id_test": "Test ID", "test": "Test OOD"}
+SCREEN_HEADERS = {
+    "acc_treatments": "Treatments",
+    "acc_well": "Wells",
+    "acc_well_treatments": "Treatment wells",
+}
 DATASETS = {"rxrx1": "RxRx1-WILDS", "rxrx1_6ch": "RxRx1 with six channels"}
-Key = tuple[str | None, str | None]
+RowKey = tuple[str | None, str | None]
 Figures = tuple[float, float, int]
 PLATE = "plate_bn"
 
@@ -38,7 +43,7 @@ class PublishedRow:
     """
 
     name: str
-    key: Key
+    key: RowKey
     backbone: str
     accs: Mapping[str, tuple[float, float]]
     seeds: int
@@ -79,9 +84,14 @@ class TableLayout:
         rows = (replace(row, key=(row.key[0], tta)) if row.key[1] == self.tta else row for row in self.rows)
         return replace(self, rows=tuple(rows), tta=tta)
 
-    def reference(self, key: Key) -> Key:
+    def reference(self, key: RowKey) -> RowKey:
         """What a row is tested against: as in the paper, ERM without adaptation and AdaBN with."""
         return "ERM", None if key[1] is None else self.tta
+
+    @property
+    def screen_columns(self) -> dict[str, tuple[str, str]]:
+        """Columns beside the paper's for scores that six-channel records have: header -> split and score."""
+        return {header: (self.columns[self.tested][0], name) for name, header in SCREEN_HEADERS.items()}
 
     @property
     def checkpoint(self) -> str:
@@ -237,7 +247,7 @@ class TableRow:
     """
 
     label: str
-    key: Key
+    key: RowKey
     backbone: str
     simulated: bool
     accs: Mapping[str, Mapping[int, float]]
@@ -282,6 +292,12 @@ class Table:
     def simulated(self) -> bool:
         """Whether any row is on simulated data."""
         return any(row.simulated for row in self.rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """Headers of our accuracies: the paper's, then those of the screen's scores that any row has."""
+        found = [c for c in self.layout.screen_columns if any(c in row.accs for row in self.rows)]
+        return [*self.layout.columns, *found]
 
     @property
     def title(self) -> str:

@@ -20,8 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from abra_wilds.analysis.advice import SOURCE
-from abra_wilds.board.figures.build import FIGURES, computed, made_figures, save
-from abra_wilds.board.figures.values import COMPUTED
+from abra_wilds.board.extra import check_board_packages
+from abra_wilds.board.figures.values import COMPUTED, FIGURES
 from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.config.evaluation import TTA_GROUPS
 from abra_wilds.errors import InputError
@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: if there is no run, a model cannot be opened, or the files have no place.
     """
+    check_board_packages("figures")
+    from abra_wilds.board.figures.build import computed, made_figures, save
+
     if args.split == SOURCE:
         raise InputError("--split train would be compared with itself; name another split, such as test")
     runs, numbers = chosen_runs(args), list(dict.fromkeys(args.figure))

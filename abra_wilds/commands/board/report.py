@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from abra_wilds.board.report.page import figures_folder, report
+from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
@@ -43,6 +43,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         InputError: if there is no run, or the page cannot be written.
     """
+    check_board_packages("reports")
+    from abra_wilds.board.report.page import figures_folder, report
+
     figures = figures_folder(args.figures, args.runs)
     page = report(chosen_runs(args), args.root_dir, figures, args.split_settings)
     try:

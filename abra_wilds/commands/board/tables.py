@@ -20,7 +20,7 @@ from pathlib import Path
 from abra_wilds.board.select import add_runs, check_adaptation, chosen_runs
 from abra_wilds.board.tables.build import build_tables, write_tables
 from abra_wilds.board.tables.formats import markdown
-from abra_wilds.board.tables.rows import PLATE, TABLES
+from abra_wilds.board.tables.rows import PLATE, TABLE_NUMBERS
 from abra_wilds.terminal import alone
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where table_N.md and so on go")
     parser.add_argument(
-        "--table", type=int, nargs="+", choices=TABLES, default=TABLES, help="which; unset: all"
+        "--table", type=int, nargs="+", choices=TABLE_NUMBERS, default=TABLE_NUMBERS, help="which; unset: all"
     )
     parser.add_argument(
         "--backbone", nargs="+", default=(), metavar="NAME", help="of the runs; unset: the table's own"

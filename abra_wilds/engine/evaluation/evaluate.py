@@ -184,18 +184,3 @@ def save_predictions(path: Path, y_pred: Tensor) -> None:
     """Write one class id a line, as WILDS does."""
     with atomic_write(path) as temporary:
         np.savetxt(temporary, y_pred.numpy(), fmt="%d")
-
-
-def read_predictions(path: Path, n: int) -> Tensor:
-    """Class ids (n,) int64 of a predictions file.
-
-    Raises:
-        InputError: if it holds anything but n integers.
-    """
-    try:
-        values = [int(line) for line in path.read_text(encoding="utf-8").split()]
-    except ValueError as fault:
-        raise InputError(f"{path} must hold one class id a line ({fault}); predict again") from None
-    if len(values) != n:
-        raise InputError(f"{path} holds {len(values)} predictions for {n} images; predict again")
-    return torch.tensor(values, dtype=torch.int64)

@@ -20,13 +20,7 @@ from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, re
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, hold_folder, open_folder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.evaluation.budget import budget_of
-from abra_wilds.engine.evaluation.evaluate import (
-    by_cell,
-    predict,
-    read_predictions,
-    save_predictions,
-    score,
-)
+from abra_wilds.engine.evaluation.evaluate import by_cell, predict, save_predictions, score
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
 from abra_wilds.engine.precision import configure_precision
 from abra_wilds.engine.setup import Data, Evaluation, build_method, open_evaluation
@@ -165,10 +159,10 @@ def screen_scores(setup: Evaluation, split: str) -> ScreenScores | None:
     return ScreenScores(setup.subsets[split], setup.device) if known else None
 
 
-def logged_screen_scores(setup: Evaluation, folder: RunFolder, split: str, epoch: int) -> dict[str, float]:
-    """What `screen_scores` gave after an epoch; they come of logits, which no file holds."""
-    row = csv_logs(setup, folder)[f"{split}_eval"].row(epoch)
-    return {name: float(value) for name, value in row.items() if name in SCREEN_SCORES}
+def logged_scores(folder: RunFolder, split: str, epoch: int) -> dict[str, float]:
+    """The scores of a split after an epoch, unrounded, from its csv: a run that was resumed has them too."""
+    row = CsvLog(folder.path / f"{split}_eval.csv").row(epoch)
+    return {name: float(value) for name, value in row.items() if value}
 
 
 def note_evaluation(
@@ -243,7 +237,7 @@ def conclude(
     checkpoints: Iterable[tuple[str, int]],
     picked_by: str | None = None,
 ) -> list[Record]:
-    """Have WILDS score the written predictions, append the records, and print the table.
+    """Append the records of the written predictions with the scores of their epochs, and print the table.
 
     Args:
         config: with the evaluation that was made.
@@ -262,8 +256,7 @@ def conclude(
         path = folder.predictions(split, label)
         if not path.exists():
             continue
-        subset = setup.subsets[split]
-        results = score(subset, read_predictions(path, len(subset)))
+        results = logged_scores(folder, split, epoch)
         records.append(
             Record(
                 method=config.algorithm,
@@ -282,8 +275,8 @@ def conclude(
                 preset=config.preset,
                 acc=results["acc_avg"],
                 acc_by_cell=by_cell(results),
-                acc_screen=logged_screen_scores(setup, folder, split, epoch),
-                n=len(subset),
+                acc_screen={name: results[name] for name in SCREEN_SCORES if name in results},
+                n=len(setup.subsets[split]),
                 predictions=path.name,
                 predictions_sha256=sha256(path),
                 config_sha256=config.digest(),

@@ -34,7 +34,7 @@ from abra_wilds.dist import means_across_ranks
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
 from abra_wilds.methods.base import Method
-from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, noise_like, tap, uniform_draws
+from abra_wilds.methods.styles.taps import MuSigma, TapConfig, in_order, noise_like, tap, uniform_draws
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
@@ -87,10 +87,10 @@ class Magnitudes(nn.Module):
         self.register_buffer("K_mu", torch.full((channels,), 0.1))
         self.register_buffer("K_sigma", torch.full((channels,), 0.1))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self.kept: list[Pair] = []
+        self.kept: list[MuSigma] = []
 
     @torch.no_grad()
-    def observe(self, spread: Pair) -> None:
+    def observe(self, spread: MuSigma) -> None:
         """Take the first batch's spreads of mean and deviation, (C,) each, as the first value of K.
 
         Of several processes it is the mean of theirs. Written without a branch on `seen`, which would make
@@ -100,7 +100,7 @@ class Magnitudes(nn.Module):
             K.copy_(torch.where(self.seen == 0, S, K))
         self.seen.add_(1)
 
-    def leaves(self) -> Pair:
+    def leaves(self) -> MuSigma:
         """Copies of K_mu and K_sigma, kept for `ascend` where a backward pass can reach them."""
         pair = self.K_mu.clone(), self.K_sigma.clone()
         if torch.is_grad_enabled():
@@ -108,7 +108,7 @@ class Magnitudes(nn.Module):
         return pair
 
     @torch.no_grad()
-    def gradient(self) -> Pair:
+    def gradient(self) -> MuSigma:
         """That of K, (C,) each: the sum over the passes since the last call.
 
         A copy without a gradient, whose loss was never differentiated, counts as 0.
@@ -178,7 +178,7 @@ class AdvStyle(Method):
         """The magnitudes of an insertion point."""
         return cast(Magnitudes, self.magnitudes[point])
 
-    def draw(self, mu: Tensor) -> Pair:
+    def draw(self, mu: Tensor) -> MuSigma:
         """Standard normal noise for mean and deviation, (N, C) each."""
         return noise_like(mu)
 

@@ -17,7 +17,7 @@ from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import batch_spread, instance_stats, restyle_images
 from abra_wilds.methods.base import Method
-from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, noise_like, tap, uniform_draws
+from abra_wilds.methods.styles.taps import MuSigma, TapConfig, in_order, noise_like, tap, uniform_draws
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
@@ -73,6 +73,6 @@ class DSU(Method):
         d_sigma = c.factor * e_sigma * batch_spread(sigma, c.eps)
         return restyle_images(X, mu, sigma, d_mu, d_sigma)
 
-    def draw(self, mu: Tensor) -> Pair:
+    def draw(self, mu: Tensor) -> MuSigma:
         """Standard normal noise for mean and deviation, (N, C) each."""
         return noise_like(mu)

@@ -24,7 +24,7 @@ from abra_wilds.config.fields import option
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.functional.stats import instance_stats, restyle_images
 from abra_wilds.methods.base import Method
-from abra_wilds.methods.styles.taps import Pair, TapConfig, in_order, tap, uniform_draws
+from abra_wilds.methods.styles.taps import MuSigma, TapConfig, in_order, tap, uniform_draws
 from abra_wilds.nets.staged import TAP_POINTS, StagedNet
 from abra_wilds.types import Batch, DataInfo, StepOutput
 
@@ -99,7 +99,7 @@ class MixStyle(Method):
             d_mu, d_sigma = ((1 - lam) * (s[partner] - s) for s in (mu, sigma))
         return restyle_images(X, mu, sigma, d_mu, d_sigma)
 
-    def draw(self, batch: Batch, mu: Tensor) -> Pair:
+    def draw(self, batch: Batch, mu: Tensor) -> MuSigma:
         """Shares lambda of the image itself, (N, 1), and the rows of the partners, (N,)."""
         N = len(batch)
         alpha = mu.new_full((2, N, 1), self.cfg.alpha)

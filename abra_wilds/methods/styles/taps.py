@@ -14,7 +14,7 @@ from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.methods.base import MethodConfig
 from abra_wilds.nets.staged import TAP_POINTS
 
-Pair = tuple[Tensor, Tensor]
+MuSigma = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def uniform_draws(n: int, common: bool = False) -> list[float]:
     return found
 
 
-def noise_like(mu: Tensor) -> Pair:
+def noise_like(mu: Tensor) -> MuSigma:
     """Standard normal noise for mean and deviation of every image and channel, (N, C) each."""
     return torch.randn_like(mu), torch.randn_like(mu)
 

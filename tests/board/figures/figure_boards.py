@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 from abra_wilds.board.figures import build as figures
 from abra_wilds.engine.artifacts.folder import RunFolder, write_config
 from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results.runs import find_runs
-from tests.board import boards  # makes the scripts of leaderboard/ importable
 
 ABOUT = {
     **{"dataset": "rxrx1", "simulated": True, "backbone": "resnet18", "checkpoint": "best"},
@@ -66,19 +64,3 @@ def points(n=24):
 def made(folder, number):
     """The figures of a number."""
     return list(figures.made_figures(find_runs(folder), number))
-
-
-def rows_of(path):
-    """The rows of a .csv."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def bare(*args):
-    """Code that starts figures.py where torch and wilds are missing, with these arguments behind it."""
-    path = str(boards.SCRIPTS / "figures.py")
-    return (
-        "import runpy, sys; sys.modules.update(torch=None, wilds=None); "
-        f"sys.argv = ['figures.py', *{list(map(str, args))!r}]; "
-        f"runpy.run_path({path!r}, run_name='__main__')"
-    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +14,8 @@ from abra_wilds.commands.board.figures import main as figures_main
 from abra_wilds.results.records import read_records
 from abra_wilds.results.runs import find_runs
 from tests.board import boards
-from tests.board.figures.figure_boards import bare, made, rows_of, write_values
+from tests.board.figures.figure_boards import made, write_values
+from tests.runs import assert_says, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,7 @@ def sweep(screen, tmp_path_factory):
     """Two settings of each ablation, one with an adaptation, and a run of ERM; never written to."""
     folder = tmp_path_factory.mktemp("sweep")
     for seed in (0, 1):
-        tta = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
-        boards.make_run(screen, folder / f"abra{seed}", seed, **tta)
+        boards.make_run(screen, folder / f"abra{seed}", seed, **boards.ADAPTED)
         boards.make_run(screen, folder / f"both{seed}", seed, abra_at=["res4", "res3"])
     boards.make_run(screen, folder / "ce", 0, abra_terms=["ce"])
     boards.make_run(screen, folder / "erm", 0, algorithm="ERM")
@@ -93,70 +91,43 @@ def test_many_experiments_have_colours_of_their_own():
     assert drawings.spread_colours(3) == list(drawings.COLOURS[:3])
 
 
-@pytest.fixture
-def refused(capsys, tmp_path):
-    """The sentence with which a figure is refused; nothing is written."""
-
-    def check(number, *more, code=1):
-        out = tmp_path / "out"
-        assert (
-            figures_main([str(tmp_path), "--out", str(out), "--figure", str(number), *map(str, more)]) == code
-        )
-        shown = capsys.readouterr().err
-        assert shown.count("\n") == 1 and not out.exists()
-        return shown
-
-    return check
-
-
-def test_folders_without_a_comparison_or_with_two_are_refused(screen, tmp_path, refused):
+def test_folders_without_a_comparison_or_with_two_are_refused(screen, tmp_path, refused_figure):
     boards.make_run(screen, tmp_path / "a", 0)
-    assert "no two runs of ABRA differ in --abra_at alone; run the settings" in refused(5)
+    assert "--abra_at" in refused_figure(5)
     boards.make_run(screen, tmp_path / "b", 0, abra_at=["res3"])
     for name, at in (("c", "res3"), ("d", "res4")):
         boards.make_run(screen, tmp_path / name, 0, abra_at=[at], abra_lam=0.5)
-    sentence = refused(5)
-    assert "--abra_at is compared more than once" in sentence and "also differ in abra_lam;" in sentence
+    assert_says(refused_figure(5), "--abra_at", "more than once", "abra_lam;")
 
 
-def test_runs_whose_best_epoch_was_picked_otherwise_are_another_comparison(screen, tmp_path, refused):
+def test_runs_whose_best_epoch_was_picked_otherwise_are_another_comparison(screen, tmp_path, refused_figure):
     for name, at in (("a", "res3"), ("b", "res4")):
         boards.make_run(screen, tmp_path / name, 0, abra_at=[at])
         boards.make_run(screen, tmp_path / f"{name}2", 0, abra_at=[at], val_metric="recall-macro_all")
-    assert "also differ in val_metric;" in refused(5)
+    assert "val_metric;" in refused_figure(5)
 
 
-def test_one_bar_is_never_drawn_over_another(screen, tmp_path, refused):
+def test_one_bar_is_never_drawn_over_another(screen, tmp_path, refused_figure):
     boards.make_run(screen, tmp_path / "a", 0)
     boards.make_run(screen, tmp_path / "b", 0, abra_at=["res3", "res4"])
     assert len(made(tmp_path, 5)[0].values) == 4
     boards.make_run(screen, tmp_path / "c", 0, abra_at=["res4", "res3"])
-    sentence = refused(5)
-    assert f"{tmp_path / 'b'} and {tmp_path / 'c'} are both the bar res3+res4 of test" in sentence
+    assert_says(refused_figure(5), str(tmp_path / "b"), str(tmp_path / "c"), "res3+res4", "test")
 
 
-def test_without_a_run_there_is_one_sentence_and_no_folder(tmp_path, capsys):
+def test_without_a_run_or_a_place_for_the_files_nothing_is_made(sweep, tmp_path, refused):
     (tmp_path / "empty").mkdir()
-    for folder, said in (("empty", "holds no run"), ("absent", "is no folder")):
-        assert figures_main([str(tmp_path / folder), "--out", str(tmp_path / "out")]) == 2
-        shown = capsys.readouterr().err
-        assert said in shown and shown.count("\n") == 1 and not (tmp_path / "out").exists()
-
-
-def test_a_file_in_the_place_of_the_folder_is_refused(sweep, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
-    assert figures_main([str(sweep), "--out", str(tmp_path / "out"), "--figure", "5", "6"]) == 2
-    shown = capsys.readouterr()
-    assert "cannot be made (File exists); give another folder" in shown.err and shown.err.count("\n") == 1
-    assert (tmp_path / "out").read_text() == "mine" and shown.out == ""
+    (tmp_path / "file").write_text("mine")
+    for folder, out in ((tmp_path / "empty", "out"), (tmp_path / "absent", "out"), (sweep, "file")):
+        told = refused(figures_main, folder, "--out", tmp_path / out, "--figure", 5, 6)
+        assert str(tmp_path / "file" if folder == sweep else folder) in told
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("number", [7, 8, 9, 10])
-def test_train_is_not_compared_with_itself(tmp_path, refused, number):
+def test_train_is_not_compared_with_itself(tmp_path, refused_figure, number):
     write_values(tmp_path, number, [{}])
-    assert "--split train would be compared with itself; name another" in refused(
-        number, "--split", "train", code=2
-    )
+    assert "--split train" in refused_figure(number, "--split", "train", code=2)
 
 
 def test_a_long_note_is_broken_into_lines_that_fit():
@@ -166,7 +137,5 @@ def test_a_long_note_is_broken_into_lines_that_fit():
 
 
 def test_figures_of_records_need_no_torch(sweep, tmp_path):
-    command = [sys.executable, "-c", bare(sweep, "--out", tmp_path, "--figure", 5)]
-    done = subprocess.run(command, cwd=boards.runs.REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    boards.script("figures.py", sweep, "--out", tmp_path, "--figure", 5, cwd=tmp_path, absent="torch wilds")
     assert (tmp_path / "figure_5.png").is_file()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
 from abra_wilds.commands.board.figures import main as figures_main
 from abra_wilds.results.files import sha256
 from tests.board import boards
-from tests.board.figures.figure_boards import bare, made, points, rows_of, shifts, sizes, write_values
+from tests.board.figures.figure_boards import made, points, shifts, sizes, write_values
+from tests.runs import assert_says, rows_of
 
 PLATES = {"train_loader": "plate", "groupby_fields": ["experiment", "plate"]}
 
@@ -54,40 +52,30 @@ def test_figure_9_has_a_panel_for_each_line_and_every_point_in_its_own(tmp_path)
     assert "PCA of embeddings" in nine.figure.get_suptitle()
 
 
-def refused(capsys, folder, number, *more):
-    out = folder / "out"
-    code = figures_main([str(folder), "--out", str(out), "--figure", str(number), *map(str, more)])
-    shown = capsys.readouterr().err
-    assert code in (1, 2) and shown.count("\n") == 1 and not out.exists()
-    return shown
-
-
-def test_models_that_saw_other_data_do_not_share_a_figure(tmp_path, capsys):
+def test_models_that_saw_other_data_do_not_share_a_figure(tmp_path, refused_figure):
     write_values(tmp_path, 7, sizes())
     write_values(tmp_path, 7, sizes(split="id_test"), method="ABRA")
-    assert "its models differ in split (id_test, test)" in refused(capsys, tmp_path, 7)
+    assert "split (id_test, test)" in refused_figure(7)
 
 
-def test_damaged_values_and_those_of_an_earlier_model_are_refused(tmp_path, capsys):
+def test_damaged_values_and_those_of_an_earlier_model_are_refused(tmp_path, refused_figure):
     path = write_values(tmp_path, 8, shifts())
     model = tmp_path / "ERM" / "rxrx1_seed:0_epoch:best_model.pth"
     model.write_bytes(b"trained again")
-    assert f"was computed from an earlier {model.name}" in refused(capsys, tmp_path, 8)
+    assert f"earlier {model.name}" in refused_figure(8)
     write_values(tmp_path, 8, shifts(), about={"checkpoint_sha256": sha256(model)})
     assert made(tmp_path, 8)
     write_values(tmp_path, 8, shifts(), about={"config_sha256": "0", "checkpoint_sha256": sha256(model)})
-    assert f"was computed from an earlier {model.name}" in refused(capsys, tmp_path, 8)
+    assert f"earlier {model.name}" in refused_figure(8)
     path.write_text(path.read_text() + "{")
-    assert f"{path} is damaged; remove it" in refused(capsys, tmp_path, 8)
+    assert f"{path} is damaged" in refused_figure(8)
 
 
-def test_a_checkpoint_elsewhere_or_none_at_all_is_refused(tmp_path, capsys):
+def test_a_checkpoint_elsewhere_or_none_at_all_is_refused(tmp_path, refused_figure):
     write_values(tmp_path, 8, shifts())
-    sentence = refused(capsys, tmp_path, 7, "--checkpoint", tmp_path.parent / "x_seed:0_epoch:best_model.pth")
-    assert "does not lie in" in sentence
-    assert "CHECKPOINT must be an existing" in refused(
-        capsys, tmp_path, 7, "--checkpoint", tmp_path / "no.pth"
-    )
+    for path in (tmp_path.parent / "x_seed:0_epoch:best_model.pth", tmp_path / "no.pth"):
+        told = refused_figure(7, "--checkpoint", path, code=2)
+        assert "CHECKPOINT" in told.upper() and str(path) in told
 
 
 def test_models_of_one_method_and_seed_are_told_apart_by_their_settings(tmp_path):
@@ -122,20 +110,18 @@ def test_seeds_of_the_same_settings_keep_their_names(tmp_path):
     assert [one.name for one in made(tmp_path, 8)] == [f"figure_8_ERM_seed{k}_best" for k in (0, 1)]
 
 
-def test_the_same_model_twice_is_refused(tmp_path, capsys):
+def test_the_same_model_twice_is_refused(tmp_path, refused_figure):
     for name in ("a", "b"):
         write_values(tmp_path, 8, shifts(), run=name)
-    sentence = refused(capsys, tmp_path, 8)
-    assert f"seed 0 of ERM is there twice, in {tmp_path / 'a'} and {tmp_path / 'b'}; keep one" in sentence
+    assert_says(refused_figure(8), "seed 0 of ERM", str(tmp_path / "a"), str(tmp_path / "b"))
 
 
 def test_figures_of_values_that_are_there_need_no_torch(tmp_path):
     for number, rows in ((7, sizes()), (8, shifts()), (9, points())):
         write_values(tmp_path / "runs", number, rows)
-    code = bare(tmp_path / "runs", "--out", tmp_path / "out", "--figure", 7, 8, 9)
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=boards.runs.REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0 and "TTA is advisable" in done.stdout, done.stderr
+    flags = ["runs", "--out", "out", "--figure", 7, 8, 9]
+    out, _, _ = boards.script("figures.py", *flags, cwd=tmp_path, absent="torch wilds")
+    assert "TTA is advisable" in out
     assert len(list((tmp_path / "out").iterdir())) == 9
 
 

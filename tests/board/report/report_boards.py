@@ -57,8 +57,8 @@ def write_curves(folder, falling=3.0):
 def make_logs(screen, folder):
     """Two seeds of ABRA with an adaptation each, one of ERM, and a figure beside them."""
     for seed in (0, 1):
-        tta = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
-        write_curves(boards.make_run(screen, folder / "logs" / f"abra{seed}", seed, **tta), 3.0 + seed)
+        run = boards.make_run(screen, folder / "logs" / f"abra{seed}", seed, **boards.ADAPTED)
+        write_curves(run, 3.0 + seed)
     boards.make_run(screen, folder / "logs" / "erm", 0, algorithm="ERM")
     figure = new_figure("Shift <by> layer", 3, 2, simulated=True)
     figure.subplots().plot([1, 2])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,27 @@ class Stage:
     def run(self, name: str) -> Planned:
         """The run called so."""
         return next(run for run in self.planned if run.name == name)
+
+
+def wait_for(condition: Callable[[], Any], patience: float = 300) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def real(
+    root: Path, folder: Path, rows: Sequence[Any], seeds: Sequence[int], **changes: Any
+) -> tuple[list[str], list[Planned]]:
+    """The words of a sweep of tiny runs, and those runs."""
+    values = runs.settings(root, folder, "ERM", transform="none", **changes)
+    own = {k: v for k, v in values.items() if k not in ("root_dir", "log_dir", "device")}
+    spec, out = folder / "spec.yaml", folder / "RUNS"
+    content = {"name": "real", "seeds": list(seeds), "settings": own, "rows": list(rows)}
+    spec.write_text(yaml.safe_dump(content))
+    words = [str(spec), "--out", str(out), "--root_dir", str(root), "--devices", "cpu"]
+    return words, plan(read_spec(spec), out, str(root))
 
 
 def write_run(screen: boards.Screen, folder: Path, run: Planned) -> Path:

@@ -7,19 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from contextlib import ExitStack
 
 import pytest
-import yaml
 
 from abra_wilds.board.sweep import build as sweep
 from abra_wilds.board.sweep.build import device_slots
 from abra_wilds.board.sweep.launch import VISIBLE, Launcher
-from abra_wilds.board.sweep.plan import plan
-from abra_wilds.board.sweep.spec import read_spec
-from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, lock_of, locked, state_of, unfinished
+from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, RunState, lock_of, locked
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.engine.evaluation.saved import changed
 from abra_wilds.errors import InputError
@@ -27,27 +23,6 @@ from abra_wilds.recipes.flags import parse
 from tests import runs
 from tests.board import boards
 from tests.board.sweep import sweeps
-
-
-@pytest.fixture
-def stage(screen, tmp_path):
-    return sweeps.Stage(screen, tmp_path)
-
-
-def wait_for(condition, patience=300):
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def refused_sweep(capsys, stage, *flags):
-    """The sentence with which a sweep is refused; nothing is started."""
-    assert stage(*flags) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
-    assert stage.log("start") == []
-    return shown.err
 
 
 def test_every_row_and_seed_is_run_once_and_is_known_when_the_sweep_starts_again(stage, capsys):
@@ -79,22 +54,18 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_runs_nothing_twice(stage):
     first, second = stage.run("ERM seed 0"), stage.run("ABRA (ours) seed 0")
     stage.change(second.folder, wait=600)
     child = stage.child()
-    wait_for(lambda: second.folder.name in str(stage.log("start")[1:]))
-    wait_for(lambda: state_of(second) == RESUMES)
+    sweeps.wait_for(lambda: second.folder.name in str(stage.log("start")[1:]))
+    sweeps.wait_for(lambda: RunState(second).stage == RESUMES)
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
-    assert state_of(first) == FINISHED and len(stage.log("start")) == 2
+    assert RunState(first).stage == FINISHED and len(stage.log("start")) == 2
     stage.change(wait=0)
     assert stage() == 0
     assert Counter(stage.log("end")) == Counter(sweeps.ALL)
     assert Counter(stage.log("start")) == Counter(sweeps.ALL) + Counter(["ABRA_ours/seed0"])
     begun = second.folder.with_name("seed0.log").read_text().splitlines()
-    assert [line.endswith("--resume") for line in begun if line.startswith("$") and "predict" not in line][
-        :2
-    ] == [
-        False,
-        True,
-    ]
+    trained = [line for line in begun if line.startswith("$") and "predict" not in line]
+    assert [line.endswith("--resume") for line in trained[:2]] == [False, True]
 
 
 def test_a_lock_that_is_given_up_is_waited_for(stage):
@@ -119,7 +90,7 @@ def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
     run = stage.run("ERM seed 0")
     stage.change(wait=600)
     child = stage.child()
-    wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
+    sweeps.wait_for(lambda: run.folder.exists() and RunState(run).stage == RESUMES)
     child.terminate()
     _, told = child.communicate(timeout=300)
     assert child.returncode == 130 and "interrupted" in told
@@ -150,31 +121,31 @@ def test_a_run_that_another_sweep_is_at_is_left_to_it(stage, capsys, monkeypatch
     assert "ERM seed 1 is left to another sweep" in capsys.readouterr().out
 
 
-def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(stage, screen, capsys):
+def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(stage, screen, refused_sweep):
     run = stage.run("ERM seed 1")
     boards.make_run(screen, run.folder, 1, algorithm="ERM", lr=0.5)
     before = sorted(path.name for path in run.folder.iterdir())
-    runs.assert_says(refused_sweep(capsys, stage), "ERM/seed1", "lr (was 0.5, is 0.001)", "--out")
+    runs.assert_says(refused_sweep(), "ERM/seed1", "lr (was 0.5, is 0.001)", "--out")
     assert sorted(path.name for path in run.folder.iterdir()) == before
 
 
 def test_states_tell_new_runs_from_finished_and_broken_ones(stage, screen):
     run = stage.planned[0]
-    assert state_of(run) == NEW
+    assert RunState(run).stage == NEW
     run.folder.mkdir(parents=True)
-    assert state_of(run) == NEW
+    assert RunState(run).stage == NEW
     (run.folder / "log.txt").touch()
-    assert state_of(run) == BROKEN
+    assert RunState(run).stage == BROKEN
     (run.folder / "rxrx1_seed:0_epoch:last_model.pth").touch()
-    assert state_of(run) == RESUMES
+    assert RunState(run).stage == RESUMES
     made = sweeps.write_run(screen, stage.out / "made", run)
     made.rename(run.folder.with_name("made"))
     (run.folder / "log.txt").unlink()
     for path in run.folder.with_name("made").iterdir():
         path.rename(run.folder / path.name)
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     (run.folder / "rxrx1_split:test_seed:0_epoch:best_pred.csv").unlink()
-    assert state_of(run) == RESUMES
+    assert RunState(run).stage == RESUMES
 
 
 def test_broken_runs_go_on_by_resume_where_an_epoch_was_saved_and_start_anew_where_none_was(stage):
@@ -191,10 +162,10 @@ def test_an_adaptation_that_broke_off_is_made_anew_and_nothing_else(stage):
     assert stage.log("start")[6:] == ["seed1/tta_plate_bn"]
 
 
-def test_an_adaptation_of_other_settings_is_refused(stage, screen, capsys):
+def test_an_adaptation_of_other_settings_is_refused(stage, screen, refused_sweep):
     run = stage.run("ABRA (ours) seed 0")
     sweeps.write_adapted(screen, run.folder / "tta_plate_bn", run, {"tta": "plate_bn", "amp": "bf16"})
-    runs.assert_says(refused_sweep(capsys, stage), "tta_plate_bn", "other settings", "rename")
+    runs.assert_says(refused_sweep(), "tta_plate_bn", "other settings", "rename")
 
 
 def test_failures_are_collected_by_their_last_lines_and_the_others_go_on(stage, capsys):
@@ -225,10 +196,10 @@ def test_devices_are_dealt_out_in_groups():
 @pytest.mark.parametrize(
     ("devices", "k", "jobs", "parts"),
     [
-        (["0"], 2, None, ["--devices got 0", "takes 2", "give more"]),
-        (["0", "0"], 1, None, ["each once", "got 0 0"]),
-        (["gpu"], 1, None, ["CUDA indices", "got gpu"]),
-        (["cpu"], 1, 0, ["--jobs", "1 or more", "got 0"]),
+        (["0"], 2, None, ["--devices", "0", "2"]),
+        (["0", "0"], 1, None, ["--devices", "0 0"]),
+        (["gpu"], 1, None, ["--devices", "gpu"]),
+        (["cpu"], 1, 0, ["--jobs", "0"]),
     ],
 )
 def test_devices_that_cannot_be_are_refused(devices, k, jobs, parts):
@@ -251,30 +222,22 @@ def test_a_run_on_several_devices_starts_by_torchrun_on_those_alone(screen, tmp_
 
 @pytest.mark.slow
 def test_real_runs_killed_in_the_middle_are_resumed_and_known_when_finished(root, tmp_path, capsys):
-    values = runs.settings(root, tmp_path, transform="none")
-    own = {k: v for k, v in values.items() if k not in ("root_dir", "log_dir", "device")}
     rows = [
         {"label": "ERM", "algorithm": "ERM"},
         {"label": "ABRA", "algorithm": "ABRA", "tta": [sweeps.REAL_TTA]},
     ]
-    spec, out = tmp_path / "spec.yaml", tmp_path / "RUNS"
-    spec.write_text(yaml.safe_dump({"name": "real", "seeds": [0, 1], "settings": own, "rows": rows}))
-    words = [str(spec), "--out", str(out), "--root_dir", str(root), "--devices", "cpu", "--jobs", "2"]
+    words, planned = sweeps.real(root, tmp_path, rows, (0, 1))
+    words, out = [*words, "--jobs", "2"], tmp_path / "RUNS"
     child = sweeps.tiny_child(words)
-    wait_for(lambda: list(out.glob("ABRA/seed0/*epoch:last_model.pth")))
+    sweeps.wait_for(lambda: list(out.glob("ABRA/seed0/*epoch:last_model.pth")))
     os.killpg(child.pid, signal.SIGKILL)
     child.communicate()
-    planned = plan(read_spec(spec), out, str(root))
-    done = {run.folder for run in planned if state_of(run) == FINISHED and not unfinished(run)}
+    done = {run.folder for run in planned if RunState(run).stage == FINISHED and not RunState(run).to_adapt}
     assert sweep_main(words, sweeps.TINY) == 0
     assert f"4 runs, {len(done)} finished before" in capsys.readouterr().out
-    commands = [
-        line
-        for log in out.glob("*/seed?.log")
-        for line in log.read_text().splitlines()
-        if line.startswith("$ ")
-    ]
-    trained = Counter(line.partition("--log_dir ")[2].split()[0] for line in commands if "--log_dir" in line)
+    lines = [line for log in out.glob("*/seed?.log") for line in log.read_text().splitlines()]
+    commands = [line for line in lines if line.startswith("$ ") and "--log_dir" in line]
+    trained = Counter(line.partition("--log_dir ")[2].split()[0] for line in commands)
     assert len(trained) == 4 and all(trained[str(path)] == 1 for path in done)
     assert sum(trained.values()) <= 4 + 2
     assert sweep_main(words, sweeps.TINY) == 0

@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pandas as pd
 import pytest
-import yaml
 
-from abra_wilds.board.sweep.plan import Planned, plan
-from abra_wilds.board.sweep.spec import read_spec
-from abra_wilds.board.sweep.state import (
-    FINISHED,
-    RESUMES,
-    adapted_model,
-    clear,
-    lacking,
-    lacking_of,
-    state_of,
-    unfinished,
-)
+from abra_wilds.board.sweep.state import FINISHED, RESUMES, RunState, clear
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
@@ -37,13 +22,13 @@ from tests.data.six import write_small_six
 
 
 @pytest.fixture
-def run(screen, tmp_path):
+def run(screen, stage):
     """A run of a sweep with an adaptation, as training and predict leave them."""
-    (run,) = [r for r in sweeps.Stage(screen, tmp_path).planned if r.name == "ABRA (ours) seed 0"]
+    run = stage.run("ABRA (ours) seed 0")
     sweeps.write_run(screen, run.folder, run)
     run.model.with_name("rxrx1_seed:0_epoch:last_model.pth").touch()
     sweeps.write_adapted(screen, run.folder / "tta_plate_bn", run)
-    assert state_of(run) == FINISHED and not unfinished(run)
+    assert RunState(run).stage == FINISHED and not RunState(run).to_adapt
     return run
 
 
@@ -66,20 +51,16 @@ def rewrite_config(run, *pairs):
 
 def test_a_run_scored_in_the_middle_of_its_training_is_broken_off(run):
     rewrite_config(run, ('"finished": true', '"finished": false'))
-    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
+    assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
 
 
-def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch(run):
+def test_a_run_of_an_older_version_is_finished_with_a_record_of_its_last_epoch_if_it_keeps_that(run):
     rewrite_config(run, ('"finished": true', '"was": true'))
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     keep_records(run.folder, lambda r: r.checkpoint == "best")
-    assert state_of(run) == RESUMES and lacking(run) == ["the end of its training"]
-
-
-def test_a_run_of_an_older_version_that_was_told_not_to_keep_its_last_epoch_is_finished(run):
-    rewrite_config(run, ('"finished": true', '"was": true'), ('"save_last": true', '"save_last": false'))
-    keep_records(run.folder, lambda r: r.checkpoint == "best")
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == RESUMES and RunState(run).lacking() == ["the end of its training"]
+    rewrite_config(run, ('"save_last": true', '"save_last": false'))
+    assert RunState(run).stage == FINISHED
 
 
 @pytest.mark.parametrize("picked", [False, True])
@@ -89,24 +70,25 @@ def test_an_adaptation_of_an_older_best_model_is_to_be_made_anew(run, picked):
         run.model_of(adaptation.model).touch()
         rewrite_config(run, ('"finished": true', '"finished": true, "picked": {"plate_bn": 7}'))
         boards.change_records(run.folder / "tta_plate_bn", picked_by="plate_bn", epoch=7)
-        assert not lacking_of(run, adaptation)
+        assert not RunState(run).lacking_of(adaptation)
     boards.change_records(run.folder / "tta_plate_bn", "test", epoch=3)
-    assert lacking_of(run, adaptation) == ["the record of test"] and unfinished(run) == [adaptation]
-    with pytest.raises(InputError, match="by the best model of epoch 3, and the run's is of epoch 7 now"):
+    state = RunState(run)
+    assert state.lacking_of(adaptation) == ["the record of test"] and state.to_adapt == [adaptation]
+    with pytest.raises(InputError, match=r"tta_plate_bn .*epoch 3, .*epoch 7"):
         all_entries([read_run(run.folder)])
 
 
 def test_an_adaptation_that_a_finished_run_did_not_let_pick_has_the_epoch_of_the_run(run):
     (adaptation,) = run.adaptations
-    assert adaptation.model == "best_plate_bn" and adapted_model(run, adaptation) == "best"
+    assert adaptation.model == "best_plate_bn" and RunState(run).model_for(adaptation) == "best"
     rewrite_config(run, ('"finished": true', '"finished": false'))
-    assert adapted_model(run, adaptation) == "best_plate_bn"  # training leaves it
+    assert RunState(run).model_for(adaptation) == "best_plate_bn"  # training leaves it
 
 
 def test_an_adaptation_by_another_epoch_than_it_picked_is_to_be_made_anew(run):
     (adaptation,) = run.adaptations
     run.model_of(adaptation.model).touch()
-    assert lacking_of(run, adaptation) == [f"the record of {split}" for split in run.splits]
+    assert RunState(run).lacking_of(adaptation) == [f"the record of {split}" for split in run.splits]
 
 
 def test_what_is_made_anew_replaces_predictions_of_its_checkpoint_alone(run):
@@ -140,27 +122,18 @@ def test_id_test_is_asked_for_unless_the_logs_of_a_run_of_all_splits_know_none(
     for split in logged:
         (run.folder / f"{split}_eval.csv").touch()
     if not everything:
-        own = run.folder / "config.json"
-        own.write_text(own.read_text().replace('"evaluate_all_splits": true', '"evaluate_all_splits": false'))
+        rewrite_config(run, ('"evaluate_all_splits": true', '"evaluate_all_splits": false'))
     expected = [] if finished else ["the record of id_test"]
-    assert lacking(run) == lacking_of(run, adaptation) == expected
+    assert RunState(run).lacking() == RunState(run).lacking_of(adaptation) == expected
 
 
-def real(root: Any, folder: Any, **changes: Any) -> tuple[list[str], Planned]:
-    """The words of a sweep of one tiny run with an adaptation, and that run."""
-    values: Mapping[str, Any] = runs.settings(root, folder, "ERM", transform="none", **changes)
-    own = {k: v for k, v in values.items() if k not in ("root_dir", "log_dir", "device")}
-    row = {"label": "ERM", "algorithm": "ERM", "tta": [sweeps.REAL_TTA]}
-    spec, out = folder / "spec.yaml", folder / "RUNS"
-    spec.write_text(yaml.safe_dump({"name": "real", "seeds": [0], "settings": own, "rows": [row]}))
-    (run,) = plan(read_spec(spec), out, str(root))
-    return [str(spec), "--out", str(out), "--root_dir", str(root), "--devices", "cpu"], run
+ROWS = [{"label": "ERM", "algorithm": "ERM", "tta": [sweeps.REAL_TTA]}]
 
 
 @pytest.mark.slow
 def test_real_leftovers_are_gone_on_with_and_nothing_made_by_hand_is_lost(root, tmp_path, monkeypatch):
     runs.use_tiny_backbone(monkeypatch)
-    words, run = real(root, tmp_path)
+    words, (run,) = sweeps.real(root, tmp_path, ROWS, [0])
     assert sweep_main(words, sweeps.TINY) == 0
     last = run.model.with_name("rxrx1_seed:0_epoch:last_model.pth")
     adapted = run.folder / "tta_plate_bn_min2"
@@ -169,9 +142,9 @@ def test_real_leftovers_are_gone_on_with_and_nothing_made_by_hand_is_lost(root, 
     (run.folder / RESULTS).unlink()
     rewrite_config(run, ('"finished": true', '"finished": false'))
     evaluate_saved(parse([*run.words, "--device", "cpu", "--eval_only"]))
-    assert state_of(run) == RESUMES and unfinished(run)
+    assert RunState(run).stage == RESUMES and RunState(run).to_adapt
     assert sweep_main(words, sweeps.TINY) == 0
-    assert state_of(run) == FINISHED and not unfinished(run)
+    assert RunState(run).stage == FINISHED and not RunState(run).to_adapt
     assert by_hand in read_records(adapted / RESULTS)
     assert sha256(adapted / by_hand.predictions) == by_hand.predictions_sha256
 
@@ -182,7 +155,7 @@ def test_a_real_run_on_one_site_is_finished_without_id_test(tmp_path, capsys):
     (metadata,) = root.rglob("metadata.csv")
     rows = pd.read_csv(metadata)
     rows[rows["site"] == 1].to_csv(metadata, index=False)
-    words, run = real(root, tmp_path, dataset="rxrx1_6ch")
+    words, (run,) = sweeps.real(root, tmp_path, ROWS, [0], dataset="rxrx1_6ch")
     assert run.splits == ("val", "test", "id_test")
     assert sweep_main(words, sweeps.TINY) == 0, capsys.readouterr().err
     assert sweep_main(words, sweeps.TINY) == 0

@@ -14,18 +14,12 @@ import pytest
 
 from abra_wilds.board.sweep import build as sweep
 from abra_wilds.board.sweep import slurm
-from abra_wilds.board.sweep.state import FINISHED, RESUMES, state_of
+from abra_wilds.board.sweep.state import FINISHED, RESUMES, RunState
 from abra_wilds.commands.board.sweep import add_arguments
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.errors import InputError
 from tests import runs
 from tests.board.sweep import sweeps
-from tests.board.sweep.test_sweep import refused_sweep, wait_for
-
-
-@pytest.fixture
-def stage(screen, tmp_path):
-    return sweeps.Stage(screen, tmp_path)
 
 
 @pytest.fixture
@@ -79,27 +73,23 @@ def test_a_job_is_the_sweep_of_its_run_alone(stage):
 
 
 @pytest.mark.parametrize("pairs", [[], ["partition=a"], ["time=2:00:00"], ["time=1e3"]])
-def test_a_job_without_minutes_is_refused(stage, capsys, pairs):
-    runs.assert_says(
-        refused_sweep(capsys, stage, "--slurm", *pairs), "--slurm needs time=MINUTES", "whole number"
-    )
+def test_a_job_without_minutes_is_refused(refused_sweep, pairs):
+    runs.assert_says(refused_sweep("--slurm", *pairs), "--slurm", "time=MINUTES")
 
 
-def test_what_is_no_pair_or_no_option_of_sbatch_is_refused(stage, capsys, cluster):
-    runs.assert_says(refused_sweep(capsys, stage, "--slurm", "time"), "--slurm takes key=value", "time")
-    told = refused_sweep(capsys, stage, "--slurm", "time=5", "color=red")
-    runs.assert_says(told, "--slurm", "color", "partition", "correct it")
+def test_what_is_no_pair_or_no_option_of_sbatch_is_refused(refused_sweep, cluster):
+    runs.assert_says(refused_sweep("--slurm", "time"), "--slurm", "key=value", "time")
+    runs.assert_says(refused_sweep("--slurm", "time=5", "color=red"), "--slurm", "color", "partition")
     assert not cluster.exists()
 
 
-def test_without_slurm_or_submitit_the_sentence_says_what_to_do(stage, capsys, tmp_path, monkeypatch):
+def test_without_slurm_or_submitit_the_sentence_says_what_to_do(refused_sweep, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
-        told = refused_sweep(capsys, stage, "--slurm", "time=5")
-    runs.assert_says(told, "submitit", "not installed", "pip install -e '.[slurm]'")
+        runs.assert_says(refused_sweep("--slurm", "time=5"), "submitit", "pip install -e '.[slurm]'")
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
-    runs.assert_says(refused_sweep(capsys, stage, "--slurm", "time=5"), "no srun", "node of the cluster")
+    runs.assert_says(refused_sweep("--slurm", "time=5"), "--slurm", "srun")
 
 
 def test_a_job_fails_when_its_command_does(tmp_path):
@@ -118,14 +108,14 @@ def test_a_job_that_has_to_go_is_submitted_again_and_resumes_its_run(stage, tmp_
     executor = submitit.LocalExecutor(tmp_path / "jobs")
     executor.update_parameters(timeout_min=5)
     (job,) = slurm.submit(executor, [sweep.job_command(run, args, sweeps.programs_of(stage.path))])
-    wait_for(lambda: run.folder.exists() and state_of(run) == RESUMES)
+    sweeps.wait_for(lambda: run.folder.exists() and RunState(run).stage == RESUMES)
     stage.change(run.folder, wait=0)
     processes = descendants(int(job.job_id))
     assert len(processes) == 3
     for pid in reversed(processes):  # the last first, because the first stops the others
         os.kill(pid, signal.SIGUSR2)
     job.result()
-    assert state_of(run) == FINISHED
+    assert RunState(run).stage == FINISHED
     assert Counter(stage.log("start")) == {"ERM/seed0": 2} and stage.log("end") == ["ERM/seed0"]
     last = run.folder.with_name("seed0.log").read_text().splitlines()[-1]
     assert shlex.split(last)[-1] == "--resume"

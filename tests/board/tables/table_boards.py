@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from abra_wilds.board.tables import build as tables
 from abra_wilds.results.runs import find_runs
-from tests.board.boards import change_records, make_run
+from tests.board.boards import ADAPTED, change_records, make_run
 
-PLATE = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}
 ACCS = {  # accuracy over all images of test by seed 0, 1, 2; the second row is adapted
     "ERM": ((0.300, 0.310, 0.305), (0.400, 0.420, 0.405)),
     "ABRA": ((0.330, 0.345, 0.325), (0.435, 0.440, 0.430)),
@@ -24,7 +23,7 @@ def make_methods(screen, folder):
     """Three methods with and without adaptation, whose folders are not in the order of seeds."""
     for method, (own, adapted) in ACCS.items():
         for seed in (0, 1, 2):
-            run = make_run(screen, folder / method / f"{9 - seed}", seed, algorithm=method, **PLATE)
+            run = make_run(screen, folder / method / f"{9 - seed}", seed, algorithm=method, **ADAPTED)
             set_acc(run, own[seed])
             set_acc(run / "tta_plate_bn", adapted[seed])
     return folder

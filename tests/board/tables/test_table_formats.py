@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from html.parser import HTMLParser
 
 import pytest
 
 from abra_wilds.board.tables.formats import csv_text, html_page, html_table, latex, markdown, tex
 from abra_wilds.board.tables.rows import Budget, Comparison, Table, TableRow, layout
 from abra_wilds.results.significance import paired_t
-from tests.board import boards  # noqa: F401  (makes the scripts of leaderboard/ importable)
+from tests.board.report.report_boards import Page
 
 ODD = 'A_B & 50% of <i>|"$x"'
 OURS = {"Total": {0: 30.0, 1: 32.0}, "HEPG2": {0: 10.0}}
@@ -33,30 +32,6 @@ def table():
         ODD, ("X", "plate_bn"), "resnet18", True, {"Total": {3: 1.0}}, Budget(None, None, "none"), None
     )
     return Table(wanted, ("resnet18",), (none, ours, odd), ("First & <note>.", "[a] Second."))
-
-
-class Page(HTMLParser):
-    """Every tag with its attributes, and the texts of the table's cells, row by row."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.rows, self.open = [], [], None
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.open = tag
-
-    def handle_endtag(self, tag):
-        self.open = None if tag == self.open else self.open
-
-    def handle_data(self, data):
-        if self.open:
-            self.rows[-1][-1] += data
 
 
 def markdown_cells(text):
@@ -130,15 +105,9 @@ def test_csv_has_one_unrounded_value_a_column_and_nothing_where_there_is_none(ta
     assert float(ours["Total_mean"]) == 31.0 and float(ours["Total_std"]) == 2**0.5 and ours["Total_n"] == "2"
     assert (ours["HEPG2_mean"], ours["HEPG2_std"], ours["HUVEC_mean"]) == ("10.0", "", "")
     assert float(ours["p"]) == paired_t([30.0, 32.0], [29.0, 28.0]).p and ours["p_holm"] == "0.5"
-    assert (ours["published_Total_mean"], ours["published_Total_std"], ours["published_n"]) == (
-        "74.9",
-        "0.3",
-        "5",
-    )
-    assert (
-        ours["published_source"] == "arXiv 2603.05622, Table 6"
-        and ours["published_backbone"] == "densenet161"
-    )
+    printed = {"Total_mean": "74.9", "Total_std": "0.3", "n": "5", "source": "arXiv 2603.05622, Table 6"}
+    assert {name: ours[f"published_{name}"] for name in printed} == printed
+    assert ours["published_backbone"] == "densenet161"
     assert [row["data"] for row in (none, ours, odd)] == ["", "SIMULATED", "SIMULATED"]
     assert [row["status"] for row in (none, ours, odd)] == ["missing", "in the paper", "not in the paper"]
     assert none["p"] == none["Total_mean"] == none["images"] == odd["published_n"] == ""

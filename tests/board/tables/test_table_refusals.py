@@ -5,38 +5,34 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 
+import pytest
+
 from abra_wilds.board.select import chosen_runs
 from abra_wilds.commands.board.tables import main as tables_main
 from abra_wilds.results.records import RESULTS
 from tests.board.boards import change_records, make_run, make_runs
 from tests.board.tables.table_boards import built, row_of, set_acc
+from tests.runs import assert_says
 
 
-def refused(capsys, tmp_path, *argv):
-    """The sentence of a refusal; nothing is written."""
-    assert tables_main([*map(str, argv), "--out", str(tmp_path / "out")]) == 2
-    shown = capsys.readouterr()
-    assert shown.out == "" and shown.err.startswith("error: ") and shown.err.count("\n") == 1
-    assert not (tmp_path / "out").exists()
-    return shown.err
+@pytest.fixture
+def refused_table(refused, tmp_path):
+    """The sentence with which tables are refused; nothing is written."""
+    return lambda *argv: refused(tables_main, *argv, "--out", tmp_path / "out")
 
 
-def test_another_backbone_is_named_and_taken_when_asked_for(screen, tmp_path, capsys):
+def test_another_backbone_is_named_and_taken_when_asked_for(screen, tmp_path, refused_table):
     make_runs(screen, tmp_path / "runs", algorithm="ERM", model="resnet18")
-    said = refused(capsys, tmp_path, tmp_path / "runs", "--table", 3)
-    assert said == (
-        "error: no run belongs to Table 3 (rxrx1, official, resnet50); found rxrx1, official, resnet18; give "
-        "other runs, or name their backbone by --backbone\n"
-    )
+    told = ["Table 3 (rxrx1, official, resnet50)", "rxrx1, official, resnet18", "--backbone"]
+    assert_says(refused_table(tmp_path / "runs", "--table", 3), *told)
     table = built(tmp_path / "runs", 3, backbones=["resnet18"])
     assert row_of(table, "ERM").backbone == "resnet18" and table.title.endswith("resnet18")
     assert "Where our backbone is another one, the published numbers are by resnet50." in table.notes
 
 
-def test_runs_of_several_settings_are_refused_or_rows_of_their_own(mine, screen, tmp_path, capsys):
+def test_runs_of_several_settings_are_refused_or_rows_of_their_own(mine, screen, refused_table):
     make_run(screen, mine / "other", 0, algorithm="ABRA", lr=0.005)
-    said = refused(capsys, tmp_path, mine)
-    assert "differ in more than the seed: lr (" in said and said.endswith("by --split_settings\n")
+    assert_says(refused_table(mine), "lr (", "--split_settings")
     table = built(mine, 3, split_settings=True)
     rows = [r for r in table.rows if r.key == ("ABRA", None)]
     assert [(r.label, len(r.seeds("Total"))) for r in rows] == [("ABRA [lr 0.01]", 3), ("ABRA [lr 0.005]", 1)]
@@ -53,44 +49,42 @@ def test_several_settings_of_the_reference_leave_nothing_to_test_against(mine, s
     assert row_of(table, "ABRA", "plate_bn").comparison.result.p is not None
 
 
-def test_simulated_and_real_runs_never_share_a_table(mine, tmp_path, capsys):
-    for folder in (mine / "ABRA").glob("*"):
-        change_records(folder, simulated=False)
-    assert "is on simulated data and" in refused(capsys, tmp_path, mine, "--table", 3)
+BAD = {
+    "simulated and real runs": (
+        lambda t: [change_records(folder, simulated=False) for folder in (t / "ABRA").glob("*")],
+        ["simulated data"],
+    ),
+    "splits of different sizes": (
+        lambda t: change_records(t / "ABRA" / "9", "test", n=7),
+        ["test", "ABRA/9"],
+    ),
+    "a seed twice": (lambda t: shutil.copytree(t / "ABRA" / "9", t / "copy"), ["seed 0 of ABRA", "copy"]),
+    "a line that is no record": (
+        lambda t: (t / "ABRA" / "9" / RESULTS).open("a").write("{}\n"),
+        ["line 4", f"ABRA/9/{RESULTS}"],
+    ),
+}
 
 
-def test_splits_of_different_sizes_are_refused(mine, tmp_path, capsys):
-    change_records(mine / "ABRA" / "9", "test", n=7)
-    assert "so they are of different data" in refused(capsys, tmp_path, mine, "--table", 3)
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_never_averaged_or_compared_is_refused(mine, refused_table, case):
+    damage, parts = BAD[case]
+    damage(mine)
+    assert_says(refused_table(mine, "--table", 3), *parts)
 
 
-def test_a_seed_that_is_there_twice_is_refused(mine, tmp_path, capsys):
-    shutil.copytree(mine / "ABRA" / "9", mine / "copy")
-    assert "seed 0 of ABRA is there twice" in refused(capsys, tmp_path, mine)
-
-
-def test_predictions_without_adaptation_beside_the_runs_own_count_once(mine, tmp_path, capsys):
+def test_predictions_without_adaptation_beside_the_runs_own_count_once(mine, refused_table):
     run = mine / "ABRA" / "9"
     (run / "tta_none").mkdir()
     shutil.copy(run / RESULTS, run / "tta_none" / RESULTS)
     assert row_of(built(mine, 3), "ABRA").seeds("Total") == (0, 1, 2)
     set_acc(run / "tta_none", 0.9)
-    assert "seed 0 of ABRA is there twice" in refused(capsys, tmp_path, mine)
+    assert_says(refused_table(mine), "seed 0 of ABRA", "tta_none")
 
 
-def test_an_unreadable_record_line_is_refused(mine, tmp_path, capsys):
-    with (mine / "ABRA" / "9" / RESULTS).open("a") as file:
-        file.write("{}\n")
-    assert "line 4 of" in refused(capsys, tmp_path, mine)
-
-
-def test_an_adaptation_that_is_none_is_refused(made, tmp_path, capsys):
-    assert "--tta got 'plate_bn_experimnt'" in refused(
-        capsys, tmp_path, made, "--table", 3, "--tta", "plate_bn_experimnt"
-    )
-
-
-def test_of_a_folder_of_several_sweeps_a_spec_takes_the_runs_of_its_own(mine, screen, tmp_path, capsys):
+def test_of_a_folder_of_several_sweeps_a_spec_takes_the_runs_of_its_own(
+    mine, screen, tmp_path, refused_table, capsys
+):
     for row, flags in {"ERM": {}, "CE": {"abra_terms": ["ce"]}, "ABRA": {}}.items():
         for seed in (0, 1):
             method = "ERM" if row == "ERM" else "ABRA"
@@ -98,21 +92,26 @@ def test_of_a_folder_of_several_sweeps_a_spec_takes_the_runs_of_its_own(mine, sc
     spec = tmp_path / "spec.yaml"
     rows = "".join(f"\n- {{label: {row}, algorithm: {row}}}" for row in ("ERM", "ABRA", "IRM"))
     spec.write_text(f"seeds: [0, 1]\nrows:{rows}\n")
-    assert "abra_terms" in refused(capsys, tmp_path, tmp_path / "shared", "--table", 3)
+    assert "abra_terms" in refused_table(tmp_path / "shared", "--table", 3)
     assert tables_main([str(tmp_path / "shared"), "--spec", str(spec), "--table", "3"]) == 0
-    capsys.readouterr()
     chosen = chosen_runs(Namespace(runs=tmp_path / "shared", spec=spec))
     assert [run.path.parent.name for run in chosen] == ["ERM", "ERM", "ABRA", "ABRA"]
-    said = refused(capsys, tmp_path, mine, "--spec", spec)
-    assert "holds no run of" in said and "give the --out of its sweep" in said
+    assert_says(refused_table(mine, "--spec", spec), str(spec), "--out")
 
 
-def test_an_empty_folder_a_table_that_the_paper_has_not_and_a_folder_that_is_a_file_are_refused(
-    made, tmp_path, capsys
-):
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--table", 7], ["--table", "7"]),
+        (["--table", 3, "--tta", "plate_bn_experimnt"], ["--tta", "'plate_bn_experimnt'"]),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(made, refused_table, flags, parts):
+    assert_says(refused_table(made, *flags), *parts)
+
+
+def test_a_folder_without_runs_and_one_that_is_a_file_are_refused(made, tmp_path, refused, refused_table):
     (tmp_path / "empty").mkdir()
-    assert "holds no run" in refused(capsys, tmp_path, tmp_path / "empty")
-    assert "invalid choice: 7" in refused(capsys, tmp_path, made, "--table", 7)
     (tmp_path / "file").touch()
-    assert tables_main([str(made), "--out", str(tmp_path / "file")]) == 2
-    assert "cannot be made" in capsys.readouterr().err
+    assert_says(refused_table(tmp_path / "empty"), str(tmp_path / "empty"))
+    assert_says(refused(tables_main, made, "--out", tmp_path / "file"), "--out", str(tmp_path / "file"))

@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from abra_wilds.board.tables import build as tables
+from abra_wilds.board.tables.formats import csv_text, grid
 from abra_wilds.commands.board.tables import main as tables_main
+from abra_wilds.engine.evaluation.scores import SCREEN_SCORES
 from abra_wilds.errors import InputError
 from abra_wilds.results.records import RESULTS, read_records
 from abra_wilds.results.runs import find_runs
@@ -27,10 +27,7 @@ def test_rows_are_the_papers_in_its_order_and_ours_come_behind(made):
     names = ["ERM", "SimCLR", "BYOL", "DINOv2", "DSU", "AdvStyle", "AdvBayes", "ABRA"]
     assert [r.label for r in table.rows] == [*names, "AdaBN", "AdvStyle", "ABRA", "MixStyle", "MixStyle"]
     assert [r.label for r in table.rows if r.missing] == [*names[1:7], "AdvStyle"]
-    assert [r.key for r in table.rows if r.published is None] == [
-        ("MixStyle", None),
-        ("MixStyle", "plate_bn"),
-    ]
+    assert [r.key[1] for r in table.rows if r.published is None] == [None, "plate_bn"]
     assert table.simulated and table.title.startswith("SIMULATED DATA: Table 3")
     assert row_of(table, "ABRA").published.accs["Total"] == (39.6, 0.2)
 
@@ -40,12 +37,9 @@ def test_a_cell_is_the_mean_and_sample_deviation_of_its_records(made):
     for method, accs in ACCS.items():
         for tta, by_seed in zip((None, "plate_bn"), accs, strict=True):
             row = row_of(table, method, tta)
-            for i, column in enumerate(("HEPG2", "HUVEC", "RPE", "U2OS")):
-                expected = 100 * np.mean(by_seed) + i, 100 * np.std(by_seed, ddof=1)
-                assert row.mean_std(column) == pytest.approx(expected)
-            assert row.mean_std("Total") == pytest.approx(
-                (100 * np.mean(by_seed), 100 * np.std(by_seed, ddof=1))
-            )
+            for i, column in enumerate(("HEPG2", "HUVEC", "RPE", "U2OS", "Total")):
+                mean = 100 * np.mean(by_seed) + i * (column != "Total")
+                assert row.mean_std(column) == pytest.approx((mean, 100 * np.std(by_seed, ddof=1)))
             assert row.seeds("Total") == (0, 1, 2)
 
 
@@ -79,26 +73,22 @@ def test_only_seeds_that_both_rows_have_are_paired_and_the_table_says_so(mine):
     assert "ABRA: compared by seeds 0, 2, which ERM has too." in table.notes
 
 
-def test_one_seed_has_neither_deviation_nor_test(mine):
-    for name in ("8", "9"):
-        shutil.rmtree(mine / "ABRA" / name)
-    row = row_of(built(mine, 3), "ABRA")
-    assert row.mean_std("Total") == (pytest.approx(32.5), None)
-    assert row.comparison.untested == "one seed" and row.comparison.p_holm is None
-
-
-def test_without_the_reference_nothing_is_tested_and_the_row_says_why(mine):
-    shutil.rmtree(mine / "ERM")
-    table = built(mine, 3)
-    assert row_of(table, "ABRA").comparison.untested == "no rows of ERM"
-    assert row_of(table, "ABRA", "plate_bn").comparison.untested == "no rows of AdaBN"
-    assert row_of(table, "ERM").missing
-
-
-def test_no_shared_seed_is_no_test(mine, screen):
-    shutil.rmtree(mine / "ERM")
-    make_runs(screen, mine / "ERM", (4, 5), algorithm="ERM")
-    assert row_of(built(mine, 3), "ABRA").comparison.untested == "no seed with ERM"
+@pytest.mark.parametrize(
+    ("lost", "key", "why"),
+    [
+        (["ABRA/8", "ABRA/9"], ("ABRA", None), "one seed"),
+        (["ERM"], ("ABRA", None), "no rows of ERM"),
+        (["ERM"], ("ABRA", "plate_bn"), "no rows of AdaBN"),
+        (["ERM/8", "ERM/9", "ABRA/7"], ("ABRA", None), "no seed with ERM"),
+    ],
+)
+def test_without_seeds_that_both_have_nothing_is_tested_and_the_row_says_why(mine, lost, key, why):
+    for name in lost:
+        shutil.rmtree(mine / name)
+    row = row_of(built(mine, 3), *key)
+    assert row.comparison.untested == why and row.comparison.p_holm is None
+    if why == "one seed":
+        assert row.mean_std("Total") == (pytest.approx(32.5), None)
 
 
 def test_equal_runs_have_no_p(screen, tmp_path):
@@ -150,13 +140,34 @@ def test_six_channels_count_the_last_epoch_and_have_two_tables(screen, tmp_path)
     two, six = tables.build_tables(find_runs(tmp_path), [2, 6])
     assert [r.key[0] for r in two.rows if not r.missing] == ["ERM", "DINOv2"]
     assert [(r.label, r.key[0]) for r in six.rows if not r.missing] == [("Gradient Reversal", "DANN")]
-    assert any(
-        note == "Runs on this data set that are not of this table: DANN by densenet161, official splits."
-        for note in two.notes
+    assert (
+        "Runs on this data set that are not of this table: DANN by densenet161, official splits." in two.notes
     )
     change_records(tmp_path / "DANN", checkpoint="best")
     with pytest.raises(InputError, match="no run belongs to Table 6"):
         built(tmp_path, 6)
+
+
+def test_scores_of_a_screen_are_columns_where_records_have_them(screen, tmp_path):
+    """Table 2 (six channels), two seeds of ABRA with scores and one of ERM of an older version without."""
+    values = {"model": "resnet50", "pretrained": False, "dataset": "rxrx1_6ch", "split_scheme": "official"}
+    accs = {0: 0.25, 1: 0.75}
+    for method, seed in (("ABRA", 0), ("ABRA", 1), ("ERM", 0)):
+        run = make_run(screen, tmp_path / method / str(seed), seed, algorithm=method, **values)
+        scores = dict(zip(SCREEN_SCORES, (accs[seed], 0.5, 1.0), strict=True))
+        change_records(run, checkpoint="last", acc_screen=scores if method == "ABRA" else {})
+    table = built(tmp_path, 2)
+    assert table.columns == [*table.layout.columns, "Treatments", "Wells", "Treatment wells"]
+    assert row_of(table, "ABRA").mean_std("Treatments") == pytest.approx((50.0, 25 * 2**0.5))
+    headers, cells = [name for _, name in grid(table)[0]], grid(table)[1]
+    shown = {row[0].split()[0]: row for row in cells if row[1] == "-"}
+    first = headers.index("Treatments")
+    assert shown["ABRA"][first : first + 3] == ["50.0 ± 35.4", "50.0 ± 0.0", "100.0 ± 0.0"]
+    assert shown["ERM"][first : first + 3] == ["missing"] * 3 and headers.count("Wells") == 1
+    assert "Wells_mean" in csv_text(table) and any("Treatments: images" in note for note in table.notes)
+    for seed in accs:
+        change_records(tmp_path / "ABRA" / str(seed), acc_screen={})
+    assert built(tmp_path, 2).columns == list(table.layout.columns)
 
 
 def test_real_runs_are_not_called_simulated(made, tmp_path):
@@ -164,9 +175,7 @@ def test_real_runs_are_not_called_simulated(made, tmp_path):
     for path in (tmp_path / "real").rglob(RESULTS):
         change_records(path.parent, simulated=False)
     table = built(tmp_path / "real", 3)
-    assert (
-        not table.simulated and table.title.startswith("Table 3") and "SIMULATED" not in "".join(table.notes)
-    )
+    assert not table.simulated and "SIMULATED" not in "".join([table.title, *table.notes])
 
 
 def test_a_run_without_records_is_named(mine, screen):
@@ -224,43 +233,19 @@ def test_four_files_a_table_are_written_and_the_markdown_is_printed(made, tmp_pa
     assert capsys.readouterr().out == "\n".join(written) + "\n"
 
 
-# A finder and not None in sys.modules, because scipy asks there whether torch is loaded.
-BARE = """
-import runpy, sys
-
-class Absent:
-    def find_spec(name, path=None, target=None):
-        if name in ("torch", "torchvision", "pandas", "wilds"):
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Absent)
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_path({folder!r} + "/tables.py", run_name="__main__")
-finally:
-    # Not getrusage's: that begins with what the parent held.
-    print("peak", open("/proc/self/status").read().split("VmHWM:")[1].split()[0], file=sys.stderr)
-"""
-
-
 def test_three_seeds_of_the_official_size_take_seconds_without_torch_and_pandas(tmp_path):
     """84,898 predictions by each of two methods and three seeds; only their records are read."""
     screen = boards.make_screen(tmp_path / "screen", "full")
     for method in ("ERM", "ABRA"):
         make_runs(screen, tmp_path / "runs" / method, algorithm=method)
     began = seconds_of_children()
-    command = [sys.executable, "-c", BARE.format(folder=str(boards.SCRIPTS)), "tables.py"]
-    done = subprocess.run([*command, "runs", "--out", "out"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert seconds_of_children() - began < 30 and int(done.stderr.split()[-1]) < 512 * 1024
+    absent = "torch torchvision pandas wilds"
+    _, _, peak = boards.script("tables.py", "runs", "--out", "out", cwd=tmp_path, absent=absent)
+    assert seconds_of_children() - began < 30 and peak < 512 * 1024
     with (tmp_path / "out" / "table_3.csv").open() as file:
         (abra,) = [r for r in csv.DictReader(file) if (r["method"], r["tta"]) == ("ABRA", "")]
-    accs = [
-        100 * r.acc
-        for seed in (0, 1, 2)
-        for r in read_records(tmp_path / "runs" / "ABRA" / f"seed{seed}" / RESULTS)
-        if r.split == "test"
-    ]
+    own = [r for path in (tmp_path / "runs" / "ABRA").rglob(RESULTS) for r in read_records(path)]
+    accs = [100 * r.acc for r in own if r.split == "test"]
     assert float(abra["Total_mean"]) == pytest.approx(np.mean(accs))
     assert float(abra["Total_std"]) == pytest.approx(np.std(accs, ddof=1))
 

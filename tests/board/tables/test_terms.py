@@ -16,12 +16,10 @@ from tests.board import boards
 from tests.board.boards import change_records, make_runs
 from tests.board.tables.table_boards import built, row_of
 
-SPECS = {path.stem: path for path in sorted((boards.BOARD / "specs").glob("*.yaml"))}
 
-
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", boards.SPECS)
 def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
-    spec, used = read_spec(SPECS[name]), set()
+    spec, used = read_spec(boards.SPECS[name]), set()
     for row in spec.rows:
         found = unequal(spec)[row.label]
         assert set(found) <= set(row.differs), f"{row.label} does not say why it differs in {found}"
@@ -31,10 +29,11 @@ def test_rows_of_a_spec_differ_in_what_they_declare_and_nothing_else(name):
     assert set(declared) == used and all(declared.values()) and set(declared) <= set(COMPARED)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_all_predictions_of_a_spec_pick_their_epoch_by_one_rule(name):
-    planned = plan(read_spec(SPECS[name]), boards.Path("RUNS"), seeds=[0])
+@pytest.mark.parametrize("name", boards.SPECS)
+def test_all_predictions_of_a_spec_share_their_statistics_and_the_rule_that_picks_an_epoch(name):
+    planned = plan(read_spec(boards.SPECS[name]), boards.Path("RUNS"), seeds=[0])
     assert len({run.checkpoint for run in planned}) == 1
+    assert {run.config.eval.bn_stats for run in planned} == {"precise"}
     for run in planned:
         for a in run.adaptations:
             own_val = a.name == run.config.eval.name or a.model == f"best_{a.name}"
@@ -42,31 +41,22 @@ def test_all_predictions_of_a_spec_pick_their_epoch_by_one_rule(name):
             assert picks_epochs(run.config)
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_all_rows_of_a_spec_predict_by_re_estimated_statistics(name):
-    planned = plan(read_spec(SPECS[name]), boards.Path("RUNS"), seeds=[0])
-    assert {run.config.eval.bn_stats for run in planned} == {"precise"}
+def spec_of(folder, rows):
+    """The file of a sweep of one seed."""
+    (folder / "spec.yaml").write_text(f"name: x\nseeds: [0]\nrows: {rows}\n")
+    return folder / "spec.yaml"
 
 
 def test_a_sweep_names_what_a_row_does_not_declare(tmp_path, capsys):
-
     rows = "[{label: ERM, algorithm: ERM}, {label: Long, algorithm: ERM, settings: {n_epochs: 200}}]"
-    path = tmp_path / "spec.yaml"
-    path.write_text(f"name: x\nseeds: [0]\nrows: {rows}\n")
-    assert sweep_main([str(path), "--out", str(tmp_path / "runs"), "--dry_run"]) == 0
+    assert sweep_main([str(spec_of(tmp_path, rows)), "--out", str(tmp_path / "runs"), "--dry_run"]) == 0
     assert "note: Long differs from ERM in --n_epochs" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="module")
-def screen(tmp_path_factory):
-    return boards.make_screen(tmp_path_factory.mktemp("screen"))
 
 
 def two_methods(screen, folder, **of_abra):
     """Runs of ERM and ABRA that differ in what is given."""
-    shared = {"preset": "paper"}
-    make_runs(screen, folder / "ERM", algorithm="ERM", **shared)
-    make_runs(screen, folder / "ABRA", algorithm="ABRA", **{**shared, **of_abra})
+    make_runs(screen, folder / "ERM", algorithm="ERM", preset="paper")
+    make_runs(screen, folder / "ABRA", algorithm="ABRA", preset="paper", **of_abra)
     return folder
 
 
@@ -105,20 +95,16 @@ def test_what_an_older_run_does_not_know_is_not_compared():
     assert differing_terms({"amp": None, "frac": 1.0}, {"amp": "bf16", "frac": 0.5}) == ["frac", "amp"]
 
 
-def test_what_a_test_needs_equal_cannot_be_declared_different(tmp_path):
-    path = tmp_path / "spec.yaml"
-    for term in ("bn_stats", "n_epoch"):
-        row = f"{{label: ERM, algorithm: ERM, differs: {{{term}: why}}}}"
-        path.write_text(f"name: x\nseeds: [0]\nrows: [{row}]\n")
-        with pytest.raises(InputError, match=f"differs of row 'ERM' .*has '{term}'; it may have transform"):
-            read_spec(path)
+@pytest.mark.parametrize("term", ["bn_stats", "n_epoch"])
+def test_what_a_test_needs_equal_cannot_be_declared_different(tmp_path, term):
+    rows = f"[{{label: ERM, algorithm: ERM, differs: {{{term}: why}}}}]"
+    with pytest.raises(InputError, match=f"differs of row 'ERM' .*'{term}'"):
+        read_spec(spec_of(tmp_path, rows))
 
 
 def test_an_adaptation_of_a_spec_need_not_repeat_what_its_run_has(tmp_path):
-    row = "{label: AdaBN, config: adabn, tta: [{tta_batch_size: 64}]}"
-    path = tmp_path / "spec.yaml"
-    path.write_text(f"name: x\nseeds: [0]\nrows: [{row}]\n")
-    (run,) = plan(read_spec(path), tmp_path)
+    rows = "[{label: AdaBN, config: adabn, tta: [{tta_batch_size: 64}]}]"
+    (run,) = plan(read_spec(spec_of(tmp_path, rows)), tmp_path)
     (adaptation,) = run.adaptations
     assert adaptation.name == "plate_bn_b64" and adaptation.model == "best_plate_bn_b64"
     assert "plate_bn,batch_size=64" in run.words
@@ -136,7 +122,7 @@ def test_other_terms_are_named_under_the_table_and_tested(screen, tmp_path):
 
 def test_records_without_what_picked_them_count_as_picked_by_their_run(screen, tmp_path):
     folder = tmp_path / "runs"
-    make_runs(screen, folder, algorithm="ABRA", preset="paper", tta="plate_bn", adapted={"tta": "plate_bn"})
+    make_runs(screen, folder, algorithm="ABRA", preset="paper", **boards.ADAPTED)
     table = built(folder, 3)
     assert row_of(table, "ABRA").terms["epoch"] == "own val"
     assert row_of(table, "ABRA", "plate_bn").terms["epoch"] == "val by none"

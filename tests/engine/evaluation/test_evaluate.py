@@ -15,14 +15,12 @@ from abra_wilds.engine.evaluation.evaluate import (
     by_cell,
     plain_images,
     predict,
-    read_predictions,
     reestimate_bn,
     save_predictions,
     score,
 )
 from abra_wilds.methods import METHODS
 from abra_wilds.nets.staged import BATCH_NORMS
-from abra_wilds.types import InputError
 from tests import runs
 from tests.helpers import make_method
 
@@ -166,22 +164,8 @@ def test_a_cell_type_that_does_not_occur_has_no_accuracy():
     assert by_cell({**results, "acc_cell_type:B": 0.0, "count_cell_type:B": 0.0}) == {"A": 0.5}
 
 
-def test_predictions_are_saved_one_a_line_and_read_back(tmp_path):
+def test_predictions_are_saved_one_a_line(tmp_path):
     path = tmp_path / "pred.csv"
     save_predictions(path, torch.tensor([3, 0, 1138]))
     assert path.read_bytes() == b"3\n0\n1138\n"
-    assert read_predictions(path, 3).tolist() == [3, 0, 1138]
     assert [p.name for p in tmp_path.iterdir()] == ["pred.csv"]
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("1\n2\n", "holds 2 predictions for 3 images; predict again"),
-        ("1\n2.5\n3\n", "must hold one class id a line"),
-    ],
-)
-def test_other_predictions_are_refused(tmp_path, text, said):
-    (tmp_path / "pred.csv").write_text(text)
-    with pytest.raises(InputError, match=said):
-        read_predictions(tmp_path / "pred.csv", 3)
