@@ -115,6 +115,22 @@ def gradients(method, loss):
     return dict(zip(names, found, strict=True))
 
 
+def assert_same_step(method, other, batch, *own):
+    """The same loss and gradients; `own`: how names of parameters begin that the first has alone."""
+    a, b = method(batch), other(batch)
+    assert worst(a.loss, b.loss) < 1e-12
+    found = {name: g for name, g in gradients(method, a.loss).items() if not name.startswith(own)}
+    assert worst(found, gradients(other, b.loss)) < 1e-12
+    return a, b
+
+
+def erm_like(method):
+    """An ERM method with the same featurizer and classifier."""
+    erm = make_method("ERM")
+    erm.load_state_dict({k: v for k, v in method.state_dict().items() if k.startswith(("net.", "head."))})
+    return erm
+
+
 def worst(a, b):
     """Largest absolute difference of two tensors, or of two dictionaries of tensors with the same keys."""
     if isinstance(a, dict):
