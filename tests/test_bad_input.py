@@ -1,7 +1,5 @@
 """Acceptance 9: bad data, folders and weights are one sentence, exit code 2, and leave no file."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Numbers and objects across two processes, and which batches each of them takes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

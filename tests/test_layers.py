@@ -1,7 +1,5 @@
 """The shape of the source: imports point one way, one backward(), small files, a docstring each."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether adaptation is advisable: the rule on made-up divergences, without torch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Fig. 7: each draw predicts as `evaluate.predict` does over the same batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

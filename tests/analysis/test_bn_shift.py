@@ -1,7 +1,5 @@
 """Fig. 8: statistics are those of train mode, and divergences those of torch."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 

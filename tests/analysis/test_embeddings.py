@@ -1,7 +1,5 @@
 """Figs. 9 and 10: features are the model's, and pictures of them repeat themselves."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

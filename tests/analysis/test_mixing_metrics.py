@@ -1,7 +1,5 @@
 """Metrics against loops over pairs of wells, closed forms, and embeddings made to be mixed or apart."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

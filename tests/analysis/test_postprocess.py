@@ -1,7 +1,5 @@
 """Alignment on controls against sums written out, and against eigenvectors of the controls' covariance."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

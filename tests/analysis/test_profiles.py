@@ -1,7 +1,5 @@
 """Metadata of profiles: what wells show, and what they are called."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

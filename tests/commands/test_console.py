@@ -1,7 +1,5 @@
 """`abra-wilds`: doctor's report, and refusals in one sentence."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """`abra-wilds embed`: what the classifier reads, as profiles that pycytominer and copairs open."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

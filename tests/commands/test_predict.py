@@ -1,7 +1,5 @@
 """`abra-wilds predict`: a saved model with any adaptation, in a folder of its own, nothing overwritten."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

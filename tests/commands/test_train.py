@@ -1,7 +1,5 @@
 """The command beside training: --dry_run, --eval_only, --overwrite."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

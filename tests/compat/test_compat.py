@@ -1,7 +1,5 @@
 """Making WILDS importable: in processes of their own, because imports happen once."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess

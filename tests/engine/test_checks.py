@@ -1,7 +1,5 @@
 """What is refused before a run begins because it would end it, or leave nothing of it, only afterwards."""
 
-from __future__ import annotations
-
 import shutil
 
 import pandas as pd

@@ -4,8 +4,6 @@ The backend is AOT autograd alone, which takes moments for what Inductor would c
 operators.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from types import SimpleNamespace

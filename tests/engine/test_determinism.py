@@ -1,7 +1,5 @@
 """Acceptance 7: a run is a function of its settings and its seed, bit for bit on a CPU."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

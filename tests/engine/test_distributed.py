@@ -1,7 +1,5 @@
 """Runs on two processes: what is alike on both, what equals one process, what is written and what refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

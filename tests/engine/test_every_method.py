@@ -1,7 +1,5 @@
 """Every name of the table, in both channel counts, runs, resumes and writes every output."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The first lines of a run."""
 
-from __future__ import annotations
-
 import shutil
 
 from abra_wilds import run_config

@@ -1,7 +1,5 @@
 """Acceptance 5, precision: half in the backbone alone, close losses, scaled steps, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

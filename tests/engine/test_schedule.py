@@ -1,7 +1,5 @@
 """The learning rate against closed forms and torch's schedulers; how fit counts and averages steps."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

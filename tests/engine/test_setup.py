@@ -1,7 +1,5 @@
 """What is decided before training: the device, the workers, and images that a transform cannot turn."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """What the benchmark of training refuses before it writes, and what it counts."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

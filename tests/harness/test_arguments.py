@@ -1,7 +1,5 @@
 """One command line for two parsers: what each is told, where values come from, and what is refused."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 

@@ -1,7 +1,5 @@
 """A checkout is found by its files, and whatever is none is refused in one sentence."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What the checkout's own configuration holds when training begins is what our configuration says."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from dataclasses import fields

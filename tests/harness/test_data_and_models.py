@@ -1,7 +1,5 @@
 """Six-channel images and networks of timm's inside a checkout, which knows neither."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import pytest

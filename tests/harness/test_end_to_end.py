@@ -1,7 +1,5 @@
 """Acceptance 1: our methods train, resume and evaluate inside a checkout, which stays as it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Acceptance 3: our predictions, scored by the checkout's own evaluate.py, give our logged numbers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

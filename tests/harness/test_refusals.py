@@ -1,7 +1,5 @@
 """What cannot be run inside a checkout is refused by one sentence, before it costs an epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

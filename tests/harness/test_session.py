@@ -1,7 +1,5 @@
 """`registered` leaves the process as it was, and brings every method, backbone and data set along."""
 
-from __future__ import annotations
-
 import copy
 import io
 import os

@@ -1,7 +1,5 @@
 """What today's packages no longer give is supplied in memory, said, and named by doctor with its fix."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys

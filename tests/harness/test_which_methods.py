@@ -1,7 +1,5 @@
 """Which methods a checkout's loop has a place for, and what each of them leaves in its logs."""
 
-from __future__ import annotations
-
 import math
 import re
 from pathlib import Path

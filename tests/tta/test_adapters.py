@@ -1,7 +1,5 @@
 """Adapters: AdaBN's invariances on a whole method, end points, controls, and a method left as it was."""
 
-from __future__ import annotations
-
 import copy
 import math
 

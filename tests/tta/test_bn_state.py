@@ -1,7 +1,5 @@
 """Other batch-norm statistics for a while: closed forms on one layer, and nothing left behind."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """Adaptation on real loaders: dataset order, byte-for-byte equality without it, by hand with it, in a run."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import chain

@@ -1,7 +1,5 @@
 """Who shares statistics with whom: bio-batches, parts, controls, and the count of them in one line."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How a bio-batch is cut: at random, alike every time, with all its plates in every part."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Checkpoints: strict, whole, and without code that runs when they are loaded."""
 
-from __future__ import annotations
-
 import os
 import pickle
 

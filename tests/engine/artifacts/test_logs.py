@@ -1,7 +1,5 @@
 """Averages against NumPy, csv files that survive a kill, and the end of a run whose loss is lost."""
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """What ends a run from outside, memory, disk or a killed process: one sentence, and earlier epochs stay."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

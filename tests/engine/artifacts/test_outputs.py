@@ -1,7 +1,5 @@
 """Acceptance 2: every method by one command, every file, and WILDS' own evaluator agrees with the logs."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """Acceptance 6: a run that was killed and resumed ends as the run that was not, bit for bit, on a CPU."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

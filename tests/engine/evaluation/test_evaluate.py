@@ -1,7 +1,5 @@
 """Predictions in dataset order, batch-norm statistics as torch re-estimates them, and WILDS' numbers."""
 
-from __future__ import annotations
-
 import copy
 from itertools import chain
 

@@ -1,7 +1,5 @@
 """Runs whose numbers may stand in one row with others: batch-norm statistics, choice of the epoch, images."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Scores among treatments and by well, against loops over images and wells."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

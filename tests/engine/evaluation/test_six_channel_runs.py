@@ -1,7 +1,5 @@
 """Runs on six channels: scores beside WILDS', and splits without validation, where the last epoch counts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
