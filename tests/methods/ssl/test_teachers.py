@@ -55,9 +55,7 @@ def test_nothing_of_the_teacher_is_differentiated_or_handed_to_the_optimiser(cls
 @EACH
 def test_everything_else_but_the_classifier_is_trained_and_belongs_to_one_group(cls):
     method = made(cls)
-    sgd_step(
-        method, batch(cls, seed=3)
-    )  # at the start units may be dead by symmetry
+    sgd_step(method, batch(cls, seed=3))  # at the start units may be dead by symmetry
     method.zero_grad()
     method(batch(cls)).loss.backward()
     learned = {n: p for n, p in method.named_parameters() if p.requires_grad}
