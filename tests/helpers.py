@@ -27,12 +27,9 @@ def tiny_net(seed=0, in_channels=3):
     torch.manual_seed(seed)
     stages, before = {}, in_channels
     for name, C in CHANNELS.items():
-        kernel = (
-            {"kernel_size": 3, "padding": 1}
-            if name == "stem"
-            else {"kernel_size": 1, "stride": 1 + (name == "res2")}
-        )
-        stages[name] = nn.Sequential(nn.Conv2d(before, C, bias=False, **kernel), nn.BatchNorm2d(C), nn.ReLU())
+        size, stride, padding = (3, 1, 1) if name == "stem" else (1, 1 + (name == "res2"), 0)
+        conv = nn.Conv2d(before, C, size, stride, padding, bias=False)
+        stages[name] = nn.Sequential(conv, nn.BatchNorm2d(C), nn.ReLU())
         nn.init.uniform_(stages[name][1].weight, 0.5, 1.5)
         nn.init.uniform_(stages[name][1].bias, 0.2, 1.0)
         before = C
@@ -45,16 +42,8 @@ def tiny_vit(seed=0, in_channels=3):
     from timm.models.vision_transformer import VisionTransformer
 
     torch.manual_seed(seed)
-    vit = VisionTransformer(
-        img_size=8,
-        patch_size=2,
-        in_chans=in_channels,
-        num_classes=0,
-        embed_dim=32,
-        depth=4,
-        num_heads=2,
-        dynamic_img_size=True,
-    )
+    images = {"img_size": 8, "patch_size": 2, "in_chans": in_channels, "dynamic_img_size": True}
+    vit = VisionTransformer(**images, num_classes=0, embed_dim=32, depth=4, num_heads=2)
     torch.nn.init.normal_(vit.cls_token, std=0.5)
     return staged_vit(vit)
 
@@ -113,6 +102,27 @@ def gradients(method, loss):
     names, parameters = zip(*method.named_parameters(), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     return dict(zip(names, found, strict=True))
+
+
+def assert_same_step(method, other, batch, *own):
+    """The same loss and gradients; `own`: how names of parameters begin that the first has alone."""
+    a, b = method(batch), other(batch)
+    assert worst(a.loss, b.loss) < 1e-12
+    found = {name: g for name, g in gradients(method, a.loss).items() if not name.startswith(own)}
+    assert worst(found, gradients(other, b.loss)) < 1e-12
+    return a, b
+
+
+def erm_like(method):
+    """An ERM method with the same featurizer and classifier."""
+    erm = make_method("ERM")
+    erm.load_state_dict({k: v for k, v in method.state_dict().items() if k.startswith(("net.", "head."))})
+    return erm
+
+
+def assert_is_erm(method, batch, *own):
+    """The same step as that of ERM with its featurizer and classifier; `own` as above."""
+    return assert_same_step(method, erm_like(method), batch, *own)
 
 
 def worst(a, b):
@@ -186,13 +196,8 @@ def as_model(method):
     V = array(method.arc_weight) if getattr(method, "arc_weight", None) is not None else None
     neck = getattr(method, "neck", None)
     neck = (array(neck.weight), array(neck.bias)) if isinstance(neck, nn.LayerNorm) else None
-    return Model(
-        {name: black_box(name) for name in STAGES},
-        array(method.head.weight),
-        array(method.head.bias),
-        V,
-        neck,
-    )
+    head = array(method.head.weight), array(method.head.bias)
+    return Model({name: black_box(name) for name in STAGES}, *head, V, neck)
 
 
 def noise_arrays(method, noise, N):

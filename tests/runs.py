@@ -68,9 +68,8 @@ def small_root(
     (data / "images").symlink_to(sim_root / "rxrx1_v1.0" / "images")
     (data / "RELEASE_v1.0.txt").touch()
     rows = pd.read_csv(sim_root / "rxrx1_v1.0" / "metadata.csv")
-    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)].sample(
-        frac=1, random_state=0
-    )
+    rows = rows[rows["cell_type"].isin(["HEPG2", "HUVEC"]) & (rows["plate"] <= 2)]
+    rows = rows.sample(frac=1, random_state=0)
     (rows if change is None else change(rows)).to_csv(data / "metadata.csv", index=False)
     return folder
 
@@ -127,21 +126,17 @@ def command(root: Path, log_dir: Path, algorithm: str = "ABRA", **changes: Any) 
 
 def child(argv: list[str], wait_at: int | None = None) -> subprocess.Popen[str]:
     """The tiny program as a process, with this process's number of threads, so that sums come out alike."""
-    env = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        "MKL_NUM_THREADS": str(torch.get_num_threads()),
-    }
+    env = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
     if wait_at is not None:
         env[WAIT] = str(wait_at)
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.runs", *argv],
-        cwd=REPOSITORY,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    command, pipe = [sys.executable, "-m", "tests.runs", *argv], subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPOSITORY, env=env, text=True, stdout=pipe, stderr=pipe)
+
+
+def process(*command: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """A finished process, started in the repository, with what it printed."""
+    started = [sys.executable, *map(str, command)]
+    return subprocess.run(started, capture_output=True, text=True, **{"cwd": REPOSITORY, **more})
 
 
 def kill_at(argv: list[str], log_dir: Path, step: int, patience: float = 300) -> None:
@@ -203,6 +198,52 @@ def write_png(path: Path, seed: int = 0, side: int = 32) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)).save(path)
+
+
+def files(dataset: str = "rxrx1") -> set[str]:
+    """Names of everything that a run of the command leaves in its folder."""
+    epochs = ("best", "last")
+    return {
+        *("log.txt", "config.json", "results.jsonl"),
+        *(f"{split}_{kind}.csv" for split in ("train", *SPLITS) for kind in ("eval", "algo")),
+        *(f"{dataset}_split:{split}_seed:0_epoch:{e}_pred.csv" for split in SPLITS for e in epochs),
+        *(f"{dataset}_seed:0_epoch:{e}_model.pth" for e in epochs),
+    }
+
+
+def names_in(folder: Path) -> set[str]:
+    """Names of a folder's entries."""
+    return {path.name for path in folder.iterdir()}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """{name: bytes} of a folder's files."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def stop_at(patch: Any, n: int, module: Any = None, name: str = "step") -> None:
+    """Let the n-th call of a function, fit's step if no module is given, end the run as Ctrl-C does."""
+    from abra_wilds.engine import fit as fit_module
+
+    module, taken = module or fit_module, [0]
+    original = getattr(module, name)
+
+    def stopping(*args: Any, **kwargs: Any) -> Any:
+        taken[0] += 1
+        if taken[0] == n:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    patch.setattr(module, name, stopping)
+
+
+def sentence(capsys: Any, job: Callable[..., int], *args: Any, code: int = 2) -> str:
+    """The one sentence, all that stands on stderr, with which a job ends by this exit code."""
+    capsys.readouterr()
+    assert job(*args) == code
+    error = str(capsys.readouterr().err)
+    assert re.fullmatch(r"error: [^\n]{20,}\n", error), error
+    return error.removeprefix("error: ").rstrip("\n")
 
 
 def refusal(

@@ -1,9 +1,6 @@
 """Acceptance 9: bad data, folders and weights are one sentence, exit code 2, and leave no file."""
 
-from __future__ import annotations
-
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -32,43 +29,20 @@ def put(column, value, where=lambda rows: rows.index == rows.index[3]):
     return change
 
 
+# what is wrong -> (change of the table, what is named)
 METADATA = {
-    "missing column": (
-        drop("sirna_id"),
-        ("metadata.csv lacks the columns sirna_id", "it must have cell_type"),
-    ),
-    "renamed column": (
-        lambda rows: rows.rename(columns={"experiment": "Experiments"}),
-        ("lacks the columns experiment", "it must have"),
-    ),
-    "label that is no number": (
-        put("sirna_id", "s7"),
-        ("sirna_id", "must be an integer", "line ", "'s7'", "1 of 256", "correct"),
-    ),
-    "negative label": (put("sirna_id", -1), ("sirna_id", "an integer of at least 0", "'-1'", "correct them")),
-    "label with a gap": (
-        put("sirna_id", 12),
-        ("must run from 0 to 12 without gaps", "9, 10, 11", "number the classes"),
-    ),
-    "one class only": (
-        put("sirna_id", 0, lambda rows: rows.index >= 0),
-        ("has sirna_id 0", "two classes are needed"),
-    ),
-    "split that does not exist": (
-        put("dataset", "valid"),
-        ("must be one of train, val, test", "'valid'", "correct"),
-    ),
-    "plate counted from 0": (put("plate", 0), ("plate", "an integer of at least 1", "'0'", "correct them")),
-    "no row": (lambda rows: rows.iloc[:0], ("has a header and no rows", "restore the file")),
-    "image listed twice": (
-        lambda rows: rows.iloc[[0, *range(len(rows))]],
-        ("more than once", "keep one row an image"),
-    ),
-    "no val split": (
-        lambda rows: rows[rows["dataset"] != "val"],
-        ("split 'val' has no image",),
-    ),
-    "no image file": (put("well", "Z99"), ("1 of 256 images are missing", "Z99", "restore")),
+    "missing column": (drop("sirna_id"), ("metadata.csv", "sirna_id", "cell_type")),
+    "renamed column": (lambda rows: rows.rename(columns={"experiment": "Experiments"}), ("experiment",)),
+    "label that is no number": (put("sirna_id", "s7"), ("sirna_id", "line ", "'s7'", "1 of 256")),
+    "negative label": (put("sirna_id", -1), ("sirna_id", "at least 0", "'-1'")),
+    "label with a gap": (put("sirna_id", 12), ("0 to 12", "9, 10, 11")),
+    "one class only": (put("sirna_id", 0, lambda rows: rows.index >= 0), ("sirna_id 0", "two classes")),
+    "split that does not exist": (put("dataset", "valid"), ("train, val, test", "'valid'")),
+    "plate counted from 0": (put("plate", 0), ("plate", "at least 1", "'0'")),
+    "no row": (lambda rows: rows.iloc[:0], ("metadata.csv", "no rows")),
+    "image listed twice": (lambda rows: rows.iloc[[0, *range(len(rows))]], ("more than once",)),
+    "no val split": (lambda rows: rows[rows["dataset"] != "val"], ("'val'",)),
+    "no image file": (put("well", "Z99"), ("1 of 256 images", "Z99")),
 }
 
 
@@ -83,12 +57,9 @@ def test_a_bad_metadata_csv(sim_root, refused, tmp_path, change):
 @pytest.mark.parametrize(
     ("remove", "parts"),
     [
-        ("rxrx1_v1.0", ("there is no data set in", "rxrx1_v1.0", "abra-wilds fetch", "abra-wilds simulate")),
-        ("rxrx1_v1.0/metadata.csv", ("holds no metadata.csv", "abra-wilds simulate")),
-        (
-            "rxrx1_v1.0/RELEASE_v1.0.txt",
-            ("holds no RELEASE_v1.0.txt", "complete data set", "abra-wilds simulate"),
-        ),
+        ("rxrx1_v1.0", ("rxrx1_v1.0", "abra-wilds fetch", "abra-wilds simulate")),
+        ("rxrx1_v1.0/metadata.csv", ("metadata.csv", "abra-wilds simulate")),
+        ("rxrx1_v1.0/RELEASE_v1.0.txt", ("RELEASE_v1.0.txt", "abra-wilds simulate")),
     ],
 )
 def test_a_data_set_that_is_missing(sim_root, refused, tmp_path, remove, parts):
@@ -103,7 +74,7 @@ def test_a_data_set_that_is_missing(sim_root, refused, tmp_path, remove, parts):
 def test_wilds_data_is_where_the_data_is_looked_for(refused, tmp_path, monkeypatch):
     monkeypatch.setenv("WILDS_DATA", str(tmp_path / "elsewhere"))
     said = refused(runs.command(tmp_path, tmp_path / "run", "ERM", root_dir=None))
-    assert_says(said, f"there is no data set in {tmp_path / 'elsewhere' / 'rxrx1_v1.0'}")
+    assert_says(said, str(tmp_path / "elsewhere" / "rxrx1_v1.0"))
 
 
 @pytest.fixture
@@ -120,44 +91,34 @@ def copied(sim_root, tmp_path):
     return root
 
 
-@pytest.mark.parametrize("keep", [0, 100, 1500])
-def test_a_truncated_png_fails_with_its_path(copied, capsys, tmp_path, keep):
-    """Whichever split it is in: WILDS would load it with its lower rows black."""
-    path = copied / "rxrx1_v1.0" / "images" / "HUVEC-04" / "Plate2" / "B05_s1.png"
+@pytest.mark.parametrize(
+    ("experiment", "keep", "workers"),
+    [("HUVEC-04", 0, 0), ("HUVEC-04", 100, 0), ("HUVEC-04", 1500, 0), ("HEPG2-01", 1000, 2)],
+)
+def test_a_truncated_png_fails_with_its_path(copied, capsys, tmp_path, experiment, keep, workers):
+    """Whichever split it is in, in worker processes too: WILDS would load it with its lower rows black."""
+    path = copied / "rxrx1_v1.0" / "images" / experiment / "Plate2" / "B05_s1.png"
     content = path.read_bytes()
     path.unlink()
     path.write_bytes(content[:keep])
-    assert main(runs.command(copied, tmp_path / "run", "ERM", n_epochs=1)) == 2
-    error = capsys.readouterr().err
-    assert re.fullmatch(
-        rf"error: {re.escape(str(path))} cannot be read \(.+\); restore this image\n", error
-    ), error
+    more = {"n_epochs": 1, "loader_kwargs": {"num_workers": workers}}
+    said = runs.sentence(capsys, main, runs.command(copied, tmp_path / "run", "ERM", **more))
+    assert said.startswith(str(path))
     assert not list((tmp_path / "run").glob("*.pth"))
-
-
-def test_a_truncated_png_fails_in_worker_processes_too(copied, capsys, tmp_path):
-    path = copied / "rxrx1_v1.0" / "images" / "HEPG2-01" / "Plate1" / "B05_s1.png"
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[:1000])
-    argv = runs.command(copied, tmp_path / "run", "ABRA", loader_kwargs={"num_workers": 2})
-    assert main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {path} cannot be read") and error.count("\n") == 1
 
 
 def test_images_of_two_sizes_are_named(copied, capsys, tmp_path):
     path = copied / "rxrx1_v1.0" / "images" / "HEPG2-01" / "Plate1" / "B05_s1.png"
     path.unlink()
     runs.write_png(path, side=16)
-    assert main(runs.command(copied, tmp_path / "run", "ERM")) == 2
-    assert_says(capsys.readouterr().err, "B05_s1.png", "has shape (3, 16, 16)", "(3, 32, 32)", "alike")
+    said = runs.sentence(capsys, main, runs.command(copied, tmp_path / "run", "ERM"))
+    assert_says(said, "B05_s1.png", "(3, 16, 16)", "(3, 32, 32)")
 
 
 def test_a_log_folder_that_cannot_be_written(root, refused, tmp_path):
     (tmp_path / "file").write_text("")
     said = refused(runs.command(root, tmp_path / "file" / "run", "ERM"))
-    assert_says(said, f"--log_dir {tmp_path / 'file' / 'run'} cannot be written", "give another folder")
+    assert f"--log_dir {tmp_path / 'file' / 'run'} " in said
 
 
 @pytest.mark.parametrize("more", [[], ["--resume", "false"]])
@@ -165,7 +126,7 @@ def test_a_log_folder_that_is_not_empty(root, refused, tmp_path, more):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").write_text("of another run")
     said = refused([*runs.command(root, tmp_path / "run", "ERM"), *more], written=["log.txt"])
-    assert_says(said, "--log_dir", "is not empty", "--resume", "--overwrite", "another folder")
+    assert_says(said, "--log_dir", "--resume", "--overwrite")
     assert (tmp_path / "run" / "log.txt").read_text() == "of another run"
 
 
@@ -173,10 +134,8 @@ def test_overwrite_refuses_to_empty_a_folder_that_is_not_a_runs(root, refused, t
     (tmp_path / "run").mkdir()
     for name in ("log.txt", "thesis.txt"):
         (tmp_path / "run" / name).write_text("keep")
-    said = refused(
-        [*runs.command(root, tmp_path / "run", "ERM"), "--overwrite"], written=["log.txt", "thesis.txt"]
-    )
-    assert_says(said, "--overwrite", "also holds thesis.txt", "give another folder")
+    argv = [*runs.command(root, tmp_path / "run", "ERM"), "--overwrite"]
+    assert_says(refused(argv, written=["log.txt", "thesis.txt"]), "--overwrite", "thesis.txt")
 
 
 def test_weights_that_cannot_be_had(root, refused, tmp_path, monkeypatch):
@@ -186,7 +145,7 @@ def test_weights_that_cannot_be_had(root, refused, tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     monkeypatch.setattr("torch.hub.urlopen", offline)
     said = refused(runs.command(root, tmp_path / "run", "ERM", pretrained=None), printed="Downloading: .*\n")
-    assert_says(said, "ImageNet weights of resnet18 could not be loaded", "connect", "--pretrained false")
+    assert_says(said, "resnet18", "--pretrained false")
     assert not (tmp_path / "run").exists()
 
 
@@ -200,22 +159,20 @@ def test_weights_of_another_model(root, refused, tmp_path):
     torch.save({"algorithm": {"net.other": torch.zeros(1)}}, tmp_path / "w.pth")
     flags = {"pretrained": None, "pretrained_model_path": tmp_path / "w.pth"}
     said = refused(runs.command(root, tmp_path / "run", "ERM", **flags))
-    assert_says(said, "w.pth lacks", "weights of this model", "--model")
+    assert_says(said, "w.pth", "--model")
 
 
 def test_a_tracker_that_is_not_installed(root, refused, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     said = refused(runs.command(root, tmp_path / "run", "ERM", tracker="tensorboard"))
-    assert_says(said, "--tracker tensorboard needs the package tensorboard", "pip install tensorboard")
+    assert_says(said, "--tracker tensorboard", "pip install tensorboard")
 
 
 def test_a_config_json_that_is_damaged(root, capsys, tmp_path):
     argv = runs.command(root, tmp_path / "run", "ERM")
     assert main(argv) == 0
     (tmp_path / "run" / "config.json").write_text(json.dumps({})[:-1])
-    capsys.readouterr()
-    assert main([*argv, "--resume"]) == 2
-    assert_says(capsys.readouterr().err, "config.json is not JSON", "restore it", "--overwrite")
+    assert_says(runs.sentence(capsys, main, [*argv, "--resume"]), "config.json", "--overwrite")
 
 
 def test_every_refusal_leaves_the_working_directory_alone():

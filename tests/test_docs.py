@@ -1,7 +1,5 @@
 """What the documents say exists."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -13,16 +11,10 @@ from abra_wilds.tta.adapters import ADAPTERS
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "ARCHITECTURE.md",
-        "CONTRIBUTING.md",
-        "abra_wilds/methods/README.md",
-        "leaderboard/README.md",
-    ],
-)
+PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+
+
+@pytest.mark.parametrize("name", [*PAGES, "abra_wilds/methods/README.md", "leaderboard/README.md"])
 def test_every_path_a_document_names_exists(name):
     text = (ROOT / name).read_text()
     paths = set(re.findall(r"`((?:abra_wilds|examples|leaderboard|tests)/[\w./]*)`", text))

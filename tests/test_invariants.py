@@ -18,6 +18,7 @@ from tests import reference
 from tests.helpers import (
     CHANNELS,
     array,
+    assert_same_step,
     clean_map,
     gradients,
     magnitudes,
@@ -37,12 +38,10 @@ def slopes_of_K(method, batch, noise):
     """dL_adv/dK_mu and dL_adv/dK_sigma at the first insertion point, by autograd."""
     points = method.perturb.clean(method.net, batch)
     K = method.perturb.leaves()
-    losses, _ = method.task_losses(
-        method.perturb.shifted(
-            method.net, points[0].detach(), noise or method.perturb.draw(points, batch), batch, K
-        ),
-        batch.target,
+    f_t = method.perturb.shifted(
+        method.net, points[0].detach(), noise or method.perturb.draw(points, batch), batch, K
     )
+    losses, _ = method.task_losses(f_t, batch.target)
     return torch.autograd.grad(losses.mean(), K[0])
 
 
@@ -50,10 +49,8 @@ def slopes_of_K(method, batch, noise):
 def test_T1_pooled_and_map_path_give_the_same_logits(dtype, tolerance):
     logits = []
     for pooled in (True, False):
-        method, batch = (
-            make_method("ABRA", ABRAConfig(pooled_path=pooled), dtype=dtype),
-            make_batch(dtype=dtype),
-        )
+        method = make_method("ABRA", ABRAConfig(pooled_path=pooled), dtype=dtype)
+        batch = make_batch(dtype=dtype)
         points = method.perturb.clean(method.net, batch)
         assert points[0].x.dim() == (2 if pooled else 4)
         torch.manual_seed(5)
@@ -72,16 +69,8 @@ def test_T2_autograd_by_K_equals_the_closed_form(w):
     X = clean_map(method, batch)
     y, y_b, share = target_arrays(batch.target)
     Y = reference.dense(y, 5, y_b, share)
-    W, b, V, *pairs = (
-        array(t)
-        for t in (
-            method.head.weight,
-            method.head.bias,
-            method.arc_weight,
-            *noise[0],
-            *magnitudes(method)["res4"],
-        )
-    )
+    heads = (method.head.weight, method.head.bias, method.arc_weight)
+    W, b, V, *pairs = (array(t) for t in (*heads, *noise[0], *magnitudes(method)["res4"]))
     mu, sigma = reference.channel_stats(X, 1e-6)
     want = reference.ascent_gradient(X.mean((2, 3)), mu, sigma, *pairs, W, b, V, Y, 0.8, 0.5, 30.0)
     for got, slope in zip(slopes_of_K(method, batch, noise), want, strict=True):
@@ -112,10 +101,8 @@ def test_T3_without_K_and_arc_loss_and_gradients_are_those_of_erm(w, terms):
     method = make_method("ABRA", ABRAConfig(lam=1.0, terms=terms, k_init=0.0, alpha=0.0))
     assert method.arc_weight is None
     method.load_state_dict(erm.state_dict(), strict=False)
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
+    a, b = assert_same_step(method, erm, batch)
     assert worst(a.logits, b.logits) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
 
 
 @pytest.mark.parametrize("at", [("res4",), ("res2", "res4")])
@@ -164,9 +151,8 @@ def test_T6_shared_and_literal_forward_differ_in_batch_norm_buffers_only(w):
         method = make_method("ABRA", ABRAConfig(two_forward=literal, **FREE))
         torch.manual_seed(3)
         out = method(batch)
-        results.append(
-            (out, gradients(method, out.loss), magnitudes(method)["res4"], dict(method.net.named_buffers()))
-        )
+        found = gradients(method, out.loss), magnitudes(method)["res4"], dict(method.net.named_buffers())
+        results.append((out, *found))
     (a, grads_a, K_a, shared), (b, grads_b, K_b, literal) = results
     assert worst(a.loss, b.loss) < 1e-13
     assert worst(K_a[0], K_b[0]) < 1e-13
@@ -183,10 +169,10 @@ def test_T6_shared_and_literal_forward_differ_in_batch_norm_buffers_only(w):
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.SyncBatchNorm])
 def test_T7_a_batch_norm_before_the_heads_is_refused(norm):
-    with pytest.raises(ValueError, match="cancels the shift"):
+    with pytest.raises(ValueError, match="cancels"):
         refuse_batch_norm(nn.Sequential(nn.Linear(4, 4), norm(4)))
     refuse_batch_norm(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4)))
-    with pytest.raises(InputError, match=r"--abra_neck must be .*batchnorm"):
+    with pytest.raises(InputError, match="--abra_neck"):
         ABRAConfig(neck="batchnorm")
 
 
@@ -202,9 +188,8 @@ def test_T8_before_a_convolution_with_batch_norm_the_shift_of_the_mean_has_no_ef
 @pytest.mark.parametrize("at", STAGES[1:])
 def test_T8_holds_for_torchvisions_resnet50(at):
     torch.manual_seed(0)
-    method = (
-        ABRA(build_net("resnet50", 3, pretrained=False), make_info(), ABRAConfig(at=(at,))).double().train()
-    )
+    net = build_net("resnet50", 3, pretrained=False)
+    method = ABRA(net, make_info(), ABRAConfig(at=(at,))).double().train()
     method.context = StepContext(0.1)
     g_mu, g_sigma = slopes_of_K(method, make_batch((0,) * 4, size=64), None)
     assert g_sigma.abs().max() > 1e-8

@@ -72,13 +72,8 @@ def test_T13_a_batch_is_of_one_plate_and_so_are_the_partners_of_cutmix(sim_root,
     dataset = load_dataset("rxrx1", sim_root)
     grouper = make_grouper(dataset, ["experiment", "plate"])
     fields = [dataset.metadata_fields.index(f) for f in ("experiment", "plate")]
-    loader = make_train_loader(
-        split_subset(dataset, "train"),
-        grouper,
-        train_loader=train_loader,
-        batch_size=6,
-        n_groups_per_batch=n_groups,
-    )
+    sizes = {"batch_size": 6, "n_groups_per_batch": n_groups}
+    loader = make_train_loader(split_subset(dataset, "train"), grouper, train_loader=train_loader, **sizes)
     rng, batches, pasted = np.random.default_rng(0), 0, 0
     for batch in loader:
         plates = [tuple(row[fields].tolist()) for row in batch.metadata]
@@ -116,10 +111,8 @@ def test_T14_K_stays_within_its_bound_however_large_the_steps():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("at", [("res4",), ("res3",)])
 def test_T15_half_precision_gives_finite_losses_for_cosines_of_one_dead_variance_and_two_images(dtype, at):
-    method, batch = (
-        make_method("ABRA", ABRAConfig(at=at), dtype=torch.float32),
-        make_batch((0, 0), dtype=torch.float32),
-    )
+    method = make_method("ABRA", ABRAConfig(at=at), dtype=torch.float32)
+    batch = make_batch((0, 0), dtype=torch.float32)
     with torch.no_grad():
         for name in ("res3", "res4"):
             method.net.stages[name][1].weight[1] = 0  # a channel of constant value 0.7
@@ -156,15 +149,8 @@ def test_T16_a_dead_channel_is_shifted_by_d_mu_alone_and_keeps_gradients_finite(
 @pytest.mark.parametrize("g", [(0,) * 6, (0, 1, 1, 0, 2, 2)], ids=["one bio-batch", "three"])
 def test_T17_permuting_the_batch_permutes_the_logits_and_nothing_else(g):
     batch, order = make_batch(g), torch.tensor([3, 0, 5, 1, 4, 2])
-    y = batch.target.y[order]
-    mixed = Batch(
-        batch.x[order],
-        Target(y),
-        batch.g[order],
-        batch.metadata[order],
-        order,
-        groups_of(batch.g[order].tolist()),
-    )
+    ids, groups = batch.g[order], groups_of(batch.g[order].tolist())
+    mixed = Batch(batch.x[order], Target(batch.target.y[order]), ids, batch.metadata[order], order, groups)
     method, other = (make_method("ABRA", ABRAConfig(**FREE)) for _ in range(2))
     drawn = record_draws(method)
     a = method(batch)

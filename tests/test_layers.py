@@ -1,7 +1,5 @@
 """The shape of the source: imports point one way, one backward(), small files, a docstring each."""
 
-from __future__ import annotations
-
 import ast
 import sys
 from pathlib import Path
@@ -62,12 +60,9 @@ def own_imports(path):
 def calls(path, name):
     """Lines that call a method or a function of this name."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call):
-            called = (
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", None)
-            )
-            if called == name:
-                yield node.lineno
+        called = node.func if isinstance(node, ast.Call) else None
+        if name in (getattr(called, "attr", None), getattr(called, "id", None)):
+            yield node.lineno
 
 
 def where(found):
@@ -80,27 +75,15 @@ def test_every_part_of_the_package_has_a_layer():
 
 
 def test_imports_point_one_way():
-    wrong = [
-        (path, line)
-        for path in MODULES
-        if part_of(path) != "__init__"
-        for part, line in own_imports(path)
-        if layer(part) > layer(part_of(path))
-    ]
-    assert where(wrong) == []
+    found = ((p, *own) for p in MODULES if part_of(p) != "__init__" for own in own_imports(p))
+    assert where((p, line) for p, part, line in found if layer(part) > layer(part_of(p))) == []
 
 
 def test_scripts_are_used_by_nothing_in_the_package():
     names = {path.stem for path in SCRIPTS} | {"leaderboard", "examples"}
     own = {"figures", "report", "tables", "sweep", "bundle", "verify"}  # jobs of the same names
-    wrong = [
-        (path, line)
-        for path in MODULES
-        for name, lines in imported(path).items()
-        if name.split(".")[0] in names - own
-        for line in lines
-    ]
-    assert where(wrong) == []
+    found = ((p, n.split(".")[0], lines[0]) for p in MODULES for n, lines in imported(p).items())
+    assert where((path, line) for path, name, line in found if name in names - own) == []
 
 
 def test_no_module_imports_another_in_a_circle():
@@ -182,7 +165,9 @@ def test_one_place_differentiates_the_training_loss():
 
 @pytest.mark.parametrize("name", ["cuda", "print", "step", "backward", "DataLoader", "manual_seed", "write"])
 def test_methods_do_mathematics_alone(name):
-    assert where((p, line) for p in MODULES if part_of(p) == "methods" for line in calls(p, name)) == []
+    methods = [p for p in MODULES if part_of(p) == "methods"]
+    assert where((p, line) for p in methods for line in calls(p, name)) == []
+    assert not any("torch.optim" in p.read_text() for p in methods)
 
 
 def test_methods_change_types_but_never_devices():
@@ -195,15 +180,10 @@ def test_methods_change_types_but_never_devices():
 def test_nothing_draws_from_the_global_generators_of_numpy_and_python():
     """numpy.random only by generators that were given a seed; the random module not at all."""
     seeded = {"default_rng", "Generator", "SeedSequence"}
-    wrong = []
+    found = ((p, n.split(".")[0], lines[0]) for p in MODULES for n, lines in imported(p).items())
+    wrong = [(path, line) for path, name, line in found if name == "random"]
     for path in MODULES:
         tree = ast.parse(path.read_text())
-        wrong += [
-            (path, line)
-            for name, lines in imported(path).items()
-            if name.split(".")[0] == "random"
-            for line in lines
-        ]
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("np.random", "numpy.random"):
                 wrong += [] if node.attr in seeded else [(path, node.lineno)]
@@ -243,9 +223,6 @@ def test_a_function_is_at_most_forty_lines_unless_it_is_the_loop():
 
 def test_tests_are_short_enough_to_read():
     """CONTRIBUTING: no file over 300 lines without a sentence saying why."""
-    files = [
-        p for p in (PACKAGE.parent / "tests").rglob("test_*.py") if len(p.read_text().splitlines()) > 300
-    ]
-    assert [
-        p.name for p in files if "300 lines" not in (ast.get_docstring(ast.parse(p.read_text())) or "")
-    ] == []
+    texts = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    long = [name for name, text in texts.items() if len(text.splitlines()) > 300]
+    assert [n for n in long if "300 lines" not in (ast.get_docstring(ast.parse(texts[n])) or "")] == []

@@ -49,13 +49,7 @@ def test_an_installed_wheel_does_every_step_from_images_to_tables(installed, tmp
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (installed, tmp_path / "absent")))}
 
     def job(*words: object) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "abra_wilds", *map(str, words)],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
+        done = runs.process("-m", "abra_wilds", *words, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -1,7 +1,5 @@
 """A tiny saved model, opened; its data are noise, so that no bio-batch differs from another but by chance."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Fig. 7: each draw predicts as `evaluate.predict` does over the same batches."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -16,12 +14,8 @@ from abra_wilds.tta.adapters import own_statistics
 def accuracy(saved, split, plan):
     """The share of right images of a split, by the main command's way to predict."""
     subset, setup = saved.setup.subsets[split], saved.setup
-    y = predict(
-        saved.method,
-        Loader(subset, setup.grouper, PassSampler(plan, 5)),
-        setup.device,
-        adapter=own_statistics,
-    )
+    loader = Loader(subset, setup.grouper, PassSampler(plan, 5))
+    y = predict(saved.method, loader, setup.device, adapter=own_statistics)
     return float((y == subset.y_array).double().mean())
 
 
@@ -64,10 +58,10 @@ def test_sizes_are_powers_of_two_that_part_the_largest_bio_batch_and_the_whole_o
 
 @pytest.mark.parametrize("size", [1, 17])
 def test_a_size_that_cannot_be_drawn_is_refused(saved, size):
-    with pytest.raises(InputError, match=f"batches of {size} images are asked for; give sizes from 2 to 16"):
+    with pytest.raises(InputError, match=f"{size} images .*2 to 16"):
         batch_size_curve(saved, "test", sizes=[size])
 
 
 def test_an_unknown_split_is_refused(saved):
-    with pytest.raises(InputError, match="there is no split 'dev'; choose among train, val, test, id_test"):
+    with pytest.raises(InputError, match=r"'dev'.* train, val, test, id_test"):
         batch_size_curve(saved, "dev")

@@ -1,7 +1,5 @@
 """Figs. 9 and 10: features are the model's, and pictures of them repeat themselves."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -70,7 +68,7 @@ def test_a_feature_that_never_changes_counts_nothing(without_umap):
 
 
 def test_few_images_are_refused():
-    with pytest.raises(InputError, match="7 images are too few for a picture of embeddings; take 8 or more"):
+    with pytest.raises(InputError, match=r"7 images .*8 or more"):
         projected(blobs()[:7], seed=0)
 
 

@@ -1,7 +1,5 @@
 """Metrics against loops over pairs of wells, closed forms, and embeddings made to be mixed or apart."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -173,9 +171,8 @@ def test_lines_are_measured_apart_on_shared_treatments_and_averaged_by_wells():
     f = RNG(0).normal(size=(len(table), 4))
     (entry,) = [e for e in mm.mixing_metrics({"none": f}, table) if "neighbours" in e["metric"]]
     n = {line: len(rows) for line, rows in chosen.items()}
-    assert (
-        {line: row["wells"] for line, row in entry["by_cell_line"].items()} == n == {"HUVEC": 16, "RPE": 21}
-    )
+    wells_of = {line: row["wells"] for line, row in entry["by_cell_line"].items()}
+    assert wells_of == n == {"HUVEC": 16, "RPE": 21}
     assert entry["none"] == pytest.approx(sum(entry["by_cell_line"][k]["none"] * n[k] / 37 for k in n))
 
 
@@ -190,7 +187,7 @@ def test_of_many_wells_whole_classes_are_drawn_by_the_seed():
 
 
 def test_one_experiment_a_line_cannot_be_measured():
-    with pytest.raises(InputError, match="no line has two experiments that share two; add splits"):
+    with pytest.raises(InputError, match="two experiments"):
         mm.measurable(pd.concat([wells(1), wells(1, line="RPE")], ignore_index=True))
 
 
@@ -203,5 +200,5 @@ def test_the_table_says_what_is_missing_without_copairs(monkeypatch):
     assert said.splitlines()[0].split() == ["none", "chance", "wanted"]
     shown = said.splitlines()[1].split()
     assert shown[-3:-1] == [f"{entries[0]['none']:.3f}", f"{entries[0]['chance']['none']:.3f}"]
-    assert "replicate retrieval is missing: run `pip install -e '.[hcs]'`" in said
+    assert "[hcs]" in said
     assert all(e["caveat"] in said for e in entries)

@@ -1,7 +1,5 @@
 """Alignment on controls against sums written out, and against eigenvectors of the controls' covariance."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -35,11 +33,8 @@ def slow_centerscale(f, batch, is_control):
 def test_centerscale_is_each_experiments_standardisation_on_its_controls(screen):
     f, batch, is_control = screen
     f[:, 2] = 7  # a dead feature
-    np.testing.assert_allclose(
-        postprocessed("centerscale", f, batch, is_control),
-        slow_centerscale(f, batch, is_control),
-        atol=1e-5,
-    )
+    found = postprocessed("centerscale", f, batch, is_control)
+    np.testing.assert_allclose(found, slow_centerscale(f, batch, is_control), atol=1e-5)
 
 
 def test_tvn_is_that_along_eigenvectors_of_the_controls_covariance(screen):
@@ -81,8 +76,8 @@ def test_too_few_or_unknown_controls_are_refused(screen):
     _, batch, is_control = screen
     check_controls("tvn", batch, is_control)
     check_controls("none", batch, None)
-    with pytest.raises(InputError, match="nothing says which wells those are; add the column well_type"):
+    with pytest.raises(InputError, match="well_type"):
         check_controls("tvn", batch, None)
     is_control = is_control & ((batch != "B") | (np.cumsum(is_control & (batch == "B")) <= 7))
-    with pytest.raises(InputError, match=r"8 or more images of control wells .* B has 7 .*; add splits"):
+    with pytest.raises(InputError, match=r"8 or more .* B has 7"):
         check_controls("centerscale", batch, is_control)

@@ -1,7 +1,5 @@
 """Metadata of profiles: what wells show, and what they are called."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,6 @@ from abra_wilds.analysis import profiles
 from abra_wilds.analysis.profiles import control_types, well_name
 from abra_wilds.data.datasets.catalogue import load_dataset
 from tests import runs
-from tests.data import six
 
 
 def test_well_types_come_from_the_table_or_from_the_classes_of_rxrx1(sim_root, root, tmp_path):
@@ -25,9 +22,9 @@ def test_well_types_come_from_the_table_or_from_the_classes_of_rxrx1(sim_root, r
     assert found.tolist() == [expected[y] for y in dataset.y_array.tolist()]
 
 
-def test_well_types_of_six_channels_come_from_its_tables(tmp_path):
-    dataset = load_dataset("rxrx1_6ch", six.write_small_six(tmp_path))
-    found = control_types(dataset, tmp_path)
+def test_well_types_of_six_channels_come_from_its_tables(six_root):
+    dataset = load_dataset("rxrx1_6ch", six_root)
+    found = control_types(dataset, six_root)
     assert set(found) == {"trt", "negcon", "poscon"}
     np.testing.assert_array_equal(found != "trt", dataset.controls)
 

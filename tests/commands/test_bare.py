@@ -1,7 +1,5 @@
 """The command that everybody types first, on what `abra-wilds simulate` writes."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

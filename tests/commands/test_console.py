@@ -1,9 +1,5 @@
 """`abra-wilds`: doctor's report, and refusals in one sentence."""
 
-from __future__ import annotations
-
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -28,20 +24,17 @@ def test_doctor_finds_the_data(sim_root, capsys, monkeypatch):
     assert f"found in {sim_root / 'rxrx1_v1.0'}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "found", "fix"),
-    [("pandas", None, "pip install pandas"), ("scipy", None, "pip install scipy")],
-)
-def test_doctor_says_what_to_fix_and_fails(capsys, monkeypatch, name, found, fix):
+@pytest.mark.parametrize("name", ["pandas", "scipy"])
+def test_doctor_says_what_to_fix_and_fails(capsys, monkeypatch, name):
     def version(package, real=doctor.version):
-        if package == name and found is None:
+        if package == name:
             raise doctor.PackageNotFoundError(name)
-        return found if package == name else real(package)
+        return real(package)
 
     monkeypatch.setattr(doctor, "version", version)
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
-    assert fix in shown and "1 to fix" in shown
+    assert f"pip install {name}" in shown and "1 to fix" in shown
 
 
 @pytest.mark.parametrize(("minor", "fix"), [(10, "use Python 3.11 or newer"), (11, None)])
@@ -55,19 +48,17 @@ def test_doctor_asks_for_the_python_that_setup_asks_for(monkeypatch, minor, fix)
 def test_doctor_works_where_a_package_is_missing(package):
     program = f"import sys; sys.modules[{package!r}] = None\n"
     program += "from abra_wilds.__main__ import main; main(['doctor'])"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=runs.REPOSITORY, capture_output=True, text=True
-    )
+    done = runs.process("-c", program)
     assert "Traceback" not in done.stderr and "python" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ([], "required: JOB"),
-        (["fetch"], "required: dataset"),
-        (["doctor", "--more"], "unrecognized arguments: --more"),
-        (["simulate"], "required: "),
+        ([], "JOB"),
+        (["fetch"], "dataset"),
+        (["doctor", "--more"], "--more"),
+        (["simulate"], "required"),
         (["simulate", "ROOT", "--layout", "tiles"], "tiles"),
         (["simulate", "ROOT", "--batch_effect", "-1"], "batch_effect"),
         (["simulate", "ROOT", "--classes", "1"], "classes"),
@@ -75,7 +66,5 @@ def test_doctor_works_where_a_package_is_missing(package):
 )
 def test_a_bad_command_is_refused_in_one_sentence(capsys, tmp_path, argv, said):
     argv = [str(tmp_path / "out") if a == "ROOT" else a for a in argv]
-    assert main(argv) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and said in shown.err
+    assert said in runs.sentence(capsys, main, argv)
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,6 @@
 """`abra-wilds embed`: what the classifier reads, as profiles that pycytominer and copairs open."""
 
-from __future__ import annotations
-
 import json
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -38,25 +35,13 @@ def three_controls_a_plate(rows):
 
 
 @pytest.fixture(scope="module")
-def trained(sim_root, tmp_path_factory):
+def trained(sim_root, tiny, tmp_path_factory):
     """The folder of a run of ABRA on data with controls enough to align on."""
     root, folder = tmp_path_factory.mktemp("controls"), tmp_path_factory.mktemp("embedded")
     runs.small_root(sim_root, root, three_controls_a_plate)
-    with pytest.MonkeyPatch.context() as patch:
-        runs.use_tiny_backbone(patch)
-        fit(
-            run_config(
-                "ABRA",
-                **runs.settings(root, folder, "ABRA", abra_neck="layernorm", n_epochs=1, warmup_epochs=0),
-            )
-        )
-        yield folder
-
-
-@pytest.fixture
-def run_folder(trained, tmp_path):
-    """A copy of that folder, for a test to write into."""
-    return shutil.copytree(trained, tmp_path / "run")
+    changes = {"abra_neck": "layernorm", "n_epochs": 1, "warmup_epochs": 0}
+    fit(run_config("ABRA", **runs.settings(root, folder, "ABRA", **changes)))
+    return folder
 
 
 def command(folder, *words):
@@ -101,17 +86,11 @@ def test_each_row_is_the_image_that_its_metadata_name(trained):
     rows = np.concatenate([saved.setup.subsets[s].indices for s in ("train", "id_test")])
     csv = pd.read_csv(f"{dataset.data_dir}/metadata.csv").iloc[rows]
     t = found.table
-    for ours, theirs in {
-        "Batch": "experiment",
-        "Well": "well",
-        "Site": "site",
-        "Cell_Line": "cell_type",
-    }.items():
+    called = {"Batch": "experiment", "Well": "well", "Site": "site", "Cell_Line": "cell_type"}
+    for ours, theirs in called.items():
         assert t[f"Metadata_{ours}"].tolist() == csv[theirs].tolist()
     assert t["Metadata_sirna_id"].tolist() == csv["sirna_id"].tolist()
-    assert t["Metadata_Plate"].tolist() == [
-        f"{e}_{p}" for e, p in zip(csv["experiment"], csv["plate"], strict=True)
-    ]
+    assert t["Metadata_Plate"].tolist() == (csv["experiment"] + "_" + csv["plate"].astype(str)).tolist()
     kinds = {"treatment": "trt", "positive_control": "poscon", "negative_control": "negcon"}
     assert t["Metadata_control_type"].tolist() == csv["well_type"].map(kinds).tolist()
     assert set(t["Metadata_Source"]) == {"rxrx1"} and not t["Metadata_simulated"].any()
@@ -138,14 +117,11 @@ def test_files_hold_sites_and_the_means_of_wells_in_dataset_order(run_folder, ca
     np.testing.assert_array_equal(values(site), expected.features)
     pd.testing.assert_frame_equal(site[list(expected.table)], expected.table)
     assert list(site)[len(expected.table.columns) :] == feature_names(12) and values(site).dtype == np.float32
-    keys = dict.fromkeys(
-        zip(site["Metadata_split"], site["Metadata_Plate"], site["Metadata_Well"], strict=True)
-    )
-    assert list(
-        zip(well["Metadata_split"], well["Metadata_Plate"], well["Metadata_Well"], strict=True)
-    ) == list(keys)
+    names = ["Metadata_split", "Metadata_Plate", "Metadata_Well"]
+    keys = list(site[names].drop_duplicates().itertuples(index=False, name=None))
+    assert list(well[names].itertuples(index=False, name=None)) == keys
     for k, key in enumerate(keys):
-        own = (site[["Metadata_split", "Metadata_Plate", "Metadata_Well"]] == key).all(axis=1)
+        own = (site[names] == key).all(axis=1)
         np.testing.assert_allclose(values(well)[k], values(site)[own].mean(0), atol=1e-6)
         assert well["Metadata_Site_Count"][k] == own.sum() == (2 if key[0] == "val" else 1)
     assert "Metadata_Site" not in well
@@ -199,16 +175,9 @@ def test_a_file_says_where_it_comes_from(run_folder):
 
     folder = embed_saved(run_folder / MODEL, ["val"], levels=["site"], out=run_folder / "x" / "y")
     about = json.loads(pyarrow.parquet.read_schema(folder / "site.parquet").metadata[b"abra_wilds"])
-    said = {k: about[k] for k in ("method", "seed", "checkpoint", "tta", "postprocess", "level", "splits")}
-    assert said == {
-        "method": "ABRA",
-        "seed": 0,
-        "checkpoint": "best",
-        "tta": None,
-        "postprocess": "none",
-        "level": "site",
-        "splits": ["val"],
-    }
+    said = {"method": "ABRA", "seed": 0, "checkpoint": "best", "tta": None, "splits": ["val"]}
+    assert said.items() <= about.items()
+    assert (about["postprocess"], about["level"]) == ("none", "site")
 
 
 @pytest.fixture
@@ -251,45 +220,37 @@ def test_copairs_retrieves_replicates_from_the_file(run_folder):
     assert found["average_precision"].between(0, 1).all() and (found["n_pos_pairs"] >= 1).all()
 
 
-def refused(capsys, folder, *words):
-    capsys.readouterr()
-    assert command(folder, *words) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1
-    return shown.err
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--split", "tset"], "--split got 'tset'; choose among train, val, test, id_test"),
-        (["--split", "val", "--metrics"], "no line has two experiments that share two; add splits"),
-        (["--postprocess", "pca"], "invalid choice: 'pca'"),
-        (["--tta_prior", "3"], "--tta_prior would have no effect here"),
+        (["--split", "tset"], "'tset'"),
+        (["--split", "val", "--metrics"], "two experiments"),
+        (["--postprocess", "pca"], "'pca'"),
+        (["--tta_prior", "3"], "--tta_prior"),
     ],
 )
 def test_what_cannot_be_embedded_is_a_sentence(trained, capsys, words, said):
-    assert said in refused(capsys, trained, *words)
+    assert said in runs.sentence(capsys, command, trained, *words)
     assert not [p for p in trained.iterdir() if p.is_dir()]
 
 
 def test_too_few_controls_are_met_before_anything_is_computed(run_folder, root, capsys):
-    said = refused(capsys, run_folder, "--split", "val", "--postprocess", "tvn", "--root_dir", root)
-    runs.assert_says(said, "takes mean and spread of 8 or more", "has 4 in these splits", "leave it out")
+    words = ("--split", "val", "--postprocess", "tvn", "--root_dir", root)
+    runs.assert_says(runs.sentence(capsys, command, run_folder, *words), "8 or more", "has 4")
     assert not [p for p in run_folder.iterdir() if p.is_dir()]
 
 
 def test_embeddings_are_not_overwritten(run_folder, capsys):
     assert command(run_folder, "--split", "val", "--level", "site") == 0
     held = (run_folder / "embed_best_none" / "site.parquet").read_bytes()
-    said = refused(capsys, run_folder, "--split", "test")
-    runs.assert_says(said, "site.parquet exists and is not overwritten", "another folder by --out")
+    said = runs.sentence(capsys, command, run_folder, "--split", "test")
+    runs.assert_says(said, "site.parquet", "--out")
     assert (run_folder / "embed_best_none" / "site.parquet").read_bytes() == held
-    said = refused(capsys, run_folder, "--out", run_folder / MODEL / "x")
-    runs.assert_says(said, "cannot be made", "give another folder")
+    file = run_folder / MODEL / "x"
+    assert str(file) in runs.sentence(capsys, command, run_folder, "--out", file)
 
 
 def test_parquet_needs_pyarrow(trained, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(InputError, match=r"needs the package pyarrow; run `pip install -e '\.\[embed\]'`"):
+    with pytest.raises(InputError, match=r"pyarrow.*\[embed\]"):
         embed_saved(trained / MODEL)

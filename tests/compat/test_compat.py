@@ -1,7 +1,5 @@
 """Making WILDS importable: in processes of their own, because imports happen once."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import subprocess
@@ -80,10 +78,7 @@ def test_torchvision_guard_touches_nothing_where_torchvision_works(tmp_path):
     package = tmp_path / "torchvision"
     package.mkdir()
     (package / "__init__.py").touch()
-    code = (
-        "from abra_wilds.compat import imports as compat\n"
-        "print(compat.torchvision_importable(), compat._kept)"
-    )
+    code = "from abra_wilds.compat import imports as c; print(c.torchvision_importable(), c._kept)"
     assert alone(code, path=tmp_path) == "True []"
 
 
@@ -104,7 +99,7 @@ def test_torchvision_guard_hides_no_other_fault(tmp_path):
 def test_missing_torchvision_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     assert not compat.torchvision_importable()
-    with pytest.raises(InputError, match=r"wilds needs torchvision .* install torchvision"):
+    with pytest.raises(InputError, match="torchvision"):
         compat.import_wilds()
 
 
@@ -118,8 +113,8 @@ def test_pandas_3_gives_rxrx1_writable_tables():
         print(rxrx1_dataset.pd is writable, compat.import_wilds() is sys.modules["wilds"])
         print(compat.SUPPLIED["pandas"])
     """)
-    said = "3.1.1 makes read-only what WILDS' RxRx1 writes into; it gets copies"
-    assert printed.splitlines() == ["True True", said]
+    first, said = printed.splitlines()
+    assert first == "True True" and said.startswith("3.1.1 ")
 
 
 @pytest.mark.parametrize("fault", ["OSError('undefined symbol: _ZN3c10')", "ImportError('no module')"])
@@ -146,10 +141,7 @@ def test_stand_in_replaces_a_torch_scatter_that_does_not_load(tmp_path, fault):
 
 def test_a_torch_scatter_that_loads_is_used(tmp_path):
     (tmp_path / "torch_scatter.py").write_text("__version__ = '2.1.2'")
-    code = (
-        "from abra_wilds.compat import imports as compat\n"
-        "print(compat.scatter_backend(), compat.scatter_backend())"
-    )
+    code = "from abra_wilds.compat import imports as c; print(c.scatter_backend(), c.scatter_backend())"
     assert alone(code, path=tmp_path) == "torch_scatter 2.1.2 torch_scatter 2.1.2"
 
 
@@ -172,9 +164,9 @@ def test_stand_in_gives_group_means_and_0_for_empty_groups(shape):
 
 def test_stand_in_refuses_what_wilds_never_asks():
     ones = torch.ones(2)
-    with pytest.raises(NotImplementedError, match="means only, not reduce='sum'"):
+    with pytest.raises(NotImplementedError, match="reduce='sum'"):
         compat.scatter(ones, ones.long(), reduce="sum")
-    with pytest.raises(NotImplementedError, match="install torch-scatter"):
+    with pytest.raises(NotImplementedError, match="torch-scatter"):
         compat.scatter(ones, ones.long(), out=ones)
 
 

@@ -4,8 +4,6 @@ The backend is AOT autograd alone, which takes moments for what Inductor would c
 operators.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -104,9 +102,8 @@ def test_random_taps_leave_the_stages_between_them_compiled():
         take(method, *rest, simulated()[i % 4], i)
         found.append(graphs())
     assert breaks() == 0
-    assert (
-        found[11] == found[-1] <= 2 * len(STAGES) + 1
-    )  # each stage alone, and all of them where no tap acts
+    # Each stage alone, and all of them where no tap acts.
+    assert found[11] == found[-1] <= 2 * len(STAGES) + 1
 
 
 @pytest.mark.parametrize("name", ["ERM", "ABRA"])
@@ -219,18 +216,14 @@ def test_without_a_compiler_the_command_refuses_before_training(root, tiny, tmp_
         raise RuntimeError("No working C++ compiler found\nand more")
 
     monkeypatch.setattr(speed, "BACKEND", broken)
-    assert main(runs.command(root, tmp_path / "run", "ERM", compile=True)) == 2
-    error = capsys.readouterr().err
-    assert "--compile cannot compile for cpu here (No working C++ compiler found);" in error
-    assert "install g++ or clang++, or leave it out" in error and error.count("\n") == 1
+    said = runs.sentence(capsys, main, runs.command(root, tmp_path / "run", "ERM", compile=True))
+    runs.assert_says(said, "--compile", "cpu", "(No working C++ compiler found)", "clang++")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_gpu_needs_other_tools(monkeypatch):
     monkeypatch.setattr(speed, "BACKEND", "no such backend")
-    with pytest.raises(
-        InputError, match=r"no such backend.*; install Triton and a C compiler, or leave it out"
-    ):
+    with pytest.raises(InputError, match=r"no such backend.*Triton"):
         check_speed(SpeedConfig(compile=True), torch.device("cuda", 0))
     check_speed(SpeedConfig(), CPU)
 

@@ -1,7 +1,5 @@
 """Acceptance 7: a run is a function of its settings and its seed, bit for bit on a CPU."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np
@@ -83,12 +81,11 @@ def test_watching_a_run_does_not_change_it(root, tiny, first, tmp_path, watching
     assert runs.differences(watched["last"], first["ABRA"]["last"]) == []
 
 
-def test_each_epoch_has_its_own_generators():
-    drawn = {}
-    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
-        draws, rng = seed_epoch(seed, epoch)
-        drawn[seed, epoch] = (torch.rand(()).item(), torch.rand((), generator=draws).item(), rng.random())
-    values = [value for found in drawn.values() for value in found]
+def test_each_epoch_and_each_rank_has_its_own_generators_and_rank_0_those_of_one_process():
+    def drawn(*key):
+        draws, rng = seed_epoch(*key)
+        return torch.rand(()).item(), torch.rand((), generator=draws).item(), rng.random()
+
+    values = [value for key in ((0, 0), (0, 1), (1, 0), (0, 1, 1)) for value in drawn(*key)]
     assert len(set(values)) == len(values)
-    draws, rng = seed_epoch(0, 1)
-    assert (torch.rand(()).item(), torch.rand((), generator=draws).item(), rng.random()) == drawn[0, 1]
+    assert drawn(0, 1) == drawn(0, 1) == drawn(0, 1, 0)

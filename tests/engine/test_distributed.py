@@ -1,11 +1,7 @@
 """Runs on two processes: what is alike on both, what equals one process, what is written and what refused."""
 
-from __future__ import annotations
-
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +10,6 @@ from abra_wilds import METHODS, fit, run_config
 from abra_wilds.commands.train import main
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
-from abra_wilds.engine.fit import seed_epoch
 from abra_wilds.methods.abra import abra, perturbation
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.domains.group_dro import group_means
@@ -23,14 +18,8 @@ from tests.helpers import gradients, magnitudes, make_batch, make_method, worst
 
 BEST = "rxrx1_seed:0_epoch:best_model.pth"
 # A plate alone in every batch, and nothing drawn: then two processes and two accumulated batches are one sum.
-STILL = {
-    "train_loader": "plate",
-    "groupby_fields": ["experiment", "plate"],
-    "mix": None,
-    "transform": "none",
-    "optimizer": "SGD",
-    "lr": 0.1,
-}
+STILL = {"train_loader": "plate", "groupby_fields": ["experiment", "plate"], "transform": "none"}
+STILL |= {"mix": None, "optimizer": "SGD", "lr": 0.1}
 PLATES = ((0,) * 5, (1,) * 6)
 
 
@@ -69,15 +58,6 @@ def test_ranks_do_not_part_where_they_could(root, on_two_ranks, tmp_path, name, 
     assert [end[:2] for end in ends] == [(0, ""), (0, "")]
     assert runs.differences(ends[0][2], ends[1][2]) == []
     assert (seeds[0] == seeds[1]) == (name == "SimCLR")  # noise of their own; the same classifier
-
-
-def test_ranks_draw_noise_of_their_own_and_rank_0_what_one_process_draws():
-    draws = {}
-    for key in ((0, 1), (0, 1, 0), (0, 1, 1)):
-        generator, rng = seed_epoch(*key)
-        draws[key] = (torch.rand(()).item(), torch.rand((), generator=generator).item(), rng.random())
-    assert draws[0, 1] == draws[0, 1, 0]
-    assert not set(draws[0, 1]) & set(draws[0, 1, 1])
 
 
 def test_one_process_writes_what_a_run_of_one_writes(trained, root, tiny, tmp_path):
@@ -207,14 +187,14 @@ def test_processes_that_find_different_checkpoints_do_not_resume(
     ends = on_two_ranks(resumed_apart, root, folders)
     assert [code for code, _ in ends] == [2, 2]
     (sentence,) = [err for _, err in ends if err]
-    runs.assert_says(sentence, "--resume needs one", f"after epochs 1, {epoch} (-1: none)", "share")
+    runs.assert_says(sentence, "--resume", f"epochs 1, {epoch} ")
     assert [sorted(p.name for p in folder.glob("*")) for folder in folders] == before
 
 
 def test_another_number_of_processes_does_not_resume(trained, root, tiny, capsys):
     folder, _ = trained
-    assert main([*runs.command(root, folder, "ABRA", log_every=3), "--resume"]) == 2
-    runs.assert_says(capsys.readouterr().err, "other settings: number of processes (was 2, is 1)", "repeat")
+    argv = [*runs.command(root, folder, "ABRA", log_every=3), "--resume"]
+    assert "number of processes (was 2, is 1)" in runs.sentence(capsys, main, argv)
 
 
 def test_batches_that_do_not_come_out_even_are_counted_with_those_that_come_twice(
@@ -224,9 +204,7 @@ def test_batches_that_do_not_come_out_even_are_counted_with_those_that_come_twic
     assert [end[0] for end in on_two_ranks(ranks.trained, argv)] == [0, 0]
     state, rows = runs.state(tmp_path), runs.rows_of(tmp_path / "train_algo.csv")
     assert (state["images"], state["steps"], rows[-1]["count"]) == (70, 6, "70")
-    assert "each taking 6 of the 11 batches of an epoch; the first 1 come twice" in (
-        (tmp_path / "log.txt").read_text()
-    )
+    runs.assert_says((tmp_path / "log.txt").read_text(), "6 of the 11 batches", "first 1 come twice")
 
 
 @pytest.mark.parametrize(
@@ -234,9 +212,9 @@ def test_batches_that_do_not_come_out_even_are_counted_with_those_that_come_twic
     [
         ({"lr": -1}, ["lr"]),
         ({"root_dir": "nowhere"}, ["nowhere"]),
-        ({"device": ["1"]}, ["--device would have no effect", "one process"]),
-        ({"batch_size": 64}, ["an epoch of 1 batches", "2 processes", "start fewer"]),
-        ({"log_dir": "FULL"}, ["is not empty", "--resume"]),
+        ({"device": ["1"]}, ["--device"]),
+        ({"batch_size": 64}, ["1 batches", "2 processes"]),
+        ({"log_dir": "FULL"}, ["--resume"]),
     ],
 )
 def test_bad_input_is_refused_by_both_and_said_once(root, trained, on_two_ranks, tmp_path, changes, parts):
@@ -261,9 +239,8 @@ def test_every_method_steps_on_two_processes_and_stays_alike(root, on_two_ranks,
 
 @pytest.mark.slow
 def test_torchrun_says_a_refusal_once(root, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    argv = [*torchrun, "-m", "tests.runs", *runs.command(root, tmp_path, "ERM", batch_size=64)]
-    done = subprocess.run(argv, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=600)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, "-m", "tests.runs")
+    done = runs.process(*torchrun, *runs.command(root, tmp_path, "ERM", batch_size=64), timeout=600)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1 and "2 processes" in done.stderr
     assert list(tmp_path.iterdir()) == []

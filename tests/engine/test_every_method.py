@@ -1,8 +1,7 @@
 """Every name of the table, in both channel counts, runs, resumes and writes every output."""
 
-from __future__ import annotations
-
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -21,18 +20,6 @@ WELLS = 6  # replicates that fill a plate of the six-channel screen with eight w
 @pytest.fixture(scope="module")
 def six(tmp_path_factory):
     return write_small_six(tmp_path_factory.mktemp("six"), WELLS)
-
-
-def files(dataset):
-    """Every file of a run, by WILDS' names."""
-    return {
-        "log.txt",
-        "config.json",
-        "results.jsonl",
-        *(f"{split}_{kind}.csv" for split in ("train", *runs.SPLITS) for kind in ("eval", "algo")),
-        *(f"{dataset}_split:{s}_seed:0_epoch:{e}_pred.csv" for s in runs.SPLITS for e in ("best", "last")),
-        *(f"{dataset}_seed:0_epoch:{e}_model.pth" for e in ("best", "last")),
-    }
 
 
 def break_off(argv):
@@ -56,7 +43,7 @@ def check(root, folder, dataset, name):
     whole, parts = folder / "whole", folder / "parts"
     own = {"dataset": dataset, "log_every": 2}
     assert main(runs.command(root, whole, name, **own)) == 0
-    assert {path.name for path in whole.iterdir()} == files(dataset)
+    assert runs.names_in(whole) == runs.files(dataset)
 
     break_off(runs.command(root, parts, name, **own))
     assert runs.state(parts, dataset=dataset)["epoch"] == 0
@@ -66,13 +53,10 @@ def check(root, folder, dataset, name):
     assert runs.texts(parts) == runs.texts(whole)
 
     records = read_records(whole / "results.jsonl")
-    assert {(r.checkpoint, r.split) for r in records} == {
-        (e, s) for e in ("best", "last") for s in runs.SPLITS
-    }
-    assert all(r.method == name and r.dataset == dataset and 0 <= r.acc <= 1 for r in records)
-    assert all(
-        r.consumed["steps"] == states[1]["steps"] and r.consumed["forward_equivalents"] > 0 for r in records
-    )
+    assert {(r.checkpoint, r.split) for r in records} == set(product(("best", "last"), runs.SPLITS))
+    for r in records:
+        assert r.method == name and r.dataset == dataset and 0 <= r.acc <= 1
+        assert r.consumed["steps"] == states[1]["steps"] and r.consumed["forward_equivalents"] > 0
     algo = runs.rows_of(whole / "train_algo.csv")
     assert all(np.isfinite(float(row["objective"])) for row in algo)
     values = json.loads((whole / "config.json").read_text())["values"]
@@ -95,11 +79,8 @@ def test_it_runs_resumes_and_writes_every_output_on_six_channels(six, tiny, tmp_
 
 
 def test_a_method_that_learns_from_no_label_at_first_has_no_training_accuracy_then(root, tiny, tmp_path):
-    fit(
-        run_config(
-            "IID-lite", **runs.settings(root, tmp_path, "IID-lite", n_epochs=2, iid_lite_pretrain_epochs=1)
-        )
-    )
+    changes = {"n_epochs": 2, "iid_lite_pretrain_epochs": 1}
+    fit(run_config("IID-lite", **runs.settings(root, tmp_path, "IID-lite", **changes)))
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "train_eval.csv")] == [1]
     assert [int(row["epoch"]) for row in runs.rows_of(tmp_path / "val_eval.csv")] == [0, 1]
 

@@ -4,8 +4,6 @@ Tensors on "meta" stand for those of a device: reading one raises. `Waits` adds 
 copies of host memory that block. On a GPU the same steps run under torch's own alarm.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,8 +1,5 @@
 """Acceptance 5, precision: half in the backbone alone, close losses, scaled steps, and what is refused."""
 
-from __future__ import annotations
-
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +11,6 @@ from abra_wilds import run_config
 from abra_wilds.__main__ import main as console
 from abra_wilds.commands.train import main
 from abra_wilds.config.precision import SpeedConfig
-from abra_wilds.engine import fit as fit_module
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.dry_run import activation_bytes
 from abra_wilds.engine.precision import check_speed, configure_precision, fused, make_scaler
@@ -22,6 +18,7 @@ from abra_wilds.engine.step import step
 from abra_wilds.functional.stats import channel_stats, instance_moments
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.nets.staged import StagedNet
+from abra_wilds.results.records import read_records
 from abra_wilds.types import InputError
 from tests import runs
 from tests.helpers import make_batch, make_info, make_method, worst
@@ -68,9 +65,8 @@ def test_what_follows_the_backbone_is_computed_outside_autocast():
     x = simulated()[0].x
     states = []
     method.head.register_forward_pre_hook(lambda *_: states.append(torch.is_autocast_enabled("cpu")))
-    method.net.stages["res1"].register_forward_pre_hook(
-        lambda *_: states.append(torch.is_autocast_enabled("cpu"))
-    )
+    stage = method.net.stages["res1"]
+    stage.register_forward_pre_hook(lambda *_: states.append(torch.is_autocast_enabled("cpu")))
     method.predict(x)
     assert states == [True, False]
     assert not torch.is_autocast_enabled("cpu")
@@ -153,11 +149,8 @@ def test_on_a_device_pooling_and_statistics_take_one_read_of_the_map(layout):
 
 
 def test_only_fp16_scales():
-    assert [make_scaler(SpeedConfig(amp=a), CPU).is_enabled() for a in ("none", "bf16", "fp16")] == [
-        False,
-        False,
-        True,
-    ]
+    scales = {amp: make_scaler(SpeedConfig(amp=amp), CPU).is_enabled() for amp in ("none", "bf16", "fp16")}
+    assert scales == {"none": False, "bf16": False, "fp16": True}
 
 
 def scaled(scale=2.0**10):
@@ -173,11 +166,10 @@ def test_the_scale_is_saved_and_taken_up_again(tmp_path):
     fresh = scaled(8.0)
     load_checkpoint(tmp_path / "model.pth", method, optimizer, scaler=fresh)
     assert fresh.state_dict() == scaler.state_dict()
-    save_checkpoint(
-        tmp_path / "none.pth", method, Progress(epoch=0), optimizer, scaler=GradScaler(enabled=False)
-    )
-    load_checkpoint(tmp_path / "none.pth", method, optimizer, scaler=GradScaler(enabled=False))
-    with pytest.raises(InputError, match=r"none.pth lacks scaler; give a checkpoint of this command"):
+    off = GradScaler(enabled=False)
+    save_checkpoint(tmp_path / "none.pth", method, Progress(epoch=0), optimizer, scaler=off)
+    load_checkpoint(tmp_path / "none.pth", method, optimizer, scaler=off)
+    with pytest.raises(InputError, match=r"none\.pth .*scaler"):
         load_checkpoint(tmp_path / "none.pth", method, optimizer, scaler=fresh)
 
 
@@ -185,7 +177,7 @@ def test_the_scale_is_saved_and_taken_up_again(tmp_path):
 
 
 def test_fp16_needs_a_gpu():
-    with pytest.raises(InputError, match=r"^--amp fp16 needs a CUDA device, and this is cpu; use --amp bf16"):
+    with pytest.raises(InputError, match=r"--amp fp16 .*cpu.*--amp bf16"):
         check_speed(SpeedConfig(amp="fp16"), CPU)
     for amp in ("none", "bf16"):
         check_speed(SpeedConfig(amp=amp), CPU)
@@ -194,7 +186,7 @@ def test_fp16_needs_a_gpu():
 def test_bf16_needs_a_gpu_that_has_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Old GPU")
-    with pytest.raises(InputError, match=r"^Old GPU has no arithmetic in bf16; use --amp fp16, or none$"):
+    with pytest.raises(InputError, match=r"Old GPU .*--amp fp16"):
         check_speed(SpeedConfig(amp="bf16"), torch.device("cuda", 0))
 
 
@@ -202,16 +194,14 @@ def test_bf16_needs_a_gpu_that_has_it(monkeypatch):
     "name, cfg", [("AdvStyle", None), ("AdvBayes", None), ("ABRA", ABRAConfig(at=("res3",)))]
 )
 def test_methods_that_differentiate_the_backbone_themselves_refuse_fp16(name, cfg):
-    with pytest.raises(InputError, match=rf"--amp fp16 .* {name} as configured .*; use --amp bf16, or none"):
+    with pytest.raises(InputError, match=rf"--amp fp16 .*{name}.*--amp bf16"):
         configure_precision(make_method(name, cfg), SpeedConfig(amp="fp16"))
     configure_precision(make_method(name, cfg), SpeedConfig(amp="bf16"))
     configure_precision(make_method("ABRA"), SpeedConfig(amp="fp16"))
 
 
-def test_the_command_refuses_fp16_on_a_cpu_before_training(root, tiny, tmp_path, capsys):
-    assert main(runs.command(root, tmp_path / "run", "ERM", amp="fp16")) == 2
-    assert "--amp fp16 needs a CUDA device" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+def test_the_command_refuses_fp16_on_a_cpu_before_training(root, tiny, tmp_path, refused):
+    assert "--amp fp16" in refused(runs.command(root, tmp_path / "run", "ERM", amp="fp16"))
 
 
 def test_optimisers_are_fused_on_a_gpu_unless_told_otherwise():
@@ -244,17 +234,9 @@ def fast_run(root, tiny, tmp_path_factory):
 
 
 def test_a_run_in_bf16_resumes_bit_for_bit(root, tiny, fast_run, tmp_path):
-    taken, ours = [0], fit_module.step
-
-    def stopping(*args, **kwargs):
-        taken[0] += 1
-        if taken[0] == 12:
-            raise KeyboardInterrupt
-        return ours(*args, **kwargs)
-
     argv = runs.command(root, tmp_path / "run", "ABRA", **FAST)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "step", stopping)
+        runs.stop_at(patch, 12)
         assert main(argv) == 130
     assert main([*argv, "--resume"]) == 0
     states = [runs.comparable(runs.state(folder)) for folder in (tmp_path / "run", fast_run)]
@@ -270,11 +252,8 @@ def test_a_saved_model_predicts_in_its_own_precision_or_another(fast_run, capsys
     own = fast_run / "rxrx1_split:val_seed:0_epoch:last_pred.csv"
     again = tmp_path / "own" / "rxrx1_split:val_seed:0_epoch:last_tta:none_pred.csv"
     assert again.read_bytes() == own.read_bytes()
-    digests = {
-        json.loads((tmp_path / out / "results.jsonl").read_text().splitlines()[0])["config_sha256"]
-        for out in ("own", "full")
-    }
-    assert len(digests) == 2
+    own, full = (read_records(tmp_path / out / "results.jsonl")[0] for out in ("own", "full"))
+    assert own.config_sha256 != full.config_sha256
 
 
 def test_a_dry_run_expects_half_the_feature_maps():

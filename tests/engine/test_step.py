@@ -1,7 +1,5 @@
 """One optimisation step: averaged gradients, clipping, scaled losses, forgotten moments, what stays put."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

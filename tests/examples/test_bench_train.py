@@ -1,10 +1,6 @@
 """What the benchmark of training refuses before it writes, and what it counts."""
 
-from __future__ import annotations
-
 import shutil
-import subprocess
-import sys
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -49,35 +45,29 @@ def test_the_documented_command_has_rounds_that_fit_into_an_epoch(train, plates_
 
 
 def test_what_cannot_be_measured_is_refused_before_an_image_is_written(plates_of):
-    with pytest.raises(InputError, match="--wells is 20 and a batch of one plate takes 128; give at least"):
+    with pytest.raises(InputError, match=r"--wells is 20 .*128"):
         plates_of("rxrx1", "--wells", 20)
-    with pytest.raises(InputError, match="24 plates of rxrx1_6ch make 48 batches and a round takes 116"):
+    with pytest.raises(InputError, match=r"24 plates of rxrx1_6ch .*48 batches .*116"):
         plates_of("rxrx1_6ch", "--steps", 100, "--workers", 16)
-    with pytest.raises(InputError, match=r"need 9.7 GB of disk and .* has 9.0 GB free; lower --gigabytes"):
+    with pytest.raises(InputError, match=r"9\.7 GB .*9\.0 GB .*--gigabytes"):
         plates_of("rxrx1_6ch", disk=9)
-    with pytest.raises(InputError, match=r"need 1.6 GB of shared memory and /dev/shm has 0.1 GB free"):
+    with pytest.raises(InputError, match=r"1\.6 GB .*/dev/shm .*0\.1 GB"):
         plates_of("rxrx1_6ch", "--workers", 16, shared=0.064)
 
 
 def test_a_refusal_is_one_sentence_and_no_traceback(tmp_path):
-    command = [sys.executable, "examples/benchmarks/bench_train.py", "--wells", "20", "--device", "cpu"]
-    done = subprocess.run(command, cwd=runs.REPOSITORY, capture_output=True, text=True)
+    command = ("examples/benchmarks/bench_train.py", "--wells", 20, "--device", "cpu")
+    done = runs.process(*command)
     assert done.returncode == 2 and done.stderr.startswith("error: --wells is 20")
-    done = subprocess.run([*command, "--json", tmp_path / "no" / "t.json"], cwd=runs.REPOSITORY,
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 2 and f"there is no folder {tmp_path}/no for t.json" in done.stderr
+    done = runs.process(*command, "--json", tmp_path / "no" / "t.json")
+    assert done.returncode == 2 and f"{tmp_path}/no for t.json" in done.stderr
 
 
 def test_of_a_gpu_only_kernels_count_and_none_of_their_time_twice(train):
     def event(key, kind, cpu, device, named=False, sizes=()):
-        return SimpleNamespace(
-            key=key,
-            input_shapes=sizes,
-            device_type=kind,
-            self_cpu_time_total=cpu,
-            self_device_time_total=device,
-            is_user_annotation=named,
-        )
+        times = {"self_cpu_time_total": cpu, "self_device_time_total": device}
+        about = {"key": key, "input_shapes": sizes, "device_type": kind, "is_user_annotation": named}
+        return SimpleNamespace(**about, **times)
 
     events = [
         event("aten::convolution", DeviceType.CPU, 20, 75),

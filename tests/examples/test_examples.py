@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -14,8 +12,7 @@ from tests import runs
 
 def example(name: str, *args: object) -> str:
     """Standard output of a script of examples/, which must succeed."""
-    command = [sys.executable, f"examples/{name}", *map(str, args)]
-    done = subprocess.run(command, cwd=runs.REPOSITORY, capture_output=True, text=True)
+    done = runs.process(f"examples/{name}", *args)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -88,10 +85,8 @@ def test_the_benchmark_of_training_feeds_both_methods_from_packs_of_random_bytes
     result = json.loads((tmp_path / "t.json").read_text())
     assert result["images"] == "random bytes" and "time (CPU)" in shown
     assert [path.name for path in tmp_path.iterdir()] == ["t.json"]
-    assert {n: found["shape"] for n, found in result["datasets"].items()} == {
-        "rxrx1": [3, 256, 256],
-        "rxrx1_6ch": [6, 512, 512],
-    }
+    shapes = {name: found["shape"] for name, found in result["datasets"].items()}
+    assert shapes == {"rxrx1": [3, 256, 256], "rxrx1_6ch": [6, 512, 512]}
     for found in result["datasets"].values():
         for name, row in found["methods"].items():
             steps = [r["step"] for r in found["rounds"][name]]

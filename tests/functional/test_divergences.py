@@ -1,7 +1,5 @@
 """KL and MMD of channel statistics: against torch.distributions, and a double loop over two samples."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

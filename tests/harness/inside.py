@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,29 @@ from tests import runs
 
 # Methods that a checkout's loop has no place for, ARM-BN unless --tta is none.
 OUTSIDE = ("SimCLR", "BYOL", "DINOv2", "LISA", "ARM-BN", "IRMX-PAIR", "IRMX", "CS-ARM-BN")
-LOGS = {"config.json", "log.txt"} | {
-    f"{split}_{kind}.csv" for split in ("train", *runs.SPLITS) for kind in ("eval", "algo")
-}
+STAND_IN = Path(__file__).parent / "fake_checkout"
 
 
 def files(dataset: str = "rxrx1") -> set[str]:
-    """Names of everything that a run leaves in its folder."""
-    epochs = ("best", "last")
-    models = {f"{dataset}_seed:0_epoch:{epoch}_model.pth" for epoch in epochs}
-    predictions = {f"{dataset}_split:{s}_seed:0_epoch:{e}_pred.csv" for s in runs.SPLITS for e in epochs}
-    return LOGS | models | predictions
+    """Names of everything that a run leaves in its folder; a checkout keeps no records."""
+    return runs.files(dataset) - {"results.jsonl"}
 
 
 FILES = files()
+
+
+def git(folder: Path, *args: object) -> str:
+    """Standard output of git, which is not to refresh its index."""
+    who = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+    command = ["git", "--no-optional-locks", "-C", str(folder), *who, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def committed(folder: Path) -> Path:
+    """The folder, after a commit of all that is in it."""
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "stand-in"]):
+        git(folder, *command)
+    return folder
 
 
 def line(place: Path, root: Path, log_dir: Path, name: str, **changes: Any) -> list[str]:
@@ -35,8 +45,3 @@ def line(place: Path, root: Path, log_dir: Path, name: str, **changes: Any) -> l
 def epochs(log_dir: Path, split: str, kind: str = "eval") -> list[str]:
     """The epochs of a csv's rows."""
     return [row["epoch"] for row in runs.rows_of(log_dir / f"{split}_{kind}.csv")]
-
-
-def names_in(log_dir: Path) -> set[str]:
-    """Names of a folder's entries."""
-    return {path.name for path in log_dir.iterdir()}

@@ -284,12 +284,5 @@ def three_runs(
         if fix is not None:
             fix(theirs)
         loop = run_loop(harness.run, copy.deepcopy(method), as_ours, n)
-        return Runs(
-            run_in_checkout(theirs, batches, n),
-            loop,
-            run_in_checkout(inside, batches, n),
-            n,
-            as_ours,
-            method,
-            harness.run,
-        )
+        traces = run_in_checkout(theirs, batches, n), loop, run_in_checkout(inside, batches, n)
+        return Runs(*traces, n, as_ours, method, harness.run)

@@ -1,14 +1,11 @@
 """One command line for two parsers: what each is told, where values come from, and what is refused."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.commands.train import main
 from abra_wilds.errors import InputError
 from abra_wilds.harness.arguments import ANSWERED, NO_PLACE, read_request, words
 from abra_wilds.harness.register import registered
@@ -42,17 +39,7 @@ def value(argv, name):
 
 @pytest.mark.parametrize("algorithm", ["ERM", "FixMatch", "groupDRO"])
 def test_a_command_line_for_an_algorithm_of_the_checkouts_own_passes_untouched(ask, algorithm):
-    argv = [
-        "--algorithm",
-        algorithm,
-        "--unlabeled_split",
-        "extra",
-        "--device",
-        "0",
-        "1",
-        "--nonsense",
-        "--config",
-    ]
+    argv = f"--algorithm {algorithm} --unlabeled_split extra --device 0 1 --nonsense --config".split()
     request = ask(None, *argv)
     assert request.argv == argv and request.run is None and request.defaults == {}
 
@@ -92,17 +79,13 @@ def test_what_only_the_checkout_does_reaches_it(ask, flag):
     assert ask("ABRA", *argv).argv[-2:] == argv
 
 
-def test_abra_gets_one_bio_batch_a_batch_from_the_group_loader(ask):
-    run = ask("ABRA").run
+@pytest.mark.parametrize("preset", [(), ("--preset", "wilds"), ("--preset", "paper")])
+def test_abra_gets_one_bio_batch_a_batch_from_the_group_loader_under_every_preset(ask, preset):
+    run = ask("ABRA", *preset).run
+    assert not preset or run.preset == preset[1]
     assert (run.data.train_loader, run.data.n_groups_per_batch) == ("group", 1)
     assert run.origin["train_loader"] == run.origin["n_groups_per_batch"] == "WILDS checkout"
     assert run.data.groupby_fields == ("experiment", "plate") and run.eval.bn_stats == "precise"
-
-
-@pytest.mark.parametrize("preset", ["wilds", "paper"])
-def test_abra_keeps_one_bio_batch_a_batch_under_every_preset(ask, preset):
-    run = ask("ABRA", "--preset", preset).run
-    assert run.preset == preset and (run.data.train_loader, run.data.n_groups_per_batch) == ("group", 1)
 
 
 def test_abra_is_told_otherwise_by_flags_alone(ask):
@@ -142,38 +125,37 @@ def test_a_method_that_joins_the_table_has_its_command_line_read(checkout, monke
     assert harness.run.algorithm == "Other" and harness.run.optim.lr == 0.5
 
 
-SEVERAL = ("DataParallel", "give one device", "our own command", "torchrun --nproc_per_node 2")
-# Command line: (algorithm, flags, parts of the sentence)
+# (algorithm, flags, what is named)
 REFUSED = [
-    ("ABRA", ["--device", "0", "1"], ("--device 0 1", *SEVERAL)),
+    ("ABRA", ["--device", "0", "1"], ("--device 0 1", "torchrun --nproc_per_node 2")),
     ("ERM", ["--device", "0", "2", "3"], ("--device 0 2 3", "torchrun --nproc_per_node 3")),
     ("ABRA", ["--train_loader", "plate"], ("--train_loader plate", "group --n_groups_per_batch 1")),
-    ("ABRA", ["--eval_loader", "group"], ("--eval_loader must be standard",)),
-    ("ABRA", ["--config", "a.yaml"], ("--config cannot be used", "write the settings as flags")),
-    ("ABRA", ["--plate_remainder", "drop"], ("--plate_remainder cannot be used", "leave it out")),
-    ("ERM", ["--tracker", "tensorboard"], ("--tracker cannot be used", "--use_wandb")),
-    ("ERM", ["--dry_run"], ("--dry_run cannot be used", "examples/run_expt.py --dry_run")),
+    ("ABRA", ["--eval_loader", "group"], ("--eval_loader", "standard")),
+    ("ABRA", ["--config", "a.yaml"], ("--config",)),
+    ("ABRA", ["--plate_remainder", "drop"], ("--plate_remainder",)),
+    ("ERM", ["--tracker", "tensorboard"], ("--tracker", "--use_wandb")),
+    ("ERM", ["--dry_run"], ("--dry_run", "examples/run_expt.py")),
     (
         "ERM",
         ["--target_resolution", 64, "--transform", "rxrx1"],
         ("--target_resolution", "--transform paper"),
     ),
-    ("ERM", ["--bacth_size", 8], ("unknown argument '--bacth_size'", "did you mean --batch_size?")),
-    ("ERM", ["--batch_siz", 8], ("unknown argument '--batch_siz'", "did you mean --batch_size?")),
-    ("ERM", ["--eval_onl"], ("unknown argument '--eval_onl'", "did you mean --eval_only?")),
-    ("ERM", ["--save_predi=true"], ("unknown argument '--save_predi=true'", "did you mean --save_pred?")),
-    ("ERM", ["--abra_lamm", 1], ("unknown argument '--abra_lamm'", "did you mean --abra_lam?")),
-    ("ERM", ["--xyzzy"], ("unknown argument '--xyzzy'", "written out in full")),
-    ("ABRA", ["--coral_penalty_weight", 1], ("belongs to deepCORAL", "no effect on ABRA")),
-    ("ERM", ["--abra_lam", 1], ("--abra_lam belongs to ABRA", "no effect on ERM")),
-    ("deepCORAL", ["--irm_lambda", 1], ("--irm_lambda belongs to IRM", "no effect on deepCORAL")),
-    ("ERM", ["--n_groups_per_batch", 4], ("would have no effect", "--train_loader group")),
-    ("deepCORAL", ["--n_groups_per_batch", 1], ("deepCORAL compares at least 2",)),
-    ("ERM", ["--preset", "mine"], ("--preset must be one of paper, wilds", "'mine'")),
-    ("ERM", ["--model", "vgg"], ("--model must be one of resnet18", "'vgg'")),
-    ("ERM", ["--save_pred", "maybe"], ("--save_pred", "expected true or false")),
-    ("ERM", ["--device", "gpu"], ("--device must be a CUDA index or cpu", "'gpu'")),
-    ("ERM", ["--scheduler", "FixMatchLR"], ("--scheduler must be one of", "'FixMatchLR'")),
+    ("ERM", ["--bacth_size", 8], ("'--bacth_size'", "--batch_size")),
+    ("ERM", ["--batch_siz", 8], ("'--batch_siz'", "--batch_size")),
+    ("ERM", ["--eval_onl"], ("'--eval_onl'", "--eval_only")),
+    ("ERM", ["--save_predi=true"], ("'--save_predi=true'", "--save_pred?")),
+    ("ERM", ["--abra_lamm", 1], ("'--abra_lamm'", "--abra_lam?")),
+    ("ERM", ["--xyzzy"], ("'--xyzzy'",)),
+    ("ABRA", ["--coral_penalty_weight", 1], ("--coral_penalty_weight", "deepCORAL", "ABRA")),
+    ("ERM", ["--abra_lam", 1], ("--abra_lam", "ABRA", "ERM")),
+    ("deepCORAL", ["--irm_lambda", 1], ("--irm_lambda", "IRM", "deepCORAL")),
+    ("ERM", ["--n_groups_per_batch", 4], ("--n_groups_per_batch", "--train_loader group")),
+    ("deepCORAL", ["--n_groups_per_batch", 1], ("deepCORAL", "at least 2")),
+    ("ERM", ["--preset", "mine"], ("--preset", "'mine'")),
+    ("ERM", ["--model", "vgg"], ("--model", "resnet18", "'vgg'")),
+    ("ERM", ["--save_pred", "maybe"], ("--save_pred", "true or false")),
+    ("ERM", ["--device", "gpu"], ("--device", "'gpu'")),
+    ("ERM", ["--scheduler", "FixMatchLR"], ("--scheduler", "'FixMatchLR'")),
 ]
 
 
@@ -193,7 +175,7 @@ def test_a_flag_of_the_checkout_that_says_nothing_to_ours_is_refused_with_the_re
     with pytest.raises(InputError) as fault:
         ask(name, f"--{flag}", "1")
     if flag in checkout.flags():
-        assert_says(str(fault.value), f"--{flag} has no meaning", WITHOUT_MEANING[flag], "leave it out")
+        assert_says(str(fault.value), f"--{flag}", WITHOUT_MEANING[flag])
     else:
         assert f"'--{flag}'" in str(fault.value)
 
@@ -205,12 +187,6 @@ def test_every_flag_of_the_checkout_is_read_refused_or_passed_on(ask, checkout):
     known = {*flags_by_name(), *WITHOUT_MEANING, "algorithm", "model_kwargs"}
     assert checkout.flags() - known == set()
     assert not set(NO_PLACE) & checkout.flags()
-
-
-def test_the_sentence_about_devices_names_a_command_that_takes_them(ask, capsys):
-    """Our own command, started by torchrun, is the way to several devices; by itself it says the same."""
-    assert main(["--algorithm", "ABRA", "--device", "0", "1"]) == 2
-    assert "torchrun" in capsys.readouterr().err
 
 
 VALUES = [

@@ -1,7 +1,5 @@
 """Six-channel images and networks of timm's inside a checkout, which knows neither."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import pytest
@@ -11,22 +9,14 @@ from abra_wilds.errors import InputError
 from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones
 from tests import runs
-from tests.data.six import write_small_six
-from tests.harness.inside import files, line, names_in
-from tests.runs import assert_says
+from tests.harness.inside import files, line
+from tests.runs import assert_says, names_in
 
 
 @pytest.fixture(autouse=True)
-def tiny(monkeypatch):
+def any_network(tiny, monkeypatch):
     """Whatever network is asked for, a tiny one is built; nothing is downloaded."""
-    runs.use_tiny_backbone(monkeypatch)
     monkeypatch.setattr(backbones, "timm_net", runs.tiny_backbone)
-
-
-@pytest.fixture(scope="module")
-def six_root(tmp_path_factory):
-    """The root_dir of a small simulated screen of six channels."""
-    return write_small_six(tmp_path_factory.mktemp("six"))
 
 
 @pytest.mark.parametrize("name", ["ABRA", "abra:ERM"])
@@ -40,11 +30,9 @@ def test_a_method_trains_on_six_channels_and_is_evaluated_again(checkout, six_ro
     assert runs.rows_of(log_dir / "val_eval.csv") == [first, first]
 
 
-def test_an_algorithm_of_the_checkouts_own_is_refused_on_six_channels(checkout, six_root, tmp_path, capsys):
+def test_an_algorithm_of_the_checkouts_own_is_refused_on_six_channels(checkout, six_root, tmp_path, refusal):
     argv = line(checkout.path, six_root, tmp_path / "run", "ERM", dataset="rxrx1_6ch")
-    assert main(argv) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert_says(said, "--algorithm ERM of WILDS takes RGB", "rxrx1_6ch", "abra:ERM")
+    assert_says(refusal(argv), "--algorithm ERM", "rxrx1_6ch", "abra:ERM")
     assert not (tmp_path / "run").exists()
 
 
@@ -74,7 +62,7 @@ def test_a_name_of_timms_is_known_to_the_checkout_for_its_own_run_alone(checkout
             assert known().count("timm:any_net") == 2
         own = ["--algorithm", "ERM", "--model", "timm:any_net"]
         assert harness.arguments(own) == own and known() == before
-        with pytest.raises(InputError, match=r"--model must be one of .*'vgg'"):
+        with pytest.raises(InputError, match=r"--model .*'vgg'"):
             harness.arguments(["--algorithm", "ABRA", "--model", "vgg"])
         assert known() == before
 

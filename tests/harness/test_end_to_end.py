@@ -1,7 +1,5 @@
 """Acceptance 1: our methods train, resume and evaluate inside a checkout, which stays as it was."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -23,9 +21,9 @@ from abra_wilds.harness.checkout import find_checkout
 from abra_wilds.harness.register import registered
 from abra_wilds.nets import backbones
 from tests import runs
-from tests.harness.inside import FILES, epochs, line, names_in
+from tests.harness.inside import FILES, STAND_IN, committed, epochs, git, line
+from tests.runs import names_in
 
-STAND_IN = Path(__file__).parent / "fake_checkout"
 # `abra-wilds` with the tiny network; it waits for its end behind the step that the environment names.
 PROGRAM = """
 import os, sys, time
@@ -48,13 +46,6 @@ sys.exit(main())
 """
 
 
-def git(folder, *args):
-    """Standard output of git, which is not to refresh its index."""
-    who = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
-    command = ["git", "--no-optional-locks", "-C", folder, *who, *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
 def tree(folder):
     """{path: (size, time of change, content)} of everything below a folder, .git among it."""
     found = {}
@@ -72,8 +63,7 @@ def place(request, tmp_path_factory):
     if request.param == "stand-in":
         path = tmp_path_factory.mktemp("clone") / "wilds"
         shutil.copytree(STAND_IN, path, ignore=shutil.ignore_patterns("__pycache__"))
-        for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "stand-in"]):
-            git(path, *command)
+        committed(path)
     before = tree(path)
     assert "examples/run_expt.py" in before and not git(path, "status", "--porcelain")
     with pytest.MonkeyPatch.context() as patch:  # as a person's interpreter is, which writes bytecode
@@ -91,12 +81,6 @@ def names(place):
         return dict(harness.names)
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    """Let --model resnet18 mean the tiny network."""
-    runs.use_tiny_backbone(monkeypatch)
-
-
 def evaluated_again(argv, log_dir):
     """Check --eval_only: it repeats the best epoch's rows and predictions, and writes no other file."""
     before = {s: runs.rows_of(log_dir / f"{s}_eval.csv") for s in ("train", *runs.SPLITS)}
@@ -109,9 +93,8 @@ def evaluated_again(argv, log_dir):
         assert rows[:-1] == before[split] and rows[-1] == before[split][int(epoch)]
         again, kept = (log_dir / f"rxrx1_split:{split}_seed:0_epoch:{e}_pred.csv" for e in (epoch, "best"))
         assert again.read_text() == kept.read_text() and len(kept.read_text().splitlines()) == 64
-    assert names_in(log_dir) - files == {
-        f"rxrx1_split:{s}_seed:0_epoch:{epoch}_pred.csv" for s in runs.SPLITS
-    }
+    new = {f"rxrx1_split:{s}_seed:0_epoch:{epoch}_pred.csv" for s in runs.SPLITS}
+    assert names_in(log_dir) - files == new
 
 
 def own_command_takes(root, log_dir, name, tmp_path):
@@ -126,9 +109,8 @@ def own_command_takes(root, log_dir, name, tmp_path):
         records = [json.loads(text) for text in (log_dir / "results.jsonl").read_text().splitlines()]
         for split, record in zip(runs.SPLITS, records, strict=True):
             row = runs.rows_of(log_dir / f"{split}_eval.csv")[-2]
-            assert record["split"] == split and record["acc"] == pytest.approx(
-                float(row["acc_avg"]), abs=1e-6
-            )
+            assert record["split"] == split
+            assert record["acc"] == pytest.approx(float(row["acc_avg"]), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", runs.CORE)
@@ -171,20 +153,15 @@ def test_a_method_killed_in_its_second_epoch_resumes_where_the_first_ended(
     assert names_in(log_dir) == FILES
     assert all(epochs(log_dir, split) == ["0", "1"] for split in ("train", *runs.SPLITS))
     logged = [(row["epoch"], row["batch"]) for row in runs.rows_of(log_dir / "train_algo.csv")]
-    assert len(set(logged)) == len(logged) and set(logged) >= {
-        (str(e), str(i)) for e in (0, 1) for i in (1, n)
-    }
+    assert len(set(logged)) == len(logged)
+    assert set(logged) >= {(str(e), str(i)) for e in (0, 1) for i in (1, n)}
     ended = runs.state(log_dir)
     assert ended["epoch"] == 1 and {int(s["step"]) for s in ended["optimizer"]["state"].values()} == {2 * n}
     request = read_request(argv[3:], names, find_checkout(place).flags())
     rates = [learning_rate(request.run.optim, step, n) for step in range(2 * n)]
     for state, step in ((killed, n - 1), (ended, 2 * n - 1)):
-        lr = rates[step]
-        assert (
-            lr > 0
-            and rates[step - 1] != pytest.approx(lr)
-            and state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(lr)
-        )
+        assert rates[step] > 0 and rates[step - 1] != pytest.approx(rates[step])
+        assert state["optimizer"]["param_groups"][0]["lr"] == pytest.approx(rates[step])
     evaluated_again(argv, log_dir)
 
 
@@ -261,15 +238,8 @@ def test_the_commands_run_with_a_real_network(place, root, tmp_path, start):
     argv = line(place, root, tmp_path / "run", name, pretrained=None, model_kwargs={"pretrained": False})
     if name == "ERM":
         argv = [word for word in argv if word not in ("--warmup_epochs", "1")]
-    done = subprocess.run(
-        [sys.executable, *begin, *argv[1:]], cwd=runs.REPOSITORY, capture_output=True, text=True
-    )
+    done = runs.process(*begin, *argv[1:])
     assert done.returncode == 0, done.stderr
-    for said in (
-        f"WILDS 2.0.0 in {place}",
-        "is the package it imports",
-        "algorithms of abra_wilds: abra:ERM",
-    ):
-        assert said in done.stderr
+    runs.assert_says(done.stderr, f"WILDS 2.0.0 in {place}", "abra:ERM")
     assert names_in(tmp_path / "run") == (FILES if name == "ABRA" else FILES - {"config.json"})
     assert epochs(tmp_path / "run", "val") == ["0", "1"]

@@ -1,7 +1,5 @@
 """Acceptance 3: our predictions, scored by the checkout's own evaluate.py, give our logged numbers."""
 
-from __future__ import annotations
-
 import json
 import shutil
 
@@ -12,18 +10,17 @@ from abra_wilds.__main__ import main
 from abra_wilds.commands.train import main as own_main
 from abra_wilds.results.records import read_records
 from tests import runs
+from tests.harness.inside import line
 
 SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module")
-def own_runs(root, tmp_path_factory):
+def own_runs(root, tiny, tmp_path_factory):
     """Folders of our own command's runs, one for each seed."""
     folders = [tmp_path_factory.mktemp("own") / f"seed{seed}" for seed in SEEDS]
-    with pytest.MonkeyPatch.context() as patch:
-        runs.use_tiny_backbone(patch)
-        for seed, folder in zip(SEEDS, folders, strict=True):
-            assert own_main(runs.command(root, folder, seed=seed, n_epochs=3, batch_size=4)) == 0
+    for seed, folder in zip(SEEDS, folders, strict=True):
+        assert own_main(runs.command(root, folder, seed=seed, n_epochs=3, batch_size=4)) == 0
     return folders
 
 
@@ -73,15 +70,11 @@ def test_predictions_of_our_own_command_score_as_logged_and_as_recorded(scores, 
 
 @pytest.mark.parametrize("algorithm", ["ABRA", "abra:ERM"])
 def test_predictions_of_runs_inside_the_checkout_score_as_logged(
-    checkout, scores, root, tmp_path, monkeypatch, algorithm
+    checkout, scores, root, tiny, tmp_path, algorithm
 ):
-    runs.use_tiny_backbone(monkeypatch)
     folders = [tmp_path / f"seed{seed}" for seed in SEEDS]
     for seed, folder in zip(SEEDS, folders, strict=True):
-        plain = runs.command(
-            root, folder, algorithm.removeprefix("abra:"), seed=seed, device=None, batch_size=4
-        )
-        assert main(["wilds", str(checkout.path), "--", "--algorithm", algorithm, *plain[2:]]) == 0
+        assert main(line(checkout.path, root, folder, algorithm, seed=seed, batch_size=4)) == 0
     found = scores(folders)
     for split in runs.SPLITS:
         assert_same(found[split], [logged(folder, split) for folder in folders])

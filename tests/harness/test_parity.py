@@ -30,7 +30,7 @@ from abra_wilds.nets import backbones
 from abra_wilds.nets.backbones import torchvision_models
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.results.provenance import commit
-from tests.harness.parity import Columns, Runs, Trace, gap, gaps, renamed, three_runs
+from tests.harness.parity import Columns, Runs, gap, gaps, renamed, three_runs
 
 LR = 1e-3
 SETTINGS = {
@@ -65,9 +65,8 @@ def narrow_backbone(*_: Any, **__: Any) -> StagedNet:
     net = narrow_resnet()
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     parts = (stem, net.layer1, net.layer2, net.layer3, net.layer4)
-    return StagedNet(
-        dict(zip(STAGES, parts, strict=True)), dict(zip(STAGES, (8, 8, 16, 32, 64), strict=True))
-    )
+    channels = (8, 8, 16, 32, 64)
+    return StagedNet(dict(zip(STAGES, parts, strict=True)), dict(zip(STAGES, channels, strict=True)))
 
 
 @pytest.fixture
@@ -88,9 +87,8 @@ def network(request: pytest.FixtureRequest) -> str:
 def run(checkout: Checkout, root: Path, tmp_path: Path) -> Callable[..., Runs]:
     """`three_runs` of an algorithm with its settings; 8 epochs of 4 batches would be the whole run."""
     line = f"--dataset rxrx1 --root_dir {root} --log_dir {tmp_path / 'log'} --n_epochs 8 --batch_size 16"
-    line += (
-        f" --model resnet18 --model_kwargs pretrained=False --lr {LR} --weight_decay 1e-5 --optimizer Adam"
-    )
+    line += f" --model resnet18 --model_kwargs pretrained=False --lr {LR} --weight_decay 1e-5"
+    line += " --optimizer Adam"
     line += " --scheduler cosine_schedule_with_warmup --scheduler_kwargs num_warmup_steps=5"
     line += " --loader_kwargs num_workers=0 pin_memory=False"
 
@@ -115,9 +113,10 @@ def published(scheduler: str, step: int, warm: int, total: int) -> float:
     return 1 - p if scheduler == "linear_schedule_with_warmup" else (1 + math.cos(math.pi * p)) / 2
 
 
-def agree(a: Trace, b: Trace, but: str = "") -> None:
-    found = {name: value for name, value in gaps(a, b).items() if name != but}
-    assert all(value <= TOLERANCE[name] for name, value in found.items()), found
+def agree(runs: Runs, but: str = "") -> None:
+    for ours in (runs.loop, runs.inside):
+        found = {name: value for name, value in gaps(runs.theirs, ours).items() if name != but}
+        assert all(value <= TOLERANCE[name] for name, value in found.items()), found
 
 
 def close(a: Any, b: Any, rel: float = 1e-10) -> bool:
@@ -127,8 +126,7 @@ def close(a: Any, b: Any, rel: float = 1e-10) -> bool:
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_20_batches_leave_the_same_numbers_whoever_runs_them(run, network, algorithm, checkout):
     runs = run(algorithm)
-    agree(runs.theirs, runs.loop)
-    agree(runs.theirs, runs.inside)
+    agree(runs)
     for name, ours in (("our loop", runs.loop), ("inside", runs.inside)):
         found = gaps(runs.theirs, ours)
         shown = ", ".join(f"{kind} {value:.1e}" for kind, value in found.items())
@@ -182,8 +180,7 @@ def test_irm_by_default_is_wilds_irm_that_forgets_moments_instead_of_making_an_o
         import_module("algorithms.IRM").initialize_optimizer = forgetful
 
     runs = run("IRM", ours="", fix=fix)
-    agree(runs.theirs, runs.loop)
-    agree(runs.theirs, runs.inside)
+    agree(runs)
 
 
 @pytest.mark.usefixtures("narrow")
@@ -198,8 +195,7 @@ def test_irm_by_default_is_wilds_irm_that_forgets_moments_instead_of_making_an_o
 def test_accumulate_sum_is_what_wilds_does(run, algorithm, flags):
     ours = f"--accumulate sum {COMPAT.get(algorithm, '')}"
     runs = run(algorithm, f"{flags} --gradient_accumulation_steps 2", ours)
-    agree(runs.theirs, runs.loop)
-    agree(runs.theirs, runs.inside)
+    agree(runs)
     # Five batches make an epoch, and its third step holds one.
     assert runs.n == 5 and len(runs.theirs.lr) == 12
 
@@ -222,8 +218,8 @@ def test_accumulate_mean_is_wilds_with_gradients_divided_by_the_batches_of_a_ste
     for batch in runs.batches[:2]:
         loss = F.cross_entropy(method.predict(batch.x), batch.target.y)
         parts.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(method.parameters()))]))
+    agree(runs, but="gradient")
     for trace in (runs.loop, runs.inside):
-        agree(runs.theirs, trace, but="gradient")
         assert close(trace.gradient, [(parts[0] + parts[1]) / 2])
         assert close(runs.theirs.gradient, [parts[0] + parts[1]])
 
@@ -249,8 +245,7 @@ def of_sizes(*sizes: int) -> Callable[[list[Columns], Any], list[Columns]]:
 )
 def test_a_step_on_groups_of_odd_and_unequal_sizes_is_the_same(run, algorithm, sizes):
     runs = run(algorithm, "--scheduler_kwargs num_warmup_steps=0", choose=of_sizes(*sizes))
-    agree(runs.theirs, runs.loop)
-    agree(runs.theirs, runs.inside)
+    agree(runs)
     assert runs.theirs.lr == [LR] and len(runs.batches[0].groups) == sum(size > 0 for size in sizes)
     if algorithm == "groupDRO":
         q = runs.theirs.q[0]
@@ -263,9 +258,8 @@ def test_a_schedule_with_warmup_is_that_of_wilds_over_a_whole_run(checkout, sche
     kwargs = {"num_warmup_steps": warm}
     ours, theirs = both_schedules(checkout, scheduler, kwargs)
     assert ours == pytest.approx(theirs, rel=1e-12, abs=0)
-    assert ours == pytest.approx(
-        [LR * published(scheduler, k, warm, 12) for k in range(12)], rel=1e-12, abs=0
-    )
+    formula = [LR * published(scheduler, k, warm, 12) for k in range(12)]
+    assert ours == pytest.approx(formula, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("kwargs", [{"step_size": 1}, {"step_size": 2, "gamma": 0.5}])
@@ -274,18 +268,15 @@ def test_step_lr_is_that_of_wilds_over_a_whole_run(checkout, kwargs):
     assert ours == pytest.approx(theirs, rel=1e-12, abs=0) and len(set(theirs)) > 1
 
 
-def both_schedules(
-    checkout: Checkout, scheduler: str, kwargs: dict[str, Any]
-) -> tuple[list[float], list[float]]:
+def both_schedules(checkout: Checkout, scheduler: str, kwargs: Any) -> tuple[list[float], list[float]]:
     """Rates of 4 epochs of 3 steps: ours, and the checkout's own, stepped as its loop does."""
     config = OptimConfig(lr=LR, n_epochs=4, scheduler=scheduler, scheduler_kwargs=kwargs)
     theirs = []
     with registered(checkout):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=LR)
         make = import_module("scheduler").initialize_scheduler
-        made = make(
-            SimpleNamespace(scheduler=scheduler, scheduler_kwargs=kwargs), optimizer, n_train_steps=12
-        )
+        wanted = SimpleNamespace(scheduler=scheduler, scheduler_kwargs=kwargs)
+        made = make(wanted, optimizer, n_train_steps=12)
         for k in range(12):
             theirs.append(optimizer.param_groups[0]["lr"])
             optimizer.step()

@@ -1,10 +1,7 @@
 """What cannot be run inside a checkout is refused by one sentence, before it costs an epoch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-import re
 import shutil
 
 import pytest
@@ -12,13 +9,12 @@ import pytest
 from abra_wilds import run_config
 from abra_wilds.__main__ import main
 from abra_wilds.commands.train import main as own_main
+from abra_wilds.harness import algorithm
 from tests import runs
-from tests.runs import assert_says
+from tests.harness import inside
+from tests.runs import assert_says, content
 
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    runs.use_tiny_backbone(monkeypatch)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture
@@ -26,37 +22,15 @@ def line(checkout, root, tmp_path):
     """The command line of a tiny run into `run`; a change to None leaves a flag out."""
 
     def line(algorithm="ABRA", *more, root=root, **changes):
-        plain = runs.command(
-            root, tmp_path / "run", algorithm.removeprefix("abra:"), **{"device": None, **changes}
-        )
-        return ["wilds", str(checkout.path), "--", "--algorithm", algorithm, *plain[2:], *map(str, more)]
+        return [*inside.line(checkout.path, root, tmp_path / "run", algorithm, **changes), *map(str, more)]
 
     return line
 
 
-@pytest.fixture
-def refusal(capsys):
-    """Runs a command line that must end with this exit code; returns the one sentence it ends with."""
-
-    def refusal(argv, code=2):
-        capsys.readouterr()
-        assert main(argv) == code
-        lines = capsys.readouterr().err.splitlines()
-        assert sum(text.startswith("error: ") for text in lines) == 1 and "Traceback" not in "".join(lines)
-        assert re.fullmatch(r"error: .{20,}", lines[-1])
-        return lines[-1].removeprefix("error: ")
-
-    return refusal
-
-
-def content(folder):
-    """{name: bytes} of a folder's files."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_missing_data_are_said_before_anything_is_written(line, refusal, tmp_path):
-    sentence = refusal(line(root=tmp_path / "nowhere"))
-    assert_says(sentence, str(tmp_path / "nowhere" / "rxrx1_v1.0"))
+@pytest.mark.parametrize("more", [[], ["--download", "false"]])
+def test_missing_data_are_said_before_anything_is_written(line, refusal, tmp_path, more):
+    said = refusal(line("ABRA", *more, root=tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere" / "rxrx1_v1.0") in said
     assert not (tmp_path / "run").exists() and not (tmp_path / "nowhere").exists()
 
 
@@ -66,7 +40,7 @@ def test_a_missing_image_is_said_by_its_path_before_anything_is_written(line, re
         return rows
 
     root = runs.small_root(sim_root, tmp_path / "root", lose)
-    assert_says(refusal(line(root=root)), "1 of 256 images are missing", "Z99_s", "restore")
+    assert_says(refusal(line(root=root)), "1 of 256 images", "Z99_s")
     assert not (tmp_path / "run").exists()
 
 
@@ -77,13 +51,13 @@ def test_a_truncated_image_ends_the_run_with_its_path(line, refusal, sim_root, t
     shutil.copytree(sim_root / "rxrx1_v1.0" / "images", images)
     cut = images / "HEPG2-03" / "Plate1" / "B02_s1.png"
     cut.write_bytes(cut.read_bytes()[:1500])
-    assert_says(refusal(line(root=root, n_epochs=1)), str(cut), "cannot be read", "restore this image")
+    assert str(cut) in refusal(line(root=root, n_epochs=1))
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(line, refusal, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    assert_says(refusal(line()), "is not empty", "--resume", "--overwrite", "another folder")
+    assert_says(refusal(line()), "--resume", "--overwrite")
     assert content(tmp_path / "run") == {"notes.txt": b"mine"}
 
 
@@ -95,26 +69,13 @@ def test_overwrite_empties_the_folder_of_an_earlier_run(line, tmp_path):
     assert models == ["rxrx1_seed:1_epoch:best_model.pth", "rxrx1_seed:1_epoch:last_model.pth"]
 
 
-def test_evaluating_a_folder_that_is_absent_is_refused(line, refusal, tmp_path):
-    assert_says(refusal(line("ABRA", "--eval_only")), "does not exist", "no model to evaluate", "train first")
+def test_evaluating_without_a_model_is_refused_and_writes_nothing(line, refusal, tmp_path):
+    assert str(tmp_path / "run") in refusal(line("ABRA", "--eval_only"))
     assert not (tmp_path / "run").exists()
-
-
-def test_evaluating_without_a_model_is_refused(line, refusal, tmp_path):
     (tmp_path / "run").mkdir()
-    assert_says(refusal(line("ABRA", "--eval_only")), "no checkpoint", "epoch:best_model.pth", "train first")
-    assert_says(refusal(line("ABRA", "--eval_only", "--eval_epoch", 7)), "epoch:7_model.pth")
-
-
-def test_evaluating_without_a_model_writes_nothing(line, refusal, tmp_path):
-    (tmp_path / "run").mkdir()
-    refusal(line("ABRA", "--eval_only"))
+    assert "epoch:best_model.pth" in refusal(line("ABRA", "--eval_only"))
+    assert "epoch:7_model.pth" in refusal(line("ABRA", "--eval_only", "--eval_epoch", 7))
     assert content(tmp_path / "run") == {}
-
-
-def test_declining_a_download_leaves_no_check_out(line, refusal, tmp_path):
-    assert_says(refusal(line("ABRA", "--download", "false", root=tmp_path / "nowhere")), "rxrx1_v1.0")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -130,7 +91,7 @@ def test_another_setting_is_named_and_nothing_is_touched(line, refusal, tmp_path
     settings = {"lr": 0.001, "n_epochs": 1}
     assert main(line(**settings)) == 0
     before = content(tmp_path / "run")
-    assert_says(refusal(line("ABRA", mode, **{**settings, **changes})), "other settings", named, "--log_dir")
+    assert_says(refusal(line("ABRA", mode, **{**settings, **changes})), named, "--log_dir")
     assert content(tmp_path / "run") == before
 
 
@@ -139,8 +100,7 @@ def test_a_run_of_another_algorithm_is_refused(line, refusal, tmp_path, mode):
     assert main(line("abra:ERM", n_epochs=1)) == 0
     assert "algorithm (was ERM, is ABRA)" in refusal(line("ABRA", mode, n_epochs=1))
     (tmp_path / "run" / "config.json").unlink()
-    sentence = refusal(line("ABRA", mode, n_epochs=1))
-    assert_says(sentence, "_model.pth", "does not fit ABRA")
+    assert_says(refusal(line("ABRA", mode, n_epochs=1)), "_model.pth", "ABRA")
 
 
 def test_weights_that_cannot_be_had_are_said_before_anything_is_written(line, refusal, tmp_path):
@@ -173,7 +133,7 @@ def test_a_damaged_checkpoint_is_refused_by_its_path(line, refusal, tmp_path):
     assert main(line("ABRA", n_epochs=1)) == 0
     last = tmp_path / "run" / "rxrx1_seed:0_epoch:last_model.pth"
     last.write_bytes(last.read_bytes()[:500])
-    assert_says(refusal(line("ABRA", "--resume", n_epochs=1)), str(last), "not a checkpoint", "restore it")
+    assert str(last) in refusal(line("ABRA", "--resume", n_epochs=1))
 
 
 @pytest.mark.parametrize("algorithm", ["ABRA", "abra:ERM"])
@@ -184,10 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_1(line, refusal, 
 
 
 def test_an_interrupt_says_how_to_go_on(line, monkeypatch, capsys):
-    def stopped(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("abra_wilds.harness.algorithm.step", stopped)
+    runs.stop_at(monkeypatch, 1, algorithm)
     assert main(line()) == 130
     assert "--resume goes on" in capsys.readouterr().err
 
@@ -209,12 +166,9 @@ def test_a_run_is_not_resumed_in_the_other_loop(line, root, tmp_path, first):
     assert commands[second]([*argv[second], "--resume"]) == 2
 
 
-def test_a_batch_of_one_image_is_refused(line, refusal):
-    assert_says(refusal(line("abra:ERM", batch_size=7)), "--batch_size 7", "1 image", "change it by one")
-
-
 # What our own command refuses before training, and a checkout meets by a traceback or after an epoch.
 LATE = [
+    ("abra:ERM", {"batch_size": 7}, ("--batch_size 7", "1 image")),
     ("abra:groupDRO", {"batch_size": 7}, ("--batch_size 7", "1 image")),
     ("ABRA", {"val_metric": "f1"}, ("--val_metric 'f1'", "acc_avg")),
     ("ABRA", {"evaluate_all_splits": False, "eval_splits": "dev"}, ("--eval_splits", "'dev'", "id_test")),
@@ -222,12 +176,8 @@ LATE = [
     ("ABRA", {"gradient_accumulation_steps": 99}, ("--gradient_accumulation_steps 99",)),
     ("abra:deepCORAL", {"n_groups_per_batch": 3}, ("--batch_size 8", "--n_groups_per_batch 3")),
     ("abra:deepCORAL", {"batch_size": 128}, ("--batch_size 128", "64 images")),
-    (
-        "abra:deepCORAL",
-        {"n_groups_per_batch": 16, "batch_size": 32},
-        ("--n_groups_per_batch 16", "4 bio-batches"),
-    ),
-    ("ABRA", {"frac": 0.001}, ("no image with frac=0.001",)),
+    ("abra:deepCORAL", {"n_groups_per_batch": 16, "batch_size": 32}, ("16", "4 bio-batches")),
+    ("ABRA", {"frac": 0.001}, ("frac=0.001",)),
 ]
 
 
@@ -235,13 +185,7 @@ LATE = [
 def test_what_our_own_command_refuses_is_refused_here_before_training(
     line, refusal, tmp_path, monkeypatch, algorithm, changes, parts
 ):
-    class Trained(Exception):
-        pass
-
-    def training(*_, **__):
-        raise Trained
-
-    monkeypatch.setattr("abra_wilds.harness.algorithm.step", training)
+    monkeypatch.setattr("abra_wilds.harness.algorithm.step", None)
     assert_says(refusal(line(algorithm, **changes)), *parts)
 
 
@@ -265,5 +209,5 @@ def test_one_command_line_after_another_can_be_run_in_one_process(line, tmp_path
 def test_several_processes_are_refused(line, refusal, monkeypatch, tmp_path):
     for name, value in (("WORLD_SIZE", "2"), ("RANK", "0")):
         monkeypatch.setenv(name, value)
-    assert_says(refusal(line()), "torchrun has started 2 processes", "in one", "examples/run_expt.py")
+    assert_says(refusal(line()), "2 processes", "examples/run_expt.py")
     assert not (tmp_path / "run").exists()

@@ -1,7 +1,5 @@
 """`registered` leaves the process as it was, and brings every method, backbone and data set along."""
 
-from __future__ import annotations
-
 import copy
 import io
 import os
@@ -14,6 +12,7 @@ import torch
 from PIL import ImageFile
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.errors import InputError
 from abra_wilds.harness import register
 from abra_wilds.harness.register import registered
 from abra_wilds.harness.session import Unclosed, attribute, entries, open_session
@@ -153,10 +152,8 @@ def test_what_joins_our_tables_appears_in_the_checkouts_with_no_further_work(che
 def test_a_command_line_does_not_change_the_defaults_of_the_checkouts_own_algorithms(checkout, tmp_path):
     own = ["--dataset", "rxrx1", "--algorithm", "ERM", "--root_dir", str(tmp_path)]
     with registered(checkout) as harness:
-        tables = [
-            import_module("configs.datasets").dataset_defaults,
-            import_module("configs.model").model_defaults,
-        ]
+        tables = [import_module("configs.datasets").dataset_defaults]
+        tables += [import_module("configs.model").model_defaults]
         before = copy.deepcopy(tables)
         harness.arguments(["--algorithm", "ABRA", "--model", "resnet18", "--batch_size", "6", "--lr", "0.5"])
         assert harness.run is not None and tables != before
@@ -165,12 +162,10 @@ def test_a_command_line_does_not_change_the_defaults_of_the_checkouts_own_algori
 
 
 def test_an_algorithm_of_ours_without_a_command_line_says_so(checkout):
-    from abra_wilds.errors import InputError
-
     with registered(checkout):
         initialize = import_module("algorithms.initializer").initialize_algorithm
         config = type("Config", (), {"algorithm": "ABRA"})()
-        with pytest.raises(InputError, match=r"ABRA has no values yet; give its command line to arguments"):
+        with pytest.raises(InputError, match="ABRA"):
             initialize(config, {}, None)
 
 

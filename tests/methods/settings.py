@@ -21,15 +21,8 @@ from abra_wilds.methods.styles.dsu import DSUConfig
 from abra_wilds.methods.styles.mixstyle import MixStyleConfig
 
 # Views as small as the tiny networks, and prototypes that move from the start.
-TINY_DINO = {
-    "prototypes": 11,
-    "hidden": 12,
-    "bottleneck": 7,
-    "n_local": 3,
-    "global_size": 8,
-    "local_size": 4,
-    "freeze_epochs": 0,
-}
+TINY_DINO = {"prototypes": 11, "hidden": 12, "bottleneck": 7, "freeze_epochs": 0}
+TINY_DINO |= {"n_local": 3, "global_size": 8, "local_size": 4}
 
 # method -> {label: configuration}
 SETTINGS = {

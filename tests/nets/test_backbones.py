@@ -1,6 +1,7 @@
 """DenseNet-161 and timm's networks: shapes, torchvision's and timm's own features, and every refusal."""
 
 import copy
+import re
 import sys
 
 import pytest
@@ -18,6 +19,8 @@ from tests.helpers import worst
 timm = backbones.timm_package()
 # name -> (channels, sides of square maps at 64 pixels, or numbers of tokens)
 SHAPES = {
+    "resnet18": ([64, 64, 128, 256, 512], [(s, s) for s in (16, 16, 8, 4, 2)]),
+    "resnet50": ([64, 256, 512, 1024, 2048], [(s, s) for s in (16, 16, 8, 4, 2)]),
     "densenet161": ([96, 192, 384, 1056, 2208], [(s, s) for s in (16, 8, 4, 2, 2)]),
     "vit_small": ([384] * 5, [(17, 1)] * 5),
     "timm:resnet18": ([64, 64, 128, 256, 512], [(s, s) for s in (16, 16, 8, 4, 2)]),
@@ -47,7 +50,7 @@ def test_the_configuration_takes_the_names_there_are_and_any_of_timms():
     for name in (*BACKBONES, "timm:convnext_tiny"):
         assert ModelConfig(model=name).model == name
     for name in ("vgg", "timm", "convnext_tiny"):
-        with pytest.raises(InputError, match=f"resnet18, resnet50, .*, timm:NAME; got '{name}'"):
+        with pytest.raises(InputError, match=f"resnet18, resnet50, .*timm:NAME.*'{name}'"):
             ModelConfig(model=name)
 
 
@@ -60,6 +63,7 @@ def test_prefix_and_suffix_make_the_whole_bitwise_at_every_stage(named):
             part = net(image(), upto=stage)
             assert part.shape == (2, C, *size) and net.channels[stage] == C
             assert torch.equal(net(part, after=stage), whole)
+    assert net.d_feat == channels[-1]
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -123,10 +127,11 @@ def test_T9_a_shift_of_channel_means_acts_behind_the_final_relu_and_is_undone_be
         assert worst(behind_res3.mean((2, 3)), clean) < 1e-3
 
 
-def test_densenets_new_stem_has_96_outputs_and_no_bias():
+@pytest.mark.parametrize("name, outputs", [("resnet18", 64), ("resnet50", 64), ("densenet161", 96)])
+def test_a_new_stem_has_the_outputs_of_the_old_one_and_no_bias(name, outputs):
     with torch.device("meta"):
-        conv = build_net("densenet161", 6, pretrained=False).stages["stem"][0]
-    assert (conv.in_channels, conv.out_channels, conv.kernel_size) == (6, 96, (7, 7))
+        conv = build_net(name, 6, pretrained=False).stages["stem"][0]
+    assert (conv.in_channels, conv.out_channels, conv.kernel_size) == (6, outputs, (7, 7))
     assert (conv.stride, conv.padding, conv.bias) == ((2, 2), (3, 3), None)
 
 
@@ -139,7 +144,7 @@ def test_densenets_pretrained_weights_are_torchvisions_first():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision_models(), "get_model", get_model)
-        with pytest.raises(InputError, match=r"weights of densenet161 could not be loaded \(no network\)"):
+        with pytest.raises(InputError, match=r"densenet161 .*\(no network\)"):
             build_net("densenet161", 3, pretrained=True)
     assert asked == [("densenet161", "IMAGENET1K_V1")]
 
@@ -178,20 +183,20 @@ def test_a_new_stem_of_timms_is_other_random_weights_in_the_first_convolution_al
 def test_without_timm_the_refusal_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     for name in ("vit_small", "timm:resnet26"):
-        with pytest.raises(InputError, match=r"not installed; run `pip install -e '\.\[timm\]'`"):
+        with pytest.raises(InputError, match=r"\[timm\]"):
             build_net(name, 3, pretrained=False)
     build_net("resnet18", 3, pretrained=False)
 
 
 def test_an_unknown_name_of_timms_is_refused_with_near_ones():
-    with pytest.raises(
-        InputError, match=r"no model 'vit_smal_patch16_224'; it has .*timm:vit_small_patch16_224"
-    ):
-        build_net("timm:vit_smal_patch16_224", 3, pretrained=False)
-    with pytest.raises(InputError, match=r"no model 'resnet18\.a9_in1k'; it has .*timm:resnet18\.a1_in1k"):
-        build_net("timm:resnet18.a9_in1k", 3, pretrained=False)
-    with pytest.raises(InputError, match=r"no model ''; it has timm\.list_models\(\)"):
-        build_net("timm:", 3, pretrained=False)
+    near = {
+        "vit_smal_patch16_224": "timm:vit_small_patch16_224",
+        "resnet18.a9_in1k": "timm:resnet18.a1_in1k",
+        "": "timm.list_models()",
+    }
+    for name, offered in near.items():
+        with pytest.raises(InputError, match=f"'{re.escape(name)}'.*{re.escape(offered)}"):
+            build_net(f"timm:{name}", 3, pretrained=False)
 
 
 def test_weights_of_timms_without_a_network_give_one_sentence_that_says_what_to_do(monkeypatch):
@@ -200,30 +205,26 @@ def test_weights_of_timms_without_a_network_give_one_sentence_that_says_what_to_
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(InputError, match=r"vit_small_patch16_224 could not be loaded \(no net") as refusal:
+    said = r"^[^\n]*vit_small_patch16_224 [^\n]*\(no net[^\n]*huggingface_hub[^\n]*--pretrained false[^\n]*$"
+    with pytest.raises(InputError, match=said):
         build_net("vit_small", 3, pretrained=True)
-    assert "\n" not in str(refusal.value)
-    assert "the cache of huggingface_hub" in str(refusal.value) and "--pretrained false" in str(refusal.value)
 
 
 def test_a_model_for_which_timm_has_no_weights_says_so():
-    with pytest.raises(InputError, match=r"No pretrained weights exist .*--pretrained false"):
+    with pytest.raises(InputError, match="--pretrained false"):
         build_net("timm:skresnet50d", 3, pretrained=True)
 
 
 # Stages under other names; channels last; attention for images of one size.
 @pytest.mark.parametrize("name", ["test_efficientnet", "mambaout_femto", "coatnet_0_224"])
 def test_a_network_that_does_not_fall_into_five_stages_is_refused(name):
-    with (
-        torch.device("meta"),
-        pytest.raises(InputError, match=f"timm's {name} does not fall into stem and res1"),
-    ):
+    with torch.device("meta"), pytest.raises(InputError, match=f"timm's {name}"):
         build_net(f"timm:{name}", 3, pretrained=False)
 
 
 def test_stages_that_are_not_the_whole_network_are_refused(monkeypatch):
     monkeypatch.setattr(backbones, "TAILS", ())
-    with pytest.raises(InputError, match="does not fall into stem and res1 to res4"):
+    with pytest.raises(InputError, match="nf_resnet26"):
         build_net("timm:nf_resnet26", 3, pretrained=False)
 
 

@@ -28,14 +28,8 @@ def layers(head):
 
 
 def test_heads_have_the_layers_of_their_papers():
-    assert layers(simclr_projector(5, 6, 7)) == [
-        nn.Linear,
-        nn.BatchNorm1d,
-        nn.ReLU,
-        nn.Linear,
-        nn.BatchNorm1d,
-    ]
     two = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Linear]
+    assert layers(simclr_projector(5, 6, 7)) == [*two, nn.BatchNorm1d]
     assert layers(byol_projector(5, 6, 7)) == layers(byol_predictor(7, 6)) == two
     assert layers(dino_head(5, 6, 7, 8)) == [nn.Linear, nn.GELU, nn.Linear, nn.GELU, nn.Linear, nn.Linear]
     x = torch.randn(4, 5)
@@ -59,7 +53,7 @@ def test_without_lightly_the_way_to_install_it_is_named(monkeypatch):
     for name in [m for m in sys.modules if m.split(".")[0] == "lightly"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "lightly", None)
-    with pytest.raises(InputError, match=r"need the package lightly, .*run `pip install -e '\.\[ssl\]'`"):
+    with pytest.raises(InputError, match=r"lightly.*\[ssl\]"):
         simclr_projector(5, 6, 7)
 
 

@@ -1,7 +1,5 @@
 """Adaptation by torch's own training mode, from copies, without a line of `abra_wilds.tta`."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,7 +1,5 @@
 """Other batch-norm statistics for a while: closed forms on one layer, and nothing left behind."""
 
-from __future__ import annotations
-
 import copy
 import math
 
@@ -103,8 +101,7 @@ def test_a_failure_inside_leaves_nothing_behind():
 
 def test_one_image_on_one_pixel_is_a_sentence():
     norm, _ = layer("2d")
-    said = r"one image whose feature map is a single pixel.* raise --tta_min to 2"
-    with buffers_put_back(norm), statistics_of_input(norm), pytest.raises(InputError, match=said):
+    with buffers_put_back(norm), statistics_of_input(norm), pytest.raises(InputError, match="--tta_min"):
         norm(torch.zeros(1, 4, 1, 1, dtype=torch.float64))
     moments(torch.zeros(1, 4, 2, 1))
     moments(torch.zeros(2, 4))

@@ -1,7 +1,5 @@
 """Adaptation on real loaders: dataset order, byte-for-byte equality without it, by hand with it, in a run."""
 
-from __future__ import annotations
-
 import json
 import re
 from itertools import chain
@@ -14,7 +12,7 @@ from abra_wilds import fit, run_config
 from abra_wilds.config.evaluation import TTA, EvalConfig
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.data.augment.transforms import standardise
-from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data.datasets.catalogue import data_info, make_grouper, split_subset
 from abra_wilds.data.datasets.controls import control_rows
 from abra_wilds.data.reading.loaders import Loader, make_eval_loader
 from abra_wilds.data.samplers.passes import PassSampler
@@ -29,18 +27,6 @@ from tests import runs
 from tests.tta.reference import in_training_mode, with_statistics_of
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    with pytest.MonkeyPatch.context() as patch:
-        runs.use_tiny_backbone(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def dataset(root):
-    return load_dataset("rxrx1", root)
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +111,8 @@ def test_controls_bn_uses_the_control_wells_of_the_plate_alone(dataset, method):
 @pytest.mark.parametrize("tta", TTA[1:])
 def test_without_an_adapter_every_loader_gives_the_bytes_of_the_standard_one(dataset, method, tmp_path, tta):
     e = EvalConfig(tta=tta, tta_min=2, tta_batch_size=0 if tta == "controls_bn" else 7)
-    standard = make_eval_loader(
-        split_subset(dataset, "test"),
-        make_grouper(dataset, ("cell_type",)),
-        eval_loader="standard",
-        batch_size=9,
-    )
+    subset, grouper = split_subset(dataset, "test"), make_grouper(dataset, ("cell_type",))
+    standard = make_eval_loader(subset, grouper, eval_loader="standard", batch_size=9)
     save_predictions(tmp_path / "a", predict(method, standard, CPU))
     save_predictions(tmp_path / "b", predict(method, loader(dataset, "test", e), CPU))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -160,8 +142,7 @@ def test_a_pass_that_does_not_fit_is_a_sentence(dataset, method):
     def adapter(_method, _images):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    said = r"up to 16 images does not fit .*; train with a lower --batch_size, predict a saved model with .*"
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=r"16 images .*--batch_size") as caught:
         predict(method, loader(dataset, "val", EvalConfig(tta="plate_bn")), CPU, adapter=adapter)
     flags = set(re.findall(r"--(\w+)", str(caught.value).partition("predict a saved model")[2]))
     assert flags == {"amp", "device", "tta", "tta_batch_size"} <= set(PREDICTION_FLAGS)
@@ -219,6 +200,6 @@ def test_evaluating_again_gives_the_same_bytes(run, root):
     settings = runs.settings(root, folder, "ERM", tta="plate_bn", tta_min=8)
     evaluate_saved(run_config("ERM", **settings, eval_only=True))
     assert path.read_bytes() == before
-    with pytest.raises(InputError, match=r"other settings: tta \(was plate_bn, is none\)"):
+    with pytest.raises(InputError, match=r"tta \(was plate_bn, is none\)"):
         evaluate_saved(run_config("ERM", **runs.settings(root, folder, "ERM"), eval_only=True))
     assert json.loads((folder / "config.json").read_text())["values"]["tta"] == "plate_bn"

@@ -1,7 +1,5 @@
 """Who shares statistics with whom: bio-batches, parts, controls, and the count of them in one line."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 import numpy as np
@@ -13,15 +11,9 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
 from abra_wilds.data.datasets.controls import control_rows
 from abra_wilds.data.samplers.passes import BioBatch, PassSampler
-from abra_wilds.tta.plan import check_plans, split_plan, tally
+from abra_wilds.tta.plan import check_plans, controls_plan, random_parts, split_plan, tally
 from abra_wilds.types import InputError
 from tests import runs
-
-
-@pytest.fixture(scope="module")
-def dataset(root):
-    """Two lines; of an experiment two plates, with 16 images in val and test and 8 in id_test."""
-    return load_dataset("rxrx1", root)
 
 
 def described(dataset, subset, group):
@@ -103,7 +95,7 @@ def test_batches_in_dataset_order_end_in_a_rest_that_is_counted(dataset):
 
 
 def test_batches_that_never_reach_the_least_number_are_refused(dataset):
-    with pytest.raises(InputError, match=r"batches of 8 images would never use .* --tta_min is 16; raise"):
+    with pytest.raises(InputError, match=r"8 images .* --tta_min is 16"):
         split_plan(split_subset(dataset, "val"), EvalConfig(tta="batch_bn"), 8)
 
 
@@ -130,14 +122,42 @@ def test_a_plate_with_too_few_controls_is_predicted_with_the_running_statistics(
 
 
 def test_controls_alone_are_one_pass():
-    from abra_wilds.tta.plan import controls_plan
-
     rows, yes = np.arange(4), np.ones(4, dtype=bool)
     assert [p.tolist() for p in controls_plan(rows, yes, 2, 8).passes] == [[0, 1, 2, 3]]
 
 
 def test_adapted_has_the_length_of_its_rows():
     assert len(BioBatch((np.arange(3), np.arange(2)), True)) == 5
+
+
+# how a bio-batch is cut: at random, alike every time, with all its plates in every part
+
+
+@pytest.mark.parametrize("most", [77, 154])
+def test_parts_of_an_experiment_contain_its_plates_in_proportion(most):
+    """Four plates of 308 wells, as in RxRx1; each part within five deviations of a quarter a plate."""
+    plates = np.repeat(np.arange(4), 308)
+    rows = 1000 + np.arange(len(plates))
+    parts = random_parts(rows, most, seed=17)
+    assert np.array_equal(np.sort(np.concatenate(parts)), rows)
+    for part in parts:
+        counts = np.bincount(plates[part - 1000], minlength=4)
+        deviation = np.sqrt(len(part) * 3 / 16 * (1 - len(part) / len(rows)))
+        assert np.abs(counts - len(part) / 4).max() <= 5 * deviation
+        assert np.array_equal(part, np.sort(part))
+
+
+def test_parts_are_drawn_alike_every_time_and_otherwise_for_each_bio_batch(dataset):
+    e = EvalConfig(tta="plate_bn", tta_group="experiment", tta_min=2, tta_batch_size=6)
+    plan, again = (split_plan(split_subset(dataset, "val"), e, 8) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(plan[0].passes, again[0].passes, strict=True))
+    one, other = (np.argsort(np.argsort(np.concatenate(group.passes))) for group in plan[:2])
+    assert len(one) == len(other) and not np.array_equal(one, other)
+
+
+def test_a_bio_batch_that_is_not_cut_stays_in_dataset_order():
+    (whole,) = random_parts(np.arange(5, 12), 7, seed=3)
+    assert whole.tolist() == list(range(5, 12))
 
 
 # controls
@@ -164,9 +184,7 @@ def test_positive_controls_are_controls(sim_root, tmp_path):
 
 def test_without_the_column_the_class_ids_of_rxrx1_say_it(sim_root, tmp_path):
     data = edited(sim_root, tmp_path, lambda rows: rows.drop(columns="well_type"))
-    with pytest.raises(
-        InputError, match=r"has no column well_type, and 9 classes .* add the column with treat"
-    ):
+    with pytest.raises(InputError, match=r"well_type.* 9 classes"):
         control_rows(data)
     data._n_classes, data._y_array = 1139, data._y_array + 1103  # 1103..1111
     assert control_rows(data).tolist() == (data.y_array >= 1108).tolist()
@@ -189,18 +207,12 @@ def test_another_kind_of_well_is_named(sim_root, tmp_path, value, shown):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (
-            {"tta": "adabn"},
-            "--tta must be one of none, batch_bn, plate_bn, mixed_bn, controls_bn; got 'adabn'",
-        ),
-        (
-            {"tta": "plate_bn", "tta_group": "well"},
-            "--tta_group must be one of plate, experiment; got 'well'",
-        ),
-        ({"tta": "mixed_bn", "tta_prior": -1.0}, "--tta_prior must be 0 or more, or inf; got -1.0"),
-        ({"tta": "plate_bn", "tta_min": 0}, "--tta_min must be 1 or more; got 0"),
-        ({"tta": "plate_bn", "tta_batch_size": 31}, "must be 0, or 32 or more .with --tta_min 16.; got 31"),
-        ({"tta": "batch_bn", "tta_batch_size": 15}, "must be 0, or 16 or more .with --tta_min 16.; got 15"),
+        ({"tta": "adabn"}, "--tta .*got 'adabn'"),
+        ({"tta": "plate_bn", "tta_group": "well"}, "--tta_group .*got 'well'"),
+        ({"tta": "mixed_bn", "tta_prior": -1.0}, "--tta_prior .*got -1.0"),
+        ({"tta": "plate_bn", "tta_min": 0}, "--tta_min .*got 0"),
+        ({"tta": "plate_bn", "tta_batch_size": 31}, "32 or more .*got 31"),
+        ({"tta": "batch_bn", "tta_batch_size": 15}, "16 or more .*got 15"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(given, said):
@@ -220,7 +232,7 @@ def test_values_that_make_no_sense_are_refused(given, said):
     ],
 )
 def test_idle_flags_are_refused(given, needs):
-    with pytest.raises(InputError, match=f"would have no effect here: it works with {needs}"):
+    with pytest.raises(InputError, match=f"works with {needs}"):
         run_config("ERM", **given)
 
 
@@ -251,25 +263,21 @@ def test_every_setting_is_in_the_digest():
 @pytest.mark.parametrize(
     ("e", "said"),
     [
-        (
-            EvalConfig(tta="plate_bn"),
-            "none of its 8 plates, of up to 8 images, has --tta_min 16 images; lower --tta_min, use "
-            "--tta_group experiment, or leave id_test or --tta out",
-        ),
+        (EvalConfig(tta="plate_bn"), "8 plates, .*8 images, .*--tta_min 16 images.*--tta_group experiment"),
         (
             EvalConfig(tta="controls_bn", tta_min=2),
-            "none of its 8 plates, of up to 8 images, has --tta_min 2 controls; lower --tta_min, use --tta_g",
+            "8 plates, .*8 images, .*--tta_min 2 controls",
         ),
         (
             EvalConfig(tta="mixed_bn", tta_group="experiment", tta_min=17),
-            "none of its 4 experiments, of up to 16 images, has --tta_min 17 images; lower --tta_min, or",
+            "4 experiments, .*16 images, .*--tta_min 17 images",
         ),
     ],
     ids=lambda e: getattr(e, "adaptation", None),
 )
 def test_a_split_of_which_no_image_would_be_adapted_is_refused(dataset, e, said):
     plans = {split: split_plan(split_subset(dataset, split), e, 8) for split in ("test", "id_test")}
-    with pytest.raises(InputError, match=f"--tta {e.tta} would adapt no image of id_test, since {said}"):
+    with pytest.raises(InputError, match=f"--tta {e.tta} .*id_test.*{said}"):
         check_plans(plans, e)
     check_plans({"test": plans["test"]}, e)
 
@@ -277,7 +285,7 @@ def test_a_split_of_which_no_image_would_be_adapted_is_refused(dataset, e, said)
 def test_a_split_smaller_than_its_only_batch_is_refused(dataset):
     e = EvalConfig(tta="batch_bn")
     plan = split_plan(split_subset(dataset, "val", frac=0.2), e, 16)
-    with pytest.raises(InputError, match=r"its 1 batches, of up to 13 images, has .*; lower --tta_min, or"):
+    with pytest.raises(InputError, match=r"1 batches.* 13 images.*--tta_min"):
         check_plans({"val": plan}, e)
 
 

@@ -1,7 +1,5 @@
 """Checkpoints: strict, whole, and without code that runs when they are loaded."""
 
-from __future__ import annotations
-
 import os
 import pickle
 
@@ -51,9 +49,7 @@ def test_a_checkpoint_has_the_keys_that_wilds_reads(tmp_path):
 
 
 def test_a_missing_checkpoint_is_said_to_be_missing(tmp_path):
-    with pytest.raises(
-        InputError, match=r"there is no checkpoint .*c.pth; train first, or give the path of one"
-    ):
+    with pytest.raises(InputError, match=r"no checkpoint .*c\.pth"):
         read_checkpoint(tmp_path / "c.pth")
 
 
@@ -72,32 +68,28 @@ class Bomb:
 )
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, write):
     write({"algorithm": Bomb(tmp_path / "ran"), "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match=r"is not a checkpoint that can be loaded") as caught:
+    with pytest.raises(InputError, match=r"^[^\n]*c\.pth[^\n]*$"):
         load_checkpoint(tmp_path / "c.pth", make_method("ERM"))
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"half", b"PK\x03\x04" + bytes(100)])
 def test_what_is_no_checkpoint_is_refused_in_one_sentence(tmp_path, content):
     (tmp_path / "c.pth").write_bytes(content)
-    with pytest.raises(
-        InputError, match=r"c.pth is not a checkpoint that can be loaded \(.+\); restore it"
-    ) as caught:
+    with pytest.raises(InputError, match=r"^[^\n]*c\.pth [^\n]*\(.+\)[^\n]*$"):
         read_checkpoint(tmp_path / "c.pth")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_bare_tensor_is_no_checkpoint(tmp_path):
     torch.save(torch.zeros(1), tmp_path / "c.pth")
-    with pytest.raises(InputError, match="holds a Tensor, not a checkpoint"):
+    with pytest.raises(InputError, match="Tensor"):
         read_checkpoint(tmp_path / "c.pth")
 
 
 def test_a_checkpoint_without_an_optimiser_cannot_be_resumed(tmp_path):
     method = make_method("ERM")
     save_checkpoint(tmp_path / "c.pth", method, Progress(0, 0.5, 0))
-    with pytest.raises(InputError, match="lacks optimizer; give a checkpoint of this command"):
+    with pytest.raises(InputError, match="optimizer"):
         load_checkpoint(tmp_path / "c.pth", method, torch.optim.SGD(method.parameters(), 0.1))
 
 
@@ -114,15 +106,14 @@ def test_weights_are_loaded_strictly(tmp_path, change, named):
     state = dict(method.state_dict())
     change(state)
     torch.save({"algorithm": state, "epoch": 0, "best_val_metric": None}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match=rf"c.pth does not fit ERM as configured: {named}") as caught:
+    with pytest.raises(InputError, match=rf"^[^\n]*c\.pth [^\n]*ERM[^\n]*{named}[^\n]*$"):
         load_checkpoint(tmp_path / "c.pth", method)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("of", "into"), [("IRM", "ERM"), ("ERM", "ABRA"), ("ABRA", "IRM")])
 def test_a_checkpoint_of_another_method_does_not_fit(tmp_path, of, into):
     save_checkpoint(tmp_path / "c.pth", make_method(of), Progress(0))
-    with pytest.raises(InputError, match=f"does not fit {into} as configured"):
+    with pytest.raises(InputError, match=f"c.pth .*{into}"):
         load_checkpoint(tmp_path / "c.pth", make_method(into))
 
 
@@ -137,9 +128,8 @@ def test_of_many_weights_that_do_not_fit_the_first_and_their_number_are_said(tmp
 
 def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
     method = make_method("ERM")
-    save_checkpoint(
-        tmp_path / "c.pth", method, Progress(0), torch.optim.Adam(list(method.parameters())[:2], 0.1)
-    )
+    other = torch.optim.Adam(list(method.parameters())[:2], 0.1)
+    save_checkpoint(tmp_path / "c.pth", method, Progress(0), other)
     with pytest.raises(InputError, match="does not fit ERM"):
         load_checkpoint(tmp_path / "c.pth", method, torch.optim.Adam(method.parameters(), 0.1))
 
@@ -178,15 +168,11 @@ def test_load_weights_reads_bare_state_dicts(tmp_path):
 
 def test_load_weights_names_a_classifier_that_does_not_fit(tmp_path):
     save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress())
-    with pytest.raises(
-        InputError, match=r"size mismatch for head.*; --load_featurizer_only leaves the classifier out"
-    ):
+    with pytest.raises(InputError, match=r"size mismatch for head.*--load_featurizer_only"):
         load_weights(tmp_path / "c.pth", other_head(), featurizer_only=False)
 
 
 def test_load_weights_names_the_first_missing_weight(tmp_path):
     torch.save({"head.weight": torch.zeros(1)}, tmp_path / "c.pth")
-    with pytest.raises(
-        InputError, match=r"lacks \d+ weights of this model, the first is net\.\S+; use its --model"
-    ):
+    with pytest.raises(InputError, match=r"\d+ weights .* net\.\S+.*--model"):
         load_weights(tmp_path / "c.pth", make_method("ERM"), featurizer_only=False)

@@ -1,7 +1,5 @@
 """What ends a run from outside, memory, disk or a killed process: one sentence, and earlier epochs stay."""
 
-from __future__ import annotations
-
 import os
 import resource
 import signal
@@ -21,12 +19,7 @@ from abra_wilds.terminal import exit_cleanly
 from tests import runs
 from tests.helpers import make_method
 
-
-def sentence_of(capsys):
-    """All that stands on stderr."""
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    return error
+KILLED = ("worker", "/dev/shm", "num_workers")  # what the sentence names
 
 
 def test_a_step_that_does_not_fit_the_device_ends_the_run_with_advice(
@@ -41,11 +34,11 @@ def test_a_step_that_does_not_fit_the_device_ends_the_run_with_advice(
         return step(*args, **kwargs)
 
     monkeypatch.setattr(fit_module, "step", full)
-    assert main(runs.command(root, tmp_path, "ERM")) == 1
-    runs.assert_says(sentence_of(capsys), "does not fit the device's memory", "--batch_size", "--amp bf16")
+    said = runs.sentence(capsys, main, runs.command(root, tmp_path, "ERM"), code=1)
+    runs.assert_says(said, "memory", "--batch_size", "--amp bf16")
     assert runs.state(tmp_path)["epoch"] == 0
     taken[0] = 9
-    with pytest.raises(RunAborted, match="does not fit the device's memory"):
+    with pytest.raises(RunAborted, match="--batch_size"):
         fit(run_config("ERM", **runs.settings(root, tmp_path / "again", "ERM")))
 
 
@@ -59,8 +52,7 @@ def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monk
 
     monkeypatch.setattr(ImageDataset, "__getitem__", killed)
     argv = runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})
-    assert main(argv) == 1
-    runs.assert_says(sentence_of(capfd), "a worker process", "was killed", "/dev/shm", "num_workers")
+    runs.assert_says(runs.sentence(capfd, main, argv, code=1), *KILLED)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +67,7 @@ def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, told):
     def body():
         raise RuntimeError(told)
 
-    assert exit_cleanly(body) == 1
-    assert "was killed" in sentence_of(capsys)
+    assert KILLED[0] in runs.sentence(capsys, exit_cleanly, body, code=1)
 
 
 @pytest.mark.parametrize("kind", [ConnectionResetError, ConnectionRefusedError, BrokenPipeError, EOFError])
@@ -88,8 +79,8 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_the_same_sentence(
         yield
 
     monkeypatch.setattr(DataLoader, "__iter__", broken)
-    assert main(runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})) == 1
-    runs.assert_says(sentence_of(capsys), "a worker process", "was killed", "/dev/shm", "num_workers")
+    argv = runs.command(root, tmp_path, "ERM", loader_kwargs={"num_workers": 1})
+    runs.assert_says(runs.sentence(capsys, main, argv, code=1), *KILLED)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +121,8 @@ def test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stay
     save_checkpoint(path, method, Progress(0))
     before = path.read_bytes()
     with files_of_at_most(int(share * len(before))):
-        code = exit_cleanly(lambda: save_checkpoint(path, method, Progress(1)))
-    assert code == 1 and f"File too large ({path}); fix that" in sentence_of(capsys)
+        said = runs.sentence(capsys, exit_cleanly, lambda: save_checkpoint(path, method, Progress(1)), code=1)
+    assert f"File too large ({path})" in said
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 

@@ -1,7 +1,5 @@
 """Acceptance 6: a run that was killed and resumed ends as the run that was not, bit for bit, on a CPU."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -12,10 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from abra_wilds import run_config
 from abra_wilds.commands.train import main
-from abra_wilds.engine import fit as fit_module
-from abra_wilds.engine.artifacts import checkpoint
 from abra_wilds.results.records import read_records
 from tests import runs
 
@@ -37,23 +32,10 @@ def whole_runs(root, tiny, tmp_path_factory):
     return folders
 
 
-def stop_at(patch, n):
-    """Let the n-th step of the run be its last."""
-    step, taken = fit_module.step, [0]
-
-    def stopping(*args, **kwargs):
-        taken[0] += 1
-        if taken[0] == n:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)
-
-    patch.setattr(fit_module, "step", stopping)
-
-
 def interrupted(root, folder, name, n, **changes):
     """A run that was stopped in this process before its n-th step."""
     with pytest.MonkeyPatch.context() as patch:
-        stop_at(patch, n)
+        runs.stop_at(patch, n)
         assert main(runs.command(root, folder, name, **{**CASES[name], **changes})) == 130
     return folder
 
@@ -110,17 +92,15 @@ def test_the_last_checkpoint_holds_K_optimiser_and_progress(whole_runs):
         ({"seed": 1}, "seed (was 0, is 1)"),
         ({"abra_k_bound": "inf"}, "abra_k_bound (was 0.5, is inf)"),
         ({"n_epochs": 4}, "n_epochs (was 3, is 4)"),
+        ({"algorithm": "ERM"}, "algorithm (was ABRA, is ERM)"),
     ],
 )
 def test_resuming_with_other_settings_is_refused_and_named(root, tiny, whole_runs, capsys, change, named):
     folder = whole_runs["ABRA"]
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    argv = runs.command(root, folder, **{**CASES["ABRA"], **change})
-    assert main([*argv, "--resume"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1
-    assert f"holds a run with other settings: {named};" in error
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    before = runs.content(folder)
+    argv = runs.command(root, folder, **{"algorithm": "ABRA", **CASES["ABRA"], **change})
+    assert named in runs.sentence(capsys, main, [*argv, "--resume"])
+    assert runs.content(folder) == before
 
 
 def test_what_an_older_version_did_not_record_was_its_default(root, tiny, whole_runs, tmp_path, capsys):
@@ -130,14 +110,9 @@ def test_what_an_older_version_did_not_record_was_its_default(root, tiny, whole_
     values = {k: v for k, v in content["values"].items() if not k.startswith(("tta", "pairs", "loop"))}
     (folder / "config.json").write_text(json.dumps({**content, "values": values, "digest": "of then"}))
     argv = [*runs.command(root, folder, **CASES["ABRA"]), "--resume"]
-    assert main([*argv, "--tta", "plate_bn", "--tta_min", "2"]) == 2
-    assert "tta (was none, is plate_bn), tta_min (was 16, is 2);" in capsys.readouterr().err
+    said = runs.sentence(capsys, main, [*argv, "--tta", "plate_bn", "--tta_min", "2"])
+    assert "tta (was none, is plate_bn), tta_min (was 16, is 2)" in said
     assert main(argv) == 0
-
-
-def test_resuming_with_another_algorithm_is_refused(root, tiny, whole_runs, capsys):
-    assert main([*runs.command(root, whole_runs["ABRA"], "ERM", n_epochs=3), "--resume"]) == 2
-    assert "algorithm (was ABRA, is ERM)" in capsys.readouterr().err
 
 
 def test_where_a_run_happens_may_change_on_resume(root, tiny, whole_runs, tmp_path):
@@ -149,15 +124,11 @@ def test_where_a_run_happens_may_change_on_resume(root, tiny, whole_runs, tmp_pa
 
 def test_resuming_a_finished_run_changes_nothing(root, tiny, whole_runs, tmp_path):
     folder = shutil.copytree(whole_runs["ABRA"], tmp_path / "run")
-    keep = {
-        path.name: path.read_bytes()
-        for path in folder.iterdir()
-        if path.name not in ("log.txt", "config.json")
-    }
+    before = runs.content(folder)
     assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 0
-    now = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert {name: now[name] for name in keep} == keep
-    assert set(now) == {*keep, "log.txt", "config.json"}
+    now = runs.content(folder)
+    assert now.keys() == before.keys()
+    assert {name for name in now if now[name] != before[name]} <= {"log.txt", "config.json"}
 
 
 def test_resume_without_anything_to_resume_starts_a_run(root, tiny, whole_runs, tmp_path):
@@ -177,27 +148,6 @@ def test_resuming_asks_for_no_imagenet_weights(root, tiny, tmp_path, monkeypatch
     folder = interrupted(root, tmp_path / "run", "ABRA", 19, pretrained=True)
     assert main([*runs.command(root, folder, **{**CASES["ABRA"], "pretrained": True}), "--resume"]) == 0
     assert asked == [True, False]
-
-
-def test_a_checkpoint_that_cannot_be_finished_leaves_the_one_before(
-    root, tiny, whole_runs, tmp_path, monkeypatch
-):
-    folder = shutil.copytree(whole_runs["IRM"], tmp_path / "run")
-    path = folder / "rxrx1_seed:0_epoch:last_model.pth"
-    before = path.read_bytes()
-    method = fit_module.build_method(
-        (config := run_config("IRM", **runs.settings(root, folder, "IRM"))), fit_module.prepare(config).info
-    )
-
-    def half(state, target):
-        target.write(before[: len(before) // 2])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.save_checkpoint(path, method, checkpoint.Progress())
-    assert path.read_bytes() == before
-    assert not list(folder.glob(".*"))
 
 
 def test_a_checkpoint_has_its_name_only_when_it_is_whole(root, tiny, tmp_path, monkeypatch):
@@ -223,16 +173,13 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(root, tiny, tmp_path, c
     path = folder / "rxrx1_seed:0_epoch:last_model.pth"
     path.write_bytes(path.read_bytes()[:1000])
     before = runs.texts(folder)
-    assert main([*runs.command(root, folder, **CASES["ABRA"]), "--resume"]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"error: {path} is not a checkpoint that can be loaded")
+    assert str(path) in runs.sentence(
+        capsys, main, [*runs.command(root, folder, **CASES["ABRA"]), "--resume"]
+    )
     assert runs.texts(folder) == before
 
 
-@pytest.mark.parametrize(
-    "kept",
-    [0, 20, -100],
-)
+@pytest.mark.parametrize("kept", [0, 20, -100])
 def test_a_csv_that_a_kill_cut_short_is_fixed_on_resume(root, tiny, whole_runs, tmp_path, kept):
     """A kill can leave a file without content, with half a header, or with half a row."""
     folder = interrupted(root, tmp_path / "run", "ABRA", 8)

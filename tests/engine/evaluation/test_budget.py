@@ -1,7 +1,5 @@
 """What a run says it consumed is what it consumed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

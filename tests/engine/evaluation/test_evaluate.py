@@ -1,7 +1,5 @@
 """Predictions in dataset order, batch-norm statistics as torch re-estimates them, and WILDS' numbers."""
 
-from __future__ import annotations
-
 import copy
 from itertools import chain
 
@@ -28,9 +26,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def data(sim_root, tmp_path_factory):
+def data(root):
     """(dataset, grouper by plate)."""
-    dataset = load_dataset("rxrx1", runs.small_root(sim_root, tmp_path_factory.mktemp("small")))
+    dataset = load_dataset("rxrx1", root)
     return dataset, make_grouper(dataset, ("experiment", "plate"))
 
 

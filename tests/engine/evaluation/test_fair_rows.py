@@ -1,8 +1,5 @@
 """Runs whose numbers may stand in one row with others: batch-norm statistics, choice of the epoch, images."""
 
-from __future__ import annotations
-
-import csv
 import json
 import os
 import shutil
@@ -92,8 +89,8 @@ def test_statistics_are_estimated_anew_where_training_saw_other_images_or_one_bi
 
 
 @pytest.mark.parametrize("algorithm", ["ERM", "ABRA", "deepCORAL"])
-def test_statistics_are_of_every_training_image_once_whatever_the_loader(small_data, algorithm, tmp_path):
-    setup = prepare(run_config(algorithm, **runs.settings(small_data, tmp_path, algorithm)))
+def test_statistics_are_of_every_training_image_once_whatever_the_loader(root, algorithm, tmp_path):
+    setup = prepare(run_config(algorithm, **runs.settings(root, tmp_path, algorithm)))
     batches = runs.drawn(setup.plain_loader.sampler)
     assert sorted(row for rows in batches for row in rows) == list(range(len(setup.subsets["train"])))
     assert len(set(map(frozenset, batches))) == len(setup.plain_loader)
@@ -101,16 +98,11 @@ def test_statistics_are_of_every_training_image_once_whatever_the_loader(small_d
 
 
 @pytest.fixture(scope="module")
-def small_data(sim_root, tmp_path_factory):
-    return runs.small_root(sim_root, tmp_path_factory.mktemp("small"))
-
-
-@pytest.fixture(scope="module")
-def picked(small_data, tmp_path_factory):
+def picked(root, tmp_path_factory):
     """A run in which two adaptations pick epochs beside its own."""
     folder = tmp_path_factory.mktemp("picked")
     also = ["plate_bn,group=experiment,min=4", "batch_bn,batch_size=8,min=4"]
-    config = run_config("ERM", **runs.settings(small_data, folder, "ERM", n_epochs=5, lr=0.02, also_tta=also))
+    config = run_config("ERM", **runs.settings(root, folder, "ERM", n_epochs=5, lr=0.02, also_tta=also))
     return folder, fit(config)
 
 
@@ -118,9 +110,7 @@ NAMES = ("plate_bn_experiment_min4", "batch_bn_b8_min4")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_adaptation_keeps_the_epoch_that_is_best_by_its_own_accuracy_on_val(
-    picked, small_data, tmp_path, name
-):
+def test_an_adaptation_keeps_the_epoch_that_is_best_by_its_own_accuracy_on_val(picked, root, tmp_path, name):
     folder, _ = picked
     flags = {"tta": "plate_bn", "tta_group": "experiment"} if "plate" in name else {"tta": "batch_bn"}
     flags |= {"tta_min": 4} | ({"tta_batch_size": 8} if "batch" in name else {})
@@ -137,23 +127,19 @@ def test_an_adaptation_keeps_the_epoch_that_is_best_by_its_own_accuracy_on_val(
 
 
 @pytest.mark.parametrize("also", [["plate_bn,group=experiment,min=4"], []])
-def test_a_run_goes_on_with_the_adaptations_that_it_began_with(picked, small_data, tmp_path, also):
+def test_a_run_goes_on_with_the_adaptations_that_it_began_with(picked, root, tmp_path, also):
     folder, _ = picked
     shutil.copytree(folder, tmp_path / "run")
     flags = {"n_epochs": 5, "lr": 0.02, "also_tta": also, "resume": True}
-    with pytest.raises(InputError, match="those so far were judged by batch_bn_b8_min4, plate_bn_experiment"):
-        fit(run_config("ERM", **runs.settings(small_data, tmp_path / "run", "ERM", **flags)))
+    with pytest.raises(InputError, match="batch_bn_b8_min4, plate_bn_experiment_min4"):
+        fit(run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", **flags)))
 
 
-def test_a_finished_run_says_which_epochs_were_picked(picked):
-    folder, _ = picked
+def test_a_finished_run_and_its_records_say_which_epochs_were_picked_and_by_what(picked):
+    folder, records = picked
     last = read_progress(folder / "rxrx1_seed:0_epoch:last_model.pth")
     content = json.loads((folder / "config.json").read_text())
     assert content["finished"] and content["picked"] == {k: epoch for k, (_, epoch) in last.picked.items()}
-
-
-def test_a_runs_records_name_what_picked_their_epoch(picked):
-    _, records = picked
     assert {(r.checkpoint, r.picked_by) for r in records} == {("best", "none"), ("last", "")}
 
 
@@ -166,55 +152,48 @@ def test_epochs_that_are_best_to_several_are_stored_once(picked):
             assert (os.stat(path).st_ino == os.stat(other).st_ino) == (epoch == its)
 
 
-def test_picking_changes_nothing_in_the_run_itself(picked, small_data, tmp_path):
+def test_picking_changes_nothing_in_the_run_itself(picked, root, tmp_path):
     folder, records = picked
-    plain = fit(run_config("ERM", **runs.settings(small_data, tmp_path, "ERM", n_epochs=5, lr=0.02)))
+    plain = fit(run_config("ERM", **runs.settings(root, tmp_path, "ERM", n_epochs=5, lr=0.02)))
     assert [r.predictions_sha256 for r in plain] == [r.predictions_sha256 for r in records]
     name = "rxrx1_seed:0_epoch:last_model.pth"
     a, b = (read_checkpoint(where / name)["algorithm"] for where in (folder, tmp_path))
     assert all(torch.equal(a[key], b[key]) for key in a)
-    with open(folder / "val_eval.csv") as one, open(tmp_path / "val_eval.csv") as other:
-        assert list(csv.DictReader(one)) == list(csv.DictReader(other))
+    assert runs.rows_of(folder / "val_eval.csv") == runs.rows_of(tmp_path / "val_eval.csv")
 
 
 @pytest.mark.parametrize(
-    ("also", "said"),
+    ("algorithm", "also", "said"),
     [
-        (["plate_bn,group=well"], "tta_group"),
-        (["plate_bn,size=3"], "also_tta"),
-        (["plate_bn", "plate_bn"], "also_tta"),
-        (["none"], "also_tta"),
-        (["plate_bn,min=20"], "tta_min"),
-        (["plate_bn,min=4,prior=3"], "prior has no effect"),
+        ("ERM", ["plate_bn,group=well"], "tta_group"),
+        ("ERM", ["plate_bn,size=3"], "also_tta"),
+        ("ERM", ["plate_bn", "plate_bn"], "also_tta"),
+        ("ERM", ["none"], "also_tta"),
+        ("ERM", ["plate_bn,min=20"], "tta_min"),
+        ("ERM", ["plate_bn,min=4,prior=3"], "prior"),
+        ("SimCLR", ["plate_bn,group=experiment,min=4"], "--also_tta"),  # a classifier on frozen features
     ],
 )
 def test_adaptations_that_cannot_pick_are_refused_before_anything_is_written(
-    small_data, tmp_path, capsys, also, said
+    root, tmp_path, refused, algorithm, also, said
 ):
-    argv = runs.command(small_data, tmp_path / "run", "ERM", also_tta=also)
-    assert said in runs.refusal(capsys, argv, tmp_path / "run")
+    assert said in refused(runs.command(root, tmp_path / "run", algorithm, also_tta=also))
 
 
-def test_a_classifier_on_frozen_features_is_not_picked_by_adaptations(small_data, tmp_path, capsys):
-    argv = runs.command(small_data, tmp_path / "run", "SimCLR", also_tta=["plate_bn,group=experiment,min=4"])
-    assert "--also_tta" in runs.refusal(capsys, argv, tmp_path / "run")
-
-
-def test_a_share_of_the_data_is_the_same_for_every_seed(small_data, tmp_path):
+def test_a_share_of_the_data_is_the_same_for_every_seed(root, tmp_path):
     def rows(seed):
-        flags = runs.settings(small_data, tmp_path, "ERM", frac=0.5, seed=seed)
+        flags = runs.settings(root, tmp_path, "ERM", frac=0.5, seed=seed)
         return {split: list(s.indices) for split, s in prepare(run_config("ERM", **flags)).subsets.items()}
 
     first = rows(0)
     assert first == rows(1) and len(first["test"]) == 32
 
 
-@pytest.mark.parametrize("loader", ["standard"])
-def test_images_that_are_alone_in_their_bio_batch_are_not_shifted_together(loader):
-    with pytest.raises(ValueError, match="--train_loader plate, --train_loader group, or --abra_stats_over"):
-        run_config("ABRA", train_loader=loader)
-    assert run_config("ABRA", train_loader=loader, abra_stats_over="batch").data.train_loader == loader
-    assert run_config("ABRA", train_loader=loader, abra_prob=0).data.train_loader == loader
+def test_images_that_are_alone_in_their_bio_batch_are_not_shifted_together():
+    with pytest.raises(InputError, match=r"--train_loader plate.*--abra_stats_over"):
+        run_config("ABRA", train_loader="standard")
+    for allowed in ({"abra_stats_over": "batch"}, {"abra_prob": 0}):
+        assert run_config("ABRA", train_loader="standard", **allowed).data.train_loader == "standard"
 
 
 @pytest.mark.parametrize(
@@ -236,14 +215,13 @@ def test_support_at_test_time_is_that_of_training():
     assert (alone.eval.tta_batch_size, alone.eval.tta_min) == (24, 12)
 
 
-def test_the_log_tells_when_the_perturbation_does_nothing(small_data, tmp_path):
+def test_the_log_tells_when_the_perturbation_does_nothing(root, tmp_path):
     said = {}
     for k in (1e-6, 3.0):
         flags = {"abra_k_init": k, "abra_k_bound": "inf", "abra_alpha": 0, "mix": "none"}
-        fit(run_config("ABRA", **runs.settings(small_data, tmp_path / str(k), "ABRA", **flags)))
+        fit(run_config("ABRA", **runs.settings(root, tmp_path / str(k), "ABRA", **flags)))
         said[k] = (tmp_path / str(k) / "log.txt").read_text()
-        with open(tmp_path / str(k) / "train_algo.csv") as file:
-            last = list(csv.DictReader(file))[-1]
+        last = runs.rows_of(tmp_path / str(k) / "train_algo.csv")[-1]
         assert float(last["logit_shift"]) > 0 and float(last["bio_batch_distance"]) > 0
     assert "the perturbation does next to nothing" in said[1e-6]
     assert "the perturbation does next to nothing" not in said[3.0]

@@ -1,7 +1,5 @@
 """Runs on six channels: scores beside WILDS', and splits without validation, where the last epoch counts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 
@@ -11,22 +9,9 @@ from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES
 from tests import runs
-from tests.data.six import write_small_six
 
+pytestmark = pytest.mark.usefixtures("tiny")
 ERM = {"dataset": "rxrx1_6ch", "batch_size": 8, "warmup_epochs": 0}
-
-
-@pytest.fixture(scope="module")
-def six_root(tmp_path_factory):
-    return write_small_six(tmp_path_factory.mktemp("six"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny():
-    patch = pytest.MonkeyPatch()
-    runs.use_tiny_backbone(patch)
-    yield
-    patch.undo()
 
 
 def config(root, folder, algorithm="ERM", **more):
@@ -34,7 +19,7 @@ def config(root, folder, algorithm="ERM", **more):
 
 
 @pytest.fixture(scope="module")
-def official(six_root, tmp_path_factory):
+def official(six_root, tiny, tmp_path_factory):
     """A run without a validation, and its records."""
     folder = tmp_path_factory.mktemp("official")
     return folder, fit(config(six_root, folder, split_scheme="official"))
@@ -55,29 +40,25 @@ def test_its_last_model_is_what_eval_only_and_predict_take(official, six_root, t
     assert again[0].predictions_sha256 == records[0].predictions_sha256 == adapted.predictions_sha256
 
 
-def test_the_best_of_several_rates_cannot_be_picked_without_a_validation(six_root, tmp_path, capsys):
-    argv = runs.command(six_root, tmp_path / "run", "SimCLR", **{**ERM, "split_scheme": "official"})
-    said = runs.refusal(capsys, argv, tmp_path / "run")
-    runs.assert_says(said, "SimCLR picks one of 5 learning rates", "official", "single rate")
-
-
-def test_a_run_that_would_leave_nothing_is_refused(six_root, tmp_path, capsys):
-    changes = {**ERM, "split_scheme": "official", "save_last": False}
-    said = runs.refusal(capsys, runs.command(six_root, tmp_path / "run", "ERM", **changes), tmp_path / "run")
-    runs.assert_says(said, "--save_last false", "official", "no val", "leave it out")
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "named"),
+    [
+        ("SimCLR", {}, "5 learning rates"),  # of which none can be picked
+        ("ERM", {"save_last": False}, "--save_last false"),  # which would leave nothing
+        ("ERM", {"val_metric": "acc_wg"}, "--val_metric"),  # which would pick no epoch
+    ],
+)
+def test_what_needs_a_validation_is_refused(six_root, tmp_path, refused, algorithm, changes, named):
+    changes = {**ERM, "split_scheme": "official", **changes}
+    runs.assert_says(
+        refused(runs.command(six_root, tmp_path / "run", algorithm, **changes)), named, "official"
+    )
 
 
 def test_one_rate_of_the_classifier_needs_no_validation(six_root, tmp_path):
-    records = fit(
-        config(six_root, tmp_path, "SimCLR", split_scheme="official", simclr_probe_rates=[0.1], n_epochs=1)
-    )
+    changes = {"split_scheme": "official", "simclr_probe_rates": [0.1], "n_epochs": 1}
+    records = fit(config(six_root, tmp_path, "SimCLR", **changes))
     assert [(r.split, r.checkpoint) for r in records] == [("test", "last")]
-
-
-def test_a_metric_that_would_pick_no_epoch_is_refused(six_root, tmp_path, capsys):
-    changes = {**ERM, "split_scheme": "official", "val_metric": "acc_wg"}
-    said = runs.refusal(capsys, runs.command(six_root, tmp_path / "run", "ERM", **changes), tmp_path / "run")
-    runs.assert_says(said, "--val_metric would have no effect", "official", "leave it out")
 
 
 @pytest.mark.parametrize(("algorithm", "more"), [("ERM", {}), ("SimCLR", {"n_epochs": 1})])

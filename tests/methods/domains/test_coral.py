@@ -6,9 +6,8 @@ import torch
 
 from abra_wilds.functional.losses import coral
 from abra_wilds.methods.domains.coral import DeepCORALConfig
-from abra_wilds.types import InputError
 from tests import reference
-from tests.helpers import array, clean_map, gradients, make_batch, make_method, target_arrays, worst
+from tests.helpers import array, assert_is_erm, clean_map, make_batch, make_method, target_arrays, worst
 
 UNEQUAL = (0, 1, 1, 0, 2, 2, 0, 1, 1, 0, 0)
 ROWS = [[0, 3, 6, 9, 10], [1, 2, 7, 8], [4, 5]]
@@ -77,14 +76,5 @@ def test_loss_equals_the_slow_loop(w):
 
 @pytest.mark.parametrize("w", [None, 0.63])
 def test_without_penalty_loss_and_gradients_are_those_of_erm(w):
-    batch, erm = make_batch(UNEQUAL, w=w), make_method("ERM")
     method = make_method("deepCORAL", DeepCORALConfig(0.0))
-    method.load_state_dict(erm.state_dict())
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
-
-
-def test_a_negative_weight_is_refused():
-    with pytest.raises(InputError, match="--coral_penalty_weight must be 0 or more; got -1"):
-        DeepCORALConfig(-1)
+    assert_is_erm(method, make_batch(UNEQUAL, w=w))

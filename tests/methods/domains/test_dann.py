@@ -10,7 +10,17 @@ from abra_wilds import run_config
 from abra_wilds.methods.domains.dann import DANNConfig
 from abra_wilds.types import InputError
 from tests import reference
-from tests.helpers import array, clean_map, gradients, make_batch, make_method, target_arrays, worst
+from tests.helpers import (
+    array,
+    assert_is_erm,
+    clean_map,
+    erm_like,
+    gradients,
+    make_batch,
+    make_method,
+    target_arrays,
+    worst,
+)
 
 G = (0, 1, 4, 0, 2, 2, 0, 1)  # the training groups are 0, 1, 2 and 4
 DOMAINS = np.array([0, 1, 3, 0, 2, 2, 0, 1])
@@ -19,13 +29,6 @@ CONSTANT = {"ramp": False}
 
 def dann(progress=0.5, **fields):
     return make_method("DANN", DANNConfig(**fields), progress=progress)
-
-
-def erm_like(method):
-    """An ERM method with the same featurizer and classifier."""
-    erm = make_method("ERM")
-    erm.load_state_dict({k: v for k, v in method.state_dict().items() if k.startswith(("net.", "head."))})
-    return erm
 
 
 def part(found, *prefixes):
@@ -95,27 +98,15 @@ def test_without_reversal_featurizer_and_classifier_learn_as_by_erm_while_the_di
 
 @pytest.mark.parametrize("w", [None, 0.63])
 def test_without_weight_loss_and_gradients_are_those_of_erm(w):
-    method, batch = dann(penalty_weight=0.0), make_batch(G, w=w)
-    erm = erm_like(method)
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
-    found = gradients(method, a.loss)
-    assert worst(part(found, "net.", "head."), gradients(erm, b.loss)) < 1e-12
-    assert not any(g.any() for g in part(found, "discriminator.").values())
+    method = dann(penalty_weight=0.0)
+    a, _ = assert_is_erm(method, make_batch(G, w=w), "discriminator.")
+    assert not any(g.any() for g in part(gradients(method, a.loss), "discriminator.").values())
 
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99])
 def test_gamma_ramps_as_the_hyperbolic_tangent_of_five_times_the_progress(p):
     for fields, want in ({"gamma": 3.0}, 3 * math.tanh(5 * p)), ({"gamma": 3.0, **CONSTANT}, 3.0):
         assert dann(p, **fields)(make_batch(G)).logs["gamma"].item() == pytest.approx(want, abs=1e-12)
-
-
-def test_predictions_ignore_the_discriminator():
-    method, x = dann().eval(), make_batch(G).x
-    before = method.predict(x)
-    for p in method.discriminator.parameters():
-        p.data.fill_(math.nan)
-    assert torch.equal(method.predict(x), before)
 
 
 def test_reversal_makes_features_forget_the_domain_that_the_discriminator_finds_without_it():
@@ -143,26 +134,12 @@ def test_each_parameter_is_trained_once_at_its_own_multiple_of_the_rate():
 
 
 @pytest.mark.parametrize(
-    "field, value, allowed",
-    [
-        ("penalty_weight", -1, "0 or more"),
-        ("gamma", -1, "0 or more"),
-        ("classifier_lr_factor", 0, "positive"),
-        ("discriminator_lr_factor", math.inf, "a finite number"),
-    ],
-)
-def test_settings_without_meaning_are_refused(field, value, allowed):
-    with pytest.raises(InputError, match=f"--dann_{field} must be {allowed}; got {value}"):
-        DANNConfig(**{field: value})
-
-
-@pytest.mark.parametrize(
     "given, said",
     [
-        ({"train_loader": "plate"}, "DANN needs --train_loader group or standard; got plate"),
-        ({"n_groups_per_batch": 1}, "DANN compares at least 2 bio-batches per batch"),
-        ({"dann_penalty_weight": 0.0, "dann_gamma": 0.5}, "works with --dann_penalty_weight above 0"),
-        ({"dann_gamma": 0.0, "dann_ramp": True}, "works with --dann_gamma above 0"),
+        ({"train_loader": "plate"}, "--train_loader .*got plate"),
+        ({"n_groups_per_batch": 1}, "at least 2 bio-batches"),
+        ({"dann_penalty_weight": 0.0, "dann_gamma": 0.5}, "--dann_penalty_weight"),
+        ({"dann_gamma": 0.0, "dann_ramp": True}, "--dann_gamma"),
     ],
 )
 def test_batches_of_one_domain_and_flags_without_effect_are_refused(given, said):

@@ -9,10 +9,20 @@ from abra_wilds.methods.domains.irmx import IRMXConfig
 from abra_wilds.recipes.flags import parse
 from abra_wilds.types import InputError
 from tests import reference, runs
-from tests.helpers import array, gradients, make_batch, make_info, make_method, target_arrays, worst
+from tests.helpers import (
+    array,
+    assert_is_erm,
+    gradients,
+    make_batch,
+    make_info,
+    make_method,
+    target_arrays,
+    worst,
+)
 from tests.methods.head_batches import UNEQUAL, feature_batch, make_head, slow_parts
 
 CONFIGS = runs.REPOSITORY / "abra_wilds" / "recipes"
+BOTH = pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])
 
 
 @pytest.mark.parametrize("w", [None, 0.63])
@@ -79,31 +89,25 @@ def test_equal_domains_have_no_variance():
     assert out.loss.item() == pytest.approx(make_method("ERM").head_step(head, half).loss.item(), abs=1e-12)
 
 
-def test_the_classifiers_step_is_float32_under_autocast():
-    method, head, batch = make_method("IRMX"), make_head(torch.float32), feature_batch(dtype=torch.float32)
+@BOTH
+def test_the_classifiers_step_is_float32_under_autocast(name):
+    method, head, batch = make_method(name), make_head(torch.float32), feature_batch(dtype=torch.float32)
     plain = method.head_step(head, batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out = method.head_step(head, batch)
     assert out.loss.dtype == out.logits.dtype == torch.float32
+    assert all(v.dtype == torch.float32 and v.shape == () and not v.requires_grad for v in out.logs.values())
     assert torch.equal(out.loss, plain.loss)
 
 
-def test_the_classifiers_step_reads_no_tensor_on_the_host():
-    batch = feature_batch(dtype=torch.float32).to(torch.device("meta"))
-    assert make_method("IRMX").head_step(make_head(torch.float32).to("meta"), batch).loss.is_meta
-
-
-@pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])
+@BOTH
 @pytest.mark.parametrize("w", [None, 0.63])
 def test_on_images_loss_and_gradients_are_those_of_erm(name, w):
-    batch, erm, method = make_batch((0, 1, 1, 0, 2, 2), w=w), make_method("ERM"), make_method(name)
-    method.load_state_dict(erm.state_dict())
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
+    method = make_method(name)
+    assert_is_erm(method, make_batch((0, 1, 1, 0, 2, 2), w=w))
 
 
-@pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])
+@BOTH
 def test_the_frozen_phase_is_the_published_one_with_no_more_domains_than_there_are(name):
     phase = make_method(name, info=make_info(n_groups=51, train_groups=tuple(range(33)))).head_phase()
     assert (phase.epochs, phase.batch_size, phase.n_groups) == (90, 720, 10)
@@ -113,14 +117,14 @@ def test_the_frozen_phase_is_the_published_one_with_no_more_domains_than_there_a
     assert (phase.batch_size, phase.n_groups) == (4 * 72, 4)
 
 
-@pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])
+@BOTH
 def test_training_data_of_one_domain_are_refused(name):
     method = make_method(name, info=make_info(train_groups=(2,)))
-    with pytest.raises(InputError, match="at least 2 bio-batches, and the training split has 1"):
+    with pytest.raises(InputError, match="at least 2 bio-batches"):
         method.head_phase()
 
 
-@pytest.mark.parametrize("name", ["IRMX", "IRMX-PAIR"])
+@BOTH
 def test_the_example_file_is_the_published_protocol_and_the_methods_own_defaults(name):
     prefix = name.lower().replace("-", "_")
     config = parse(["--config", str(CONFIGS / f"{prefix}.yaml")])
@@ -131,20 +135,3 @@ def test_the_example_file_is_the_published_protocol_and_the_methods_own_defaults
     assert o.scheduler_kwargs == {"num_warmup_steps": 5415}
     assert config.method == type(config.method)()
     assert parse(["--config", str(CONFIGS / f"{prefix}.yaml"), "--n_epochs", "0"]).optim.n_epochs == 0
-
-
-@pytest.mark.parametrize(
-    "field, value, allowed",
-    [
-        ("p1", -1, "0 or more"),
-        ("p2", -1, "0 or more"),
-        ("head_epochs", 0, "1 or more"),
-        ("domains", 1, "2 or more"),
-        ("domain_rows", 1, "2 or more"),
-        ("head_lr", 0, "positive"),
-        ("head_weight_decay", -1, "0 or more"),
-    ],
-)
-def test_settings_without_meaning_are_refused(field, value, allowed):
-    with pytest.raises(InputError, match=f"--irmx_{field} must be {allowed}; got {value}"):
-        IRMXConfig(**{field: value})

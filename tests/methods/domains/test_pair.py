@@ -6,7 +6,6 @@ import torch
 
 from abra_wilds.functional.pareto import pareto_weights
 from abra_wilds.methods.domains.pair import IRMXPairConfig
-from abra_wilds.types import InputError
 from tests import reference
 from tests.helpers import array, gradients, make_method
 from tests.methods.head_batches import UNEQUAL, feature_batch, make_head, slow_parts
@@ -88,31 +87,3 @@ def test_steps_lower_the_loss_that_counts_most():
         optimizer.step()
         variances.append(out.logs["variance"].item())
     assert variances[-1] < 0.1 * variances[0]
-
-
-def test_the_classifiers_step_is_float32_under_autocast():
-    method, head, batch = (
-        make_method("IRMX-PAIR"),
-        make_head(torch.float32),
-        feature_batch(dtype=torch.float32),
-    )
-    plain = method.head_step(head, batch)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = method.head_step(head, batch)
-    assert out.loss.dtype == out.logits.dtype == torch.float32
-    assert all(v.dtype == torch.float32 and v.shape == () and not v.requires_grad for v in out.logs.values())
-    assert torch.equal(out.loss, plain.loss)
-
-
-@pytest.mark.parametrize(
-    "field, value, said",
-    [
-        ("preference", (1.0, 1.0), "three positive numbers"),
-        ("preference", (0.0, 0.5, 0.5), "positive"),
-        ("eps", -1, "0 or more"),
-        ("domains", 1, "2 or more"),
-    ],
-)
-def test_settings_without_meaning_are_refused(field, value, said):
-    with pytest.raises(InputError, match=f"--irmx_pair_{field} must be {said}; got"):
-        IRMXPairConfig(**{field: value})

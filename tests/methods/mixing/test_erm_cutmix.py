@@ -12,7 +12,7 @@ from abra_wilds.functional.double_head import double_head
 from abra_wilds.methods.mixing.erm_cutmix import ERMCutMix, ERMCutMixConfig
 from abra_wilds.nets.neck import class_directions, make_neck
 from abra_wilds.nets.staged import BATCH_NORMS
-from abra_wilds.types import InputError, Target
+from abra_wilds.types import Target
 from tests import reference
 from tests.helpers import array, clean_map, gradients, make_batch, make_method, target_arrays, worst
 
@@ -127,23 +127,3 @@ def test_batch_norm_statistics_re_estimated_by_predict_reach_the_neck():
 
 def test_it_wants_mixed_batches_with_cutmix_across_them():
     assert (ERMCutMix.plan.train_loader, ERMCutMix.plan.mix) == ("standard", "cutmix_any")
-
-
-@pytest.mark.parametrize(
-    "bad, message",
-    [
-        ({"k": 1.0}, "--erm_cutmix_k must be .*; got 1.0"),
-        ({"margin": 4.0}, "--erm_cutmix_margin must be .*; got 4.0"),
-        ({"scale": 0.0}, "--erm_cutmix_scale must be positive; got 0.0"),
-        ({"width": 0}, "--erm_cutmix_width must be 1 or more; got 0"),
-        ({"bn_momentum": 0.0}, "--erm_cutmix_bn_momentum must be .*; got 0.0"),
-    ],
-)
-def test_what_cannot_be_is_refused(bad, message):
-    with pytest.raises(InputError, match=message):
-        ERMCutMixConfig(**bad)
-
-
-def test_flags_of_arcface_are_idle_without_it():
-    assert ERMCutMixConfig().idle("cutmix_any") == {}
-    assert set(ERMCutMixConfig(k=0.0).idle("none")) == {"erm_cutmix_margin", "erm_cutmix_scale"}

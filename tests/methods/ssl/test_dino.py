@@ -1,6 +1,5 @@
 """DINOv2: its three losses against slow loops, its teacher, its masks and its rates."""
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -102,38 +101,6 @@ def test_without_local_crops_the_two_global_ones_remain():
     assert method(replace(b, views=b.views[:2])).loss.isfinite()
 
 
-def test_teacher_and_student_start_equal_heads_included_also_if_weights_are_loaded_later():
-    method, b = dino(), batch()
-    assert equal(states(method, 0), states(method, 1))
-    method.net.load_state_dict(dino(seed=5).net.state_dict())
-    start = states(method, 0)
-    method(b)
-    assert equal(states(method, 1), start)
-
-
-def test_nothing_of_the_teacher_is_differentiated_or_handed_to_the_optimiser():
-    method = dino()
-    method(batch()).loss.backward()
-    teacher = [p for n, p in method.named_parameters() if n.startswith("teacher_")]
-    assert len(teacher) > 20
-    assert not any(p.requires_grad or p.grad is not None for p in teacher)
-    trained = {id(p) for group, _ in method.parameter_groups() for p in group}
-    assert trained.isdisjoint(map(id, teacher))
-
-
-def test_everything_else_but_the_classifier_is_trained_and_belongs_to_one_group():
-    method = dino()
-    sgd_step(method, batch(seed=3))
-    method.zero_grad()
-    method(batch()).loss.backward()
-    learned = {n: p for n, p in method.named_parameters() if p.requires_grad}
-    idle = {n for n, p in learned.items() if p.grad is None or not p.grad.any()}
-    assert idle == {"head.weight", "head.bias"}
-    grouped = [id(p) for group, _ in method.parameter_groups() for p in group]
-    assert len(grouped) == len(set(grouped))
-    assert {n for n, p in learned.items() if id(p) not in set(grouped)} == idle
-
-
 def test_rates_fall_from_block_to_block_and_further_for_the_patch_embedding():
     method = dino(replace(TINY, layer_decay=0.5, patch_lr=0.1))
     factor = {id(p): f for group, f in method.parameter_groups() for p in group}
@@ -155,15 +122,6 @@ def test_the_teacher_is_a_moving_average_whose_momentum_rises(progress, momentum
     for name, t in teacher.items():
         want = momentum * before[name] + (1 - momentum) * student[name]
         assert torch.allclose(t, want, atol=1e-12), name
-
-
-def test_momentum_1_leaves_the_teacher_and_momentum_0_makes_it_the_student():
-    constant, copied = (dino(replace(TINY, momentum=m)) for m in (1.0, 0.0))
-    start = states(constant, 1)
-    for method in (constant, copied):
-        sgd_step(method, batch(), lr=1.0)
-    assert equal(states(constant, 1), start)
-    assert equal(states(copied, 1), states(copied, 0))
 
 
 def test_both_centres_follow_the_teachers_scores():
@@ -210,27 +168,6 @@ def test_features_are_class_tokens_and_with_patch_mean_the_mean_patch_behind_the
     assert both.predict(x).shape == plain.predict(x).shape == (4, 5)
 
 
-def test_predictions_need_neither_teacher_nor_head():
-    method, x = dino().eval(), batch().views[0]
-    before = method.predict(x)
-    for n, p in method.named_parameters():
-        if not n.startswith(("net.", "head.")):
-            p.data.fill_(torch.nan)
-    assert torch.equal(method.predict(x), before)
-
-
-def test_a_loaded_method_goes_on_with_its_own_teacher_and_centres():
-    method, b = dino(), batch()
-    sgd_step(method, b)
-    loaded = dino(seed=7)
-    loaded.load_state_dict(copy.deepcopy(method.state_dict()))
-    losses = []
-    for m in (method, loaded):
-        torch.manual_seed(0)
-        losses.append(m(b).loss)
-    assert torch.equal(*losses)
-
-
 def test_training_nears_a_teacher_that_stays_and_spread_is_logged_where_logs_are_read():
     method, b = dino(replace(TINY, momentum=1.0, center_momentum=1.0)), batch(8)
     totals = []
@@ -246,23 +183,6 @@ def test_training_nears_a_teacher_that_stays_and_spread_is_logged_where_logs_are
     assert set(method(b).logs) == {"dino", "ibot", "koleo"}
 
 
-def test_under_bfloat16_autocast_losses_and_centres_are_float32():
-    method = dino(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = method(batch(dtype=torch.float32))
-    out.loss.backward()
-    assert out.loss.dtype == method.dino.center.dtype == method.patch_center.value.dtype == torch.float32
-    assert out.loss.isfinite()
-
-
-def test_a_step_runs_on_shapes_alone():
-    method = dino(dtype=torch.float32, log=False).to("meta")
-    b = batch(dtype=torch.float32)
-    out = method(replace(b, views=tuple(v.to("meta") for v in b.views)))
-    assert out.loss.device.type == "meta"
-    method.after_step()
-
-
 def test_it_asks_for_two_large_crops_and_many_small_ones():
     plan = DINOv2.view_plan(dino(replace(TINY, n_local=2)))
     assert plan.sizes == (GLOBAL, GLOBAL, LOCAL, LOCAL)
@@ -271,26 +191,8 @@ def test_it_asks_for_two_large_crops_and_many_small_ones():
     assert dino().head_phase().epochs == 90
 
 
-def test_a_network_without_class_token_is_refused():
-    with pytest.raises(
-        InputError, match=r"no ViT with a class token, which DINOv2 needs; .*--model vit_small"
-    ):
+def test_a_network_without_class_token_and_crops_that_its_patch_does_not_divide_are_refused():
+    with pytest.raises(InputError, match="--model vit_small"):
         build(DINOv2, TINY)
-
-
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"prototypes": 0}, "--dinov2_prototypes must be 1 or more; got 0"),
-        ({"student_temp": 0.0}, "--dinov2_student_temp must be positive; got 0.0"),
-        ({"n_local": -1}, "--dinov2_n_local must be 0 or more; got -1"),
-        ({"momentum": 2.0}, r"--dinov2_momentum must be in \[0, 1\]; got 2.0"),
-        ({"mask_prob": 0.0}, r"--dinov2_mask_prob must be in \(0, 1\]; got 0.0"),
-        ({"mask_ratio": (0.5, 0.1)}, "--dinov2_mask_ratio must be two shares in ascending order"),
-        ({"probe_epochs": 0}, "--dinov2_probe_epochs must be 1 or more; got 0"),
-        ({"local_size": 5}, "--dinov2_local_size must be a multiple of the model's patch, such as 4; got 5"),
-    ],
-)
-def test_bad_values_are_refused(values, message):
-    with pytest.raises(InputError, match=message):
-        dino(replace(TINY, **values))
+    with pytest.raises(InputError, match=r"--dinov2_local_size .*got 5"):
+        dino(replace(TINY, local_size=5))

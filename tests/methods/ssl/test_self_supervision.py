@@ -4,8 +4,6 @@ Most images show one of 16 treatments. DINOv2's are larger, show one of 4 treatm
 effects: of the others the smallest vision transformer of timm's learns little in minutes, with labels or not.
 """
 
-from __future__ import annotations
-
 import pytest
 
 from abra_wilds import fit, run_config

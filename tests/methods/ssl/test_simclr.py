@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from abra_wilds.methods.ssl.simclr import SimCLR, SimCLRConfig
-from abra_wilds.types import InputError
 from tests.functional.test_ssl import slow_nt_xent
 from tests.helpers import array, gradients, worst
 from tests.methods.ssl.ssl_tools import build, sgd_step, view_batch
@@ -61,14 +60,6 @@ def test_spread_is_logged_where_logs_are_read():
     assert build(SimCLR, TINY, log=False)(batch).logs == {}
 
 
-def test_predictions_need_no_projector():
-    method, batch = build(SimCLR, TINY).eval(), view_batch()
-    before = method.predict(batch.x)
-    for p in method.projector.parameters():
-        p.data.fill_(torch.nan)
-    assert torch.equal(method.predict(batch.x), before)
-
-
 def test_it_asks_for_two_views_alike_and_a_probe_whose_rates_grow_with_the_batch():
     method = build(SimCLR, SimCLRConfig(hidden=9, out=7, probe_batch_size=512, jitter=0.4))
     plan, phase = method.view_plan(), method.head_phase()
@@ -79,20 +70,3 @@ def test_it_asks_for_two_views_alike_and_a_probe_whose_rates_grow_with_the_batch
     assert (phase.epochs, phase.batch_size, phase.optimizer) == (90, 512, "SGD")
     assert phase.weight_decay == 0
     assert phase.standardise
-
-
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"temperature": 0.0}, "--simclr_temperature must be positive; got 0.0"),
-        ({"out": 0}, "--simclr_out must be .*; got 0"),
-        ({"min_area": 0.0}, "--simclr_min_area must be .*; got 0.0"),
-        ({"jitter": -1.0}, "--simclr_jitter must be 0 or more; got -1.0"),
-        ({"probe_epochs": 0}, "--simclr_probe_epochs must be 1 or more; got 0"),
-        ({"probe_batch_size": 0}, "--simclr_probe_batch_size must be 1 or more; got 0"),
-        ({"probe_rates": ()}, "--simclr_probe_rates must be"),
-    ],
-)
-def test_bad_values_are_refused(values, message):
-    with pytest.raises(InputError, match=message):
-        SimCLRConfig(**values)

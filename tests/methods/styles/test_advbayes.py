@@ -10,11 +10,12 @@ from abra_wilds.functional.bayes import reparametrised
 from abra_wilds.functional.losses import cross_entropies
 from abra_wilds.methods.styles.advbayes import AdvBayesConfig
 from abra_wilds.nets.augmenter import Augmenter
-from abra_wilds.types import InputError
 from tests import reference
 from tests.helpers import (
     array,
     as_model,
+    assert_same_step,
+    erm_like,
     gradients,
     make_batch,
     make_info,
@@ -48,13 +49,10 @@ def slow_logits(method, x):
 @MIXED
 @pytest.mark.parametrize("kwargs", [{"c": 0.0}, {"pre_epochs": 3, "epoch": 2}], ids=["c = 0", "first epochs"])
 def test_without_consistency_it_is_erm_and_draws_nothing(kwargs, w):
-    batch, erm, method = make_batch(w=w), make_method("ERM"), method_of(**kwargs)
-    method.load_state_dict(erm.state_dict())
-    state = torch.get_rng_state()
-    a, b = method(batch), erm(batch)
+    method = method_of(**kwargs)
+    erm, state = erm_like(method), torch.get_rng_state()
+    a, _ = assert_same_step(method, erm, make_batch(w=w))
     assert torch.equal(state, torch.get_rng_state())
-    assert worst(a.loss, b.loss) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
     assert not a.logs
 
 
@@ -66,8 +64,8 @@ def test_consistency_begins_once_the_first_epochs_are_complete():
 
 @MIXED
 def test_an_augmenter_that_changes_nothing_leaves_the_weighted_cross_entropy(w):
-    batch, erm, method = make_batch(w=w), make_method("ERM"), method_of(c=0.75)
-    method.load_state_dict(erm.state_dict())
+    batch, method = make_batch(w=w), method_of(c=0.75)
+    erm = erm_like(method)
     method.picture = lambda x, augmenter, phi: x + 0 * phi.sum()
     a, b = method(batch), erm(batch)
     assert abs(a.logs["consistency"]) < 1e-14
@@ -154,8 +152,8 @@ def test_the_climb_touches_neither_theta_nor_its_gradients_nor_running_statistic
 
 
 def test_running_statistics_after_a_step_are_those_of_erm():
-    batch, erm, method = make_batch(), make_method("ERM"), method_of()
-    method.load_state_dict(erm.state_dict())
+    batch, method = make_batch(), method_of()
+    erm = erm_like(method)
     erm(batch)
     method(batch)
     assert worst(dict(method.named_buffers()), dict(erm.named_buffers())) < 1e-12
@@ -188,25 +186,3 @@ def test_one_seed_gives_one_loss_and_another_gives_another():
 def test_images_of_six_channels_pass():
     method = method_of(make_info(in_channels=6))
     assert method(make_batch(in_channels=6)).loss.isfinite()
-
-
-@pytest.mark.parametrize(
-    "bad, message",
-    [
-        ({"pre_epochs": -1}, "--advbayes_pre_epochs must be 0 or more; got -1"),
-        ({"adv_steps": -1}, "--advbayes_adv_steps must be 0 or more; got -1"),
-        ({"depth": -1}, "--advbayes_depth must be 0 or more; got -1"),
-        ({"adv_lr": 0.0}, "--advbayes_adv_lr must be positive; got 0.0"),
-        ({"c": 1.5}, "--advbayes_c must be .*; got 1.5"),
-        ({"beta": math.inf}, "--advbayes_beta must be a finite number; got inf"),
-    ],
-)
-def test_what_cannot_be_is_refused(bad, message):
-    with pytest.raises(InputError, match=message):
-        AdvBayesConfig(**bad)
-
-
-def test_flags_of_what_does_not_happen_are_idle():
-    assert AdvBayesConfig().idle("none") == {}
-    assert set(AdvBayesConfig(adv_steps=0).idle("none")) == {"advbayes_adv_lr", "advbayes_beta"}
-    assert "advbayes_depth" in AdvBayesConfig(c=0.0).idle("none")

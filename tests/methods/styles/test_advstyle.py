@@ -1,7 +1,6 @@
 """AdvStyle against loops in NumPy, the ascent of K, and its invariants."""
 
 import copy
-import io
 
 import numpy as np
 import pytest
@@ -10,8 +9,8 @@ import torch
 from abra_wilds.engine.step import step
 from abra_wilds.methods.styles.advstyle import AdvStyleConfig
 from abra_wilds.nets.staged import TAP_POINTS
-from abra_wilds.types import InputError, StepContext
-from tests.helpers import CHANNELS, array, gradients, make_batch, make_method, worst
+from abra_wilds.types import StepContext
+from tests.helpers import CHANNELS, array, assert_is_erm, make_batch, make_method, worst
 from tests.methods.styles import reference_styles as slow
 from tests.methods.styles.test_dsu import record
 
@@ -83,22 +82,11 @@ def test_K_starts_as_the_spread_of_the_first_batch_that_it_shifts_and_stays():
 
 
 @pytest.mark.parametrize("w", [None, 0.63])
-def test_with_K_zero_loss_and_gradients_are_those_of_erm(w):
-    batch, erm, method = make_batch(G, w=w), make_method("ERM"), make_method("AdvStyle", BY_K)
-    method.load_state_dict(erm.state_dict(), strict=False)
-    set_magnitudes(method, 0.0)
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
-
-
-def test_with_both_probabilities_zero_loss_and_gradients_are_those_of_erm():
-    batch, erm = make_batch(G, w=0.63), make_method("ERM")
-    method = make_method("AdvStyle", AdvStyleConfig(p_adv=0.0, p_dsu=0.0))
-    method.load_state_dict(erm.state_dict(), strict=False)
-    a, b = method(batch), erm(batch)
-    assert worst(a.loss, b.loss) < 1e-12
-    assert worst(gradients(method, a.loss), gradients(erm, b.loss)) < 1e-12
+@pytest.mark.parametrize("cfg, K", [(BY_K, 0.0), (AdvStyleConfig(p_adv=0.0, p_dsu=0.0), 0.3)])
+def test_with_K_zero_or_both_probabilities_loss_and_gradients_are_those_of_erm(cfg, K, w):
+    method = make_method("AdvStyle", cfg)
+    set_magnitudes(method, K)
+    assert_is_erm(method, make_batch(G, w=w))
 
 
 def test_in_evaluation_the_step_is_the_prediction_and_K_rests():
@@ -185,22 +173,6 @@ def test_a_pass_without_gradients_moves_nothing_later_and_keeps_nothing():
     )
 
 
-def test_after_loading_the_next_step_is_the_same_and_K_does_not_start_anew():
-    method, batch = replaying(make_method("AdvStyle")), make_batch(G)
-    for s in range(4):
-        step(method, make_batch(G, seed=s), sgd(method, 0.01))
-    file = io.BytesIO()
-    torch.save(method.state_dict(), file)
-    file.seek(0)
-    loaded = replaying(make_method("AdvStyle", seed=9))
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    assert any(loaded.K(p).seen > 0 for p in loaded.at)
-    losses = [step(m, batch, sgd(m, 0.01)).loss for m in (method, loaded)]
-    assert torch.equal(*losses)
-    a, b = method.state_dict(), loaded.state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in a)
-
-
 def test_branches_come_with_their_probabilities():
     torch.manual_seed(0)
     for cfg, want in ((AdvStyleConfig(), (1 / 3, 1 / 3)), (AdvStyleConfig(p_adv=0.5, p_dsu=0.1), (0.5, 0.1))):
@@ -210,17 +182,10 @@ def test_branches_come_with_their_probabilities():
         assert counts == pytest.approx(want, abs=0.025)
 
 
-def test_the_step_runs_on_tensors_without_storage():
-    """The benchmark counts operations so; a host that read a tensor would fail here."""
-    method = make_method("AdvStyle", BY_K, dtype=torch.float32).to("meta")
-    batch = make_batch(G, dtype=torch.float32).to(torch.device("meta"))
-    assert step(method, batch, sgd(method)).loss.is_meta
-
-
 def test_a_rate_left_unset_needs_that_of_theta():
     method = make_method("AdvStyle")
     method.context = None
-    with pytest.raises(RuntimeError, match=r"set method\.context, or AdvStyleConfig\(k_lr=\.\.\.\)"):
+    with pytest.raises(RuntimeError, match="k_lr"):
         method.after_step()
 
 
@@ -242,30 +207,3 @@ def test_a_copy_of_a_method_in_the_middle_of_a_step_can_be_made():
         m.after_step()
     a, b = method.state_dict(), twin.state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.mark.parametrize(
-    ("bad", "message"),
-    [
-        ({"at": ("res1", "res1")}, "--advstyle_at must be"),
-        ({"p_adv": 1.5}, "--advstyle_p_adv must be .*; got 1.5"),
-        (
-            {"p_adv": 0.75, "p_dsu": 0.5},
-            r"p_dsu must be in \[0, 1 - p_adv\] = \[0, 0.25\]; got 0.5",
-        ),
-        ({"w": -1.0}, "--advstyle_w must be 0 or more; got -1"),
-        ({"k_lr": -1.0}, "--advstyle_k_lr must be 0 or more; got -1"),
-        ({"eps": 0.0}, "--advstyle_eps must be positive; got 0"),
-    ],
-)
-def test_a_bad_value_is_refused(bad, message):
-    with pytest.raises(InputError, match=message):
-        AdvStyleConfig(**bad)
-
-
-def test_flags_of_what_never_happens_are_idle():
-    assert AdvStyleConfig().idle("none") == {}
-    assert set(AdvStyleConfig(w=0.0).idle("none")) == {"advstyle_k_lr"}
-    assert set(AdvStyleConfig(p_adv=0.0).idle("none")) == {"advstyle_w", "advstyle_k_lr"}
-    never = AdvStyleConfig(p_adv=0.0, p_dsu=0.0).idle("none")
-    assert set(never) == {"advstyle_w", "advstyle_k_lr", "advstyle_at", "advstyle_eps"}
