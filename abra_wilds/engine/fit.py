@@ -17,7 +17,6 @@ from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import (
-    RunFolder,
     check_last_model,
     check_same_run,
     folder_of,
@@ -46,6 +45,7 @@ from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, batch_lines, build_method, prepare, reading_lines
 from abra_wilds.engine.step import explain_out_of_memory, share_of_step, step
+from abra_wilds.engine.stop import StopRequest, stopping
 from abra_wilds.results.records import Record
 from abra_wilds.types import StepContext
 
@@ -63,14 +63,15 @@ def fit(config: RunConfig) -> list[Record]:
     Raises:
         InputError: before training, for whatever cannot be used.
         Diverged: at a loss that is not finite; the checkpoints of earlier epochs stay.
-        Lost: where the device's memory does not suffice; the same stay.
+        RunAborted: where the device's memory does not suffice; the same stay.
+        Stopped: at a signal, after the step in which it came; the same stay.
     """
-    with hold_folder(config):
-        return train(config)
+    with hold_folder(config), stopping() as stop:
+        return train(config, stop)
 
 
-def train(config: RunConfig) -> list[Record]:
-    """`fit` in a folder that is held for it."""
+def train(config: RunConfig, stop: StopRequest) -> list[Record]:
+    """`fit` in a folder that is held for it, until a signal asks it to stop."""
     t, o, e, d = config.train, config.optim, config.eval, config.data
     check_tracker(t.tracker)
     setup = prepare(config)
@@ -150,13 +151,14 @@ def train(config: RunConfig) -> list[Record]:
                 y_rows.append(batch.rows[learned])
             bar.update(len(batch) * world())
             if log_now or i + 1 == len(loader):
-                guard.check(kept(folder, epoch))
+                guard.check(folder.kept(epoch))
                 meter.merge()
                 row = {"epoch": epoch, "batch": number + 1, "lr": lr, **meter.read()}
                 meter.reset()
                 csvs["train_algo"].write(row)
                 tracker.write("train", row, global_step)
                 bar.set_postfix_str(f"loss {row['objective']:.3f} acc {row.get('acc_avg', math.nan):.3f}")
+            stop.check(folder, epoch, together=log_now or i + 1 == len(loader))
 
         done = replace(
             done,
@@ -201,11 +203,21 @@ def train(config: RunConfig) -> list[Record]:
             ]
         )
         log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
+        stop.check(folder, epoch + 1)
 
     bar.close()
     if head is not None:
         done = train_heads(
-            config, setup, method, head, folder=folder, log=log, csvs=csvs, tracker=tracker, done=done
+            config,
+            setup,
+            method,
+            head,
+            folder=folder,
+            log=log,
+            csvs=csvs,
+            tracker=tracker,
+            done=done,
+            stop=stop,
         )
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
@@ -227,14 +239,6 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, n
     torch.manual_seed(int(noise.generate_state(1)[0]))
     draws = torch.Generator().manual_seed(int(augmentation.generate_state(1)[0]))
     return draws, np.random.default_rng(mixing)
-
-
-def kept(folder: RunFolder, epoch: int) -> str:
-    """What is left when an epoch fails, for the message."""
-    last = folder.model("last")
-    return (
-        f"{last.name} holds the state after epoch {epoch - 1}" if last.exists() else "no epoch was completed"
-    )
 
 
 def opening(config: RunConfig, setup: Setup, done: Progress) -> str:

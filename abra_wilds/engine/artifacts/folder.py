@@ -55,6 +55,13 @@ class RunFolder:
         """Checkpoint of the "best", "last" or numbered epoch."""
         return self.path / model_name(self.dataset, self.seed, epoch)
 
+    def kept(self, epoch: int) -> str:
+        """What is left of a run that ends before an epoch is complete, in words."""
+        last = self.model("last")
+        if not last.exists():
+            return "no epoch was completed"
+        return f"{last.name} holds the state after epoch {epoch - 1}"
+
 
 def folder_of(config: RunConfig) -> RunFolder:
     """The names of a run's files; nothing is touched."""

@@ -31,6 +31,7 @@ from abra_wilds.engine.heads.heads import Features, Heads, features, head_optimi
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step
+from abra_wilds.engine.stop import StopRequest
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Diverged, HeadPhase, StepContext
 
@@ -46,8 +47,12 @@ def train_heads(
     csvs: Mapping[str, CsvLog],
     tracker: Tracker,
     done: Progress,
+    stop: StopRequest,
 ) -> Progress:
     """Train the classifier of a method whose epochs over images are complete; goes on where `done` says.
+
+    Raises:
+        Stopped: at a signal, after the epoch in which it came.
 
     Returns:
         The progress at the end.
@@ -89,6 +94,7 @@ def train_heads(
         best = "  (best so far)" if is_best else ""
         log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}  {accs}{best}")
         bar.update()
+        stop.check(folder, epoch + 1)
     bar.close()
     return done
 
