@@ -51,15 +51,13 @@ class StopRequest:
         if world() > 1:
             self.number = max(all_gather(self.number)) if together else 0
         if self.number:
-            raise Stopped(
-                f"stopped by {signal.Signals(self.number).name}; {folder.kept(epoch)}; --resume goes on from there",
-                self.number,
-            )
+            name = signal.Signals(self.number).name
+            raise Stopped(f"stopped by {name}; {folder.kept(epoch)}; --resume goes on there", self.number)
 
 
 @contextmanager
 def stopping() -> Iterator[StopRequest]:
-    """Inside, signals wait for the end of a step; none arrive outside the main thread, where nothing changes."""
+    """Inside, signals wait for the end of a step; the main thread alone gets any."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
