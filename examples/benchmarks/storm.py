@@ -31,6 +31,7 @@ import torch
 from bench_common import circumstances, deliver, make_parser
 from tqdm import tqdm
 
+from abra_wilds.results.files import write_text
 from abra_wilds.simulate import SimulationConfig, simulate
 
 SCREEN = SimulationConfig(
@@ -214,6 +215,7 @@ def storm(args: argparse.Namespace) -> dict[str, Any]:
     prepare(folder, "calm")
     calm = jobs(folder, "calm")
     lengths = {job.name: finish(job) for job in calm}
+    result = {**circumstances(args), "lengths": lengths}
     expected = {job.name: job.facts(job.out) for job in calm}
     found = {job.name: {"kills": 0, "ends": 0, "alike": 0, "wrong": []} for job in calm}
     with tqdm(total=args.kills, unit="kill") as bar:
@@ -227,7 +229,9 @@ def storm(args: argparse.Namespace) -> dict[str, Any]:
                 row["alike"] += job.facts(job.out) == expected[job.name]
                 row["wrong"] += wrong
                 bar.update(kills)
-    return {**circumstances(args), "lengths": lengths, "jobs": found}
+            if args.json:  # a storm takes an hour; what was seen stays
+                write_text(args.json, json.dumps({**result, "jobs": found}, indent=2) + "\n")
+    return {**result, "jobs": found}
 
 
 SPEC = """name: storm
