@@ -62,6 +62,7 @@ def train_heads(
     if config.eval.bn_stats == "precise" and not resuming:
         images = plain_images(setup.plain_loader, setup.device, config.data.size)
         reestimate_bn(method, method.predict, images)
+    # Features are computed once; the epochs below read no image.
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
     torch.manual_seed(config.train.seed)
     heads = Heads(method, phase, splits["train"].f).to(setup.device)
@@ -90,9 +91,9 @@ def train_heads(
         save_epoch(config, folder, method, optimizer, done, predictions, is_best, heads)
         for split, values in {"train": row, **results}.items():
             tracker.write(split, values, steps - 1)
-        accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
+        accs = "".join(f"  {split} {found['acc_avg']:.3f}" for split, found in results.items())
         best = "  (best so far)" if is_best else ""
-        log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}  {accs}{best}")
+        log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}{accs}{best}")
         bar.update()
         stop.check(folder, epoch + 1)
     bar.close()
@@ -116,6 +117,7 @@ def head_epoch(
     for i, drawn in enumerate(sampler):
         progress = (epoch * len(sampler) + i) / total
         set_learning_rate(optimizer, 0.5 * (1 + math.cos(math.pi * progress)))
+        # Rates fall from the factor 1 that each head's parameter group multiplies.
         method.context = StepContext(optimizer.param_groups[0]["lr"], True, epoch, progress)
         batch = train.batch(torch.tensor(drawn.rows))
         with FlopCount() if i == 0 else nullcontext() as count:
