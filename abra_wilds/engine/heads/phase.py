@@ -62,7 +62,6 @@ def train_heads(
     if config.eval.bn_stats == "precise" and not resuming:
         images = plain_images(setup.plain_loader, setup.device, config.data.size)
         reestimate_bn(method, method.predict, images)
-    # Features are computed once; the epochs below read no image.
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
     torch.manual_seed(config.train.seed)
     heads = Heads(method, phase, splits["train"].f).to(setup.device)
