@@ -73,8 +73,8 @@ def started() -> Iterator[None]:
         # No farewell: others may be waiting for a number that this process will not send.
         if _is_first(store):
             raise
-        code = 2 if isinstance(fault, InputError) else 130 if isinstance(fault, KeyboardInterrupt) else 1
-        raise SystemExit(code) from None
+        interrupted = getattr(fault, "code", 130) if isinstance(fault, KeyboardInterrupt) else 1
+        raise SystemExit(2 if isinstance(fault, InputError) else interrupted) from None
     dist.destroy_process_group()
 
 

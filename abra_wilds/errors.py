@@ -9,6 +9,19 @@ class RunAborted(RuntimeError):
     """A run cannot go on; the message is one sentence."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked a run to end, and it did so after a step; the message is one sentence.
+
+    Attributes:
+        number: of the signal.
+        code: with which the command ends, 128 and the number, as a shell has it.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.number, self.code = int(number), 128 + int(number)
+
+
 class Diverged(RunAborted):
     """Training met a loss that is not finite; the message is one sentence."""
 

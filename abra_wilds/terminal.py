@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from abra_wilds.errors import WORKER_KILLED, InputError, RunAborted
+from abra_wilds.errors import WORKER_KILLED, InputError, RunAborted, Stopped
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +24,8 @@ RESUMING = "--resume goes on after the last complete epoch"
 def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:
     """Run a command; what it raises becomes one sentence on stderr.
 
-    The exit code is 2 for a refusal, and 1 for a lost run or a file that the system refuses.
+    The exit code is 2 for a refusal, 1 for a lost run or a file that the system refuses, and 128 and the
+    signal's number for an end that was asked for (130 by SIGINT, 143 by SIGTERM, 138 by SIGUSR1).
 
     Args:
         body: returns an exit code.
@@ -51,6 +52,9 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
         where = f" ({fault.filename})" if fault.filename else ""
         print(f"error: {fault.strerror or fault}{where}; fix that and repeat the command", file=sys.stderr)
         return 1
+    except Stopped as fault:
+        print(fault, file=sys.stderr)
+        return fault.code
     except KeyboardInterrupt:
         print(f"interrupted; {onward}", file=sys.stderr)
         return 130

@@ -26,6 +26,10 @@ REQUIRED = (
     "scipy",
     "tqdm",
     "PyYAML",
+    "pillow",
+    "filelock",
+    "requests",
+    "huggingface_hub",
 )
 OPTIONAL = {
     **dict.fromkeys(BOARD_PACKAGES, "needed by figures and reports: pip install 'abra-wilds[board]'"),

@@ -17,7 +17,6 @@ from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import (
-    RunFolder,
     check_last_model,
     check_same_run,
     folder_of,
@@ -46,6 +45,7 @@ from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import Setup, batch_lines, build_method, prepare, reading_lines
 from abra_wilds.engine.step import explain_out_of_memory, share_of_step, step
+from abra_wilds.engine.stop import StopRequest, stopping
 from abra_wilds.results.records import Record
 from abra_wilds.types import StepContext
 
@@ -63,24 +63,28 @@ def fit(config: RunConfig) -> list[Record]:
     Raises:
         InputError: before training, for whatever cannot be used.
         Diverged: at a loss that is not finite; the checkpoints of earlier epochs stay.
-        Lost: where the device's memory does not suffice; the same stay.
+        RunAborted: where the device's memory does not suffice; the same stay.
+        Stopped: at a signal, after the step in which it came; the same stay.
     """
-    with hold_folder(config):
-        return train(config)
+    with hold_folder(config), stopping() as stop:
+        return train(config, stop)
 
 
-def train(config: RunConfig) -> list[Record]:
-    """`fit` in a folder that is held for it."""
+def train(config: RunConfig, stop: StopRequest) -> list[Record]:
+    """`fit` in a folder that is held for it, until a signal asks it to stop."""
     t, o, e, d = config.train, config.optim, config.eval, config.data
+    # Refusals first: nothing of the folder changes before the data, the method and the settings fit.
     check_tracker(t.tracker)
     setup = prepare(config)
     data = described(setup.dataset, d.groupby_fields)
     device, loader = setup.device, setup.train_loader
+    # The last model alone says how far a run has come; csv files may be an epoch ahead of it.
     done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
     resuming = done.epoch >= 0
     method = build_method(config, setup.info, load=not resuming).to(device)
     configure_precision(method, config.speed)
     scaler = make_scaler(config.speed, device)
+    # The optimiser knows the method's own parameters, so it is made before DDP wraps them.
     optimizer = make_optimizer(o, method, scaler.is_enabled())
     views, head = method.view_plan(), method.head_phase()
     check_method(config, setup, method)
@@ -92,12 +96,14 @@ def train(config: RunConfig) -> list[Record]:
         check_same_run(folder, config, data["digest"])
         check_last_model(folder)
     if resuming:
+        # After the epochs over images the optimiser in the file is the classifiers', which train_heads loads.
         in_heads = done.epoch >= o.n_epochs
         moving = (None, None) if in_heads else (optimizer, scaler)
         done = load_checkpoint(folder.model("last"), method, moving[0], scaler=moving[1])
     trained = parallel(method, optimizer)
     log = TextLog(folder.path / "log.txt")
     csvs = csv_logs(setup, folder)
+    # Rows of an epoch that was cut short come again.
     for csv in csvs.values():
         csv.keep_through(done.epoch)
     write_config(folder, config, data_sha256=data["digest"], data=data)
@@ -118,11 +124,13 @@ def train(config: RunConfig) -> list[Record]:
 
     for epoch in range(done.epoch + 1, o.n_epochs):
         began = time.monotonic()
+        # An epoch is a function of (seed, epoch), so resuming needs no random state.
         draws, rng = seed_epoch(t.seed, epoch, rank())
         loader.set_epoch(epoch)
         method.train()
         y_pred, y_rows = [], []
         bar.set_description(f"epoch {epoch}")
+        # `host` is the same batch in host memory, from which to read is not to wait for the device.
         batches = prefetched(loader, device)
         for i, (host, batch) in enumerate(batches):
             take = (i + 1) % accumulate == 0 or i + 1 == len(loader)
@@ -135,9 +143,11 @@ def train(config: RunConfig) -> list[Record]:
             progress = global_step / (o.n_epochs * steps_per_epoch)
             method.context = StepContext(lr, log_now or i + 1 == len(loader), epoch, progress)
 
+            # The bio-batches of the step, for the message if its loss is not finite.
             groups = host.g[torch.stack([rows[0] for rows in host.groups])].tolist()
             learned = learned_rows(host, device)
             batch = method_batch(batch, d, views, draws, rng)
+            # Gradients cross processes once a step; FLOPs are counted on an epoch's first batch.
             with no_sync_unless(trained, take), FlopCount() if i == 0 else nullcontext() as count:
                 out = step(trained, batch, optimizer, share, take, o.max_grad_norm, scaler=scaler)
             if count is not None:  # an epoch's batches cost alike, image for image
@@ -150,13 +160,15 @@ def train(config: RunConfig) -> list[Record]:
                 y_rows.append(batch.rows[learned])
             bar.update(len(batch) * world())
             if log_now or i + 1 == len(loader):
-                guard.check(kept(folder, epoch))
+                # Reading losses waits for the device, so it happens where a row of the log does.
+                guard.check(folder.kept(epoch))
                 meter.merge()
                 row = {"epoch": epoch, "batch": number + 1, "lr": lr, **meter.read()}
                 meter.reset()
                 csvs["train_algo"].write(row)
                 tracker.write("train", row, global_step)
                 bar.set_postfix_str(f"loss {row['objective']:.3f} acc {row.get('acc_avg', math.nan):.3f}")
+            stop.check(folder, epoch, together=log_now or i + 1 == len(loader))
 
         done = replace(
             done,
@@ -171,6 +183,7 @@ def train(config: RunConfig) -> list[Record]:
             scores = score(setup.subsets["train"], *map(torch.cat, zip(*shares, strict=True)))
             csvs["train_eval"].write({"epoch": epoch, **scores})
             shown = f"train {scores['acc_avg']:.3f}"
+        # Each process saw bio-batches of its own; running statistics become the mean of all.
         average_bn(method)
         if (remark := method.remark(row)) is not None:
             log.write(f"Epoch {epoch}: {remark}")
@@ -180,9 +193,11 @@ def train(config: RunConfig) -> list[Record]:
             log.write(f"Epoch {epoch}: {shown}")
             continue
 
+        # The model that is saved has these statistics too: it predicts what its predictions file says.
         if e.bn_stats == "precise":
             reestimate_bn(method, method.predict, plain_images(setup.plain_loader, device, d.size))
         predictions, results = evaluate_splits(config, setup, method, csvs, epoch)
+        # Val alone picks epochs; each adaptation of --also_tta by its own predictions of it.
         is_best = "val" in results and better(
             results["val"][e.val_metric], done.best_val_metric, e.val_metric_decreasing
         )
@@ -201,14 +216,25 @@ def train(config: RunConfig) -> list[Record]:
             ]
         )
         log.write(f"Epoch {epoch}: {shown}  {accs}{'  (best so far)' if is_best else ''}")
+        stop.check(folder, epoch + 1)
 
     bar.close()
     if head is not None:
         done = train_heads(
-            config, setup, method, head, folder=folder, log=log, csvs=csvs, tracker=tracker, done=done
+            config,
+            setup,
+            method,
+            head,
+            folder=folder,
+            log=log,
+            csvs=csvs,
+            tracker=tracker,
+            done=done,
+            stop=stop,
         )
     tracker.close()
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
+    # Other processes have nothing to write; they leave when the records are there.
     records = on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
     on_rank_zero(lambda: mark_finished(folder, {name: epoch for name, (_, epoch) in done.picked.items()}))
     return records
@@ -227,14 +253,6 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, n
     torch.manual_seed(int(noise.generate_state(1)[0]))
     draws = torch.Generator().manual_seed(int(augmentation.generate_state(1)[0]))
     return draws, np.random.default_rng(mixing)
-
-
-def kept(folder: RunFolder, epoch: int) -> str:
-    """What is left when an epoch fails, for the message."""
-    last = folder.model("last")
-    return (
-        f"{last.name} holds the state after epoch {epoch - 1}" if last.exists() else "no epoch was completed"
-    )
 
 
 def opening(config: RunConfig, setup: Setup, done: Progress) -> str:

@@ -103,6 +103,7 @@ def prepare(config: RunConfig) -> Setup:
         InputError: one sentence for whatever cannot be used.
     """
     d, dataset = config.data, open_dataset(config)
+    # The images of other splits need not be there.
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
     data = open_splits(config, dataset, ("train", *evaluated))
     check_val_metric(config, data.subsets)
@@ -135,11 +136,13 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
         InputError: for images that are missing, or a device that cannot do what is asked.
     """
     d = config.data
+    # Train comes along without its images: methods and adaptations know its bio-batches by number.
     grouper = make_grouper(dataset, d.groupby_fields)
     subsets = {split: split_subset(dataset, split, d.frac) for split in dict.fromkeys(("train", *splits))}
     check_images(dataset, np.concatenate([subsets[split].indices for split in splits]))
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
+    # One image decides the size; that all are alike is for `validate` and for what packs them.
     shape = tuple(read_image(dataset, int(subsets[splits[0]].indices[0])).shape)
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device)
@@ -226,6 +229,7 @@ def adapted_loader(
         return make_eval_loader(
             subset, grouper, eval_loader=d.eval_loader, batch_size=d.batch_size, **reading
         )
+    # Batches end where bio-batches do, so that each is adapted to its own images.
     plan = split_plan(subset, e, d.batch_size)
     return Loader(subset, grouper, evaluation_share(PassSampler(plan, d.batch_size)), **reading)
 
@@ -243,6 +247,7 @@ def check_batches(config: RunConfig, setup: Setup) -> None:
             f"an epoch of {len(batches)} batches is too short for {world()} processes, each of which takes "
             "other batches; start fewer, or lower --batch_size"
         )
+    # A step that never ends would move nothing.
     if steps > len(loader):
         raise InputError(
             f"--gradient_accumulation_steps {steps} is more than the {len(loader)} batches of an epoch; "
@@ -371,6 +376,7 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         InputError: if weights cannot be had or do not fit, or --tta finds nothing to adapt.
     """
     m = config.model
+    # First weights depend on the seed alone, whatever was drawn before: methods compared have the same.
     torch.manual_seed(config.train.seed)
     pretrained = m.pretrained and load and m.pretrained_model_path is None
     if pretrained and config.optim.n_epochs == 0 and info.in_channels != 3 and not by_timm(m.model):

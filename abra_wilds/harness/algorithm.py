@@ -26,7 +26,6 @@ from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, sa
 from abra_wilds.engine.artifacts.folder import folder_of
 from abra_wilds.engine.artifacts.logs import DivergenceCheck
 from abra_wilds.engine.evaluation.evaluate import plain_images, reestimate_bn
-from abra_wilds.engine.fit import kept
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.setup import build_method, reading_kwargs
 from abra_wilds.engine.step import share_of_step, step
@@ -88,7 +87,7 @@ class HarnessAlgorithm:
         if not math.isfinite(objective):
             guard = DivergenceCheck(self.grouper.group_str)
             guard.note(number, lr, ours.g[torch.stack([rows[0] for rows in ours.groups])].tolist(), out)
-            guard.check(kept(folder_of(self.run), epoch))
+            guard.check(folder_of(self.run).kept(epoch))
         self.batches += 1
         self.moved = True
         return self.logged(ours, out.logits, objective, out.logs)

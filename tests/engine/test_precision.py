@@ -45,14 +45,14 @@ def test_losses_in_bf16_stay_within_a_tenth_of_float32_over_50_steps(name, chann
 def test_under_bf16_maps_are_half_and_K_mu_sigma_logits_and_losses_float32(at):
     method, optimizer, scaler = prepared("ABRA", ABRAConfig(at=at), amp="bf16")
     points, maps = [], []
-    arrive = method.arrive
+    arrive = method.perturb.arrive
 
     def watched(name, X, batch):
         maps.append(X.dtype)
         points.append(arrive(name, X, batch))
         return points[-1]
 
-    method.arrive = watched
+    method.perturb.arrive = watched
     out = take(method, optimizer, scaler, simulated()[0], 0)
     assert set(maps) == {torch.bfloat16}
     assert {t.dtype for p in points for t in (p.x, p.mu, p.sigma)} == {torch.float32}

@@ -63,6 +63,7 @@ def save_checkpoint(
     Raises:
         OSError: naming the file, if the system refuses to write all of it; what was there before stays.
     """
+    # WILDS' names first, so that its own scripts read the file.
     state: dict[str, Any] = {"algorithm": method.state_dict(), **asdict(progress)}
     if optimizer is not None:
         state["optimizer"] = optimizer.state_dict()
@@ -114,6 +115,7 @@ def common_progress(path: Path) -> Progress:
     Raises:
         InputError: on all of them, if they do not; or if the file is no checkpoint.
     """
+    # Each process reads for itself: a folder that is not shared shows here, before any training.
     found = all_gather(read_progress(path) if path.exists() else Progress())
     if len(set(map(repr, found))) > 1:
         epochs = ", ".join(str(progress.epoch) for progress in found)

@@ -55,6 +55,13 @@ class RunFolder:
         """Checkpoint of the "best", "last" or numbered epoch."""
         return self.path / model_name(self.dataset, self.seed, epoch)
 
+    def kept(self, epoch: int) -> str:
+        """What is left of a run that ends before an epoch is complete, in words."""
+        last = self.model("last")
+        if not last.exists():
+            return "no epoch was completed"
+        return f"{last.name} holds the state after epoch {epoch - 1}"
+
 
 def folder_of(config: RunConfig) -> RunFolder:
     """The names of a run's files; nothing is touched."""
@@ -171,6 +178,7 @@ def write_config(
         data_sha256: `data_digest` of what it trains on; None where that is not known.
         data: what the images, classes and bio-batches are (`catalogue.described`); None where not known.
     """
+    # Written at the start and again at the end: `finished` is the only word that a run is whole.
     if not is_main():
         return
     content = {
@@ -289,6 +297,7 @@ def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None
     now = jsonable(config.values(local=False))
     then = {**jsonable(defaults(config)), **saved.get("values", {})}
     said = {"world": "number of processes"}
+    # World and loop are part of the digest: other processes draw other batches.
     differing = [
         f"{said.get(name, name)} (was {then.get(name)}, is {now[name]})"
         for name in now

@@ -54,6 +54,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
         folder = on_rank_zero(lambda: open_folder(config))
         config = as_trained(folder, config)
         check_same_run(folder, config, data_digest(setup.dataset))
+        # Without val no epoch is best, and the last one counts.
         chosen = "best" if "val" in setup.subsets else "last"
         label = chosen if e.eval_epoch is None else str(e.eval_epoch)
         return evaluate_checkpoint(config, setup, folder, folder.model(label), label)
@@ -254,6 +255,7 @@ def conclude(
     budget = budget_of(config, setup, method, done)
     for (label, epoch), split in product(checkpoints, setup.eval_loaders):
         path = folder.predictions(split, label)
+        # --save_pred false, or a best epoch that an older run did not keep.
         if not path.exists():
             continue
         results = logged_scores(folder, split, epoch)

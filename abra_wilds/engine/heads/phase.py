@@ -31,6 +31,7 @@ from abra_wilds.engine.heads.heads import Features, Heads, features, head_optimi
 from abra_wilds.engine.schedule import set_learning_rate
 from abra_wilds.engine.setup import Setup
 from abra_wilds.engine.step import step
+from abra_wilds.engine.stop import StopRequest
 from abra_wilds.methods.base import Method
 from abra_wilds.types import Diverged, HeadPhase, StepContext
 
@@ -46,8 +47,12 @@ def train_heads(
     csvs: Mapping[str, CsvLog],
     tracker: Tracker,
     done: Progress,
+    stop: StopRequest,
 ) -> Progress:
     """Train the classifier of a method whose epochs over images are complete; goes on where `done` says.
+
+    Raises:
+        Stopped: at a signal, after the epoch in which it came.
 
     Returns:
         The progress at the end.
@@ -85,10 +90,11 @@ def train_heads(
         save_epoch(config, folder, method, optimizer, done, predictions, is_best, heads)
         for split, values in {"train": row, **results}.items():
             tracker.write(split, values, steps - 1)
-        accs = "  ".join(f"{split} {found['acc_avg']:.3f}" for split, found in results.items())
+        accs = "".join(f"  {split} {found['acc_avg']:.3f}" for split, found in results.items())
         best = "  (best so far)" if is_best else ""
-        log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}  {accs}{best}")
+        log.write(f"Epoch {epoch}: classifier at rate {phase.rates[chosen]:g}{accs}{best}")
         bar.update()
+        stop.check(folder, epoch + 1)
     bar.close()
     return done
 
@@ -110,6 +116,7 @@ def head_epoch(
     for i, drawn in enumerate(sampler):
         progress = (epoch * len(sampler) + i) / total
         set_learning_rate(optimizer, 0.5 * (1 + math.cos(math.pi * progress)))
+        # Rates fall from the factor 1 that each head's parameter group multiplies.
         method.context = StepContext(optimizer.param_groups[0]["lr"], True, epoch, progress)
         batch = train.batch(torch.tensor(drawn.rows))
         with FlopCount() if i == 0 else nullcontext() as count:
