@@ -37,3 +37,12 @@ def test_every_adaptation_is_documented():
     for name in ("README.md", "abra_wilds/methods/README.md"):
         text = (ROOT / name).read_text()
         assert all(f"{tta}`" in text for tta in ADAPTERS), name
+
+
+def test_every_test_that_the_page_of_faults_names_exists():
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    bad, faults = page.split("## Faults")
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)` \|$", part, re.MULTILINE) for part in (bad, faults)]
+    assert len(named[0]) >= 60 and len(named[1]) >= 20
+    for file, name in [*named[0], *named[1]]:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)
