@@ -9,6 +9,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import pandas as pd
 import torch
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
 from abra_wilds.data.datasets.layouts import METADATA, absent
-from abra_wilds.data.datasets.metadata import check_discarded, read_metadata
+from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.types import DataInfo, InputError
@@ -68,9 +70,9 @@ def load_dataset(
     version = versions[-1] if version is None else version
     if version not in versions:
         raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
-    if name == "rxrx1":
-        _check_wilds_rxrx1(Path(root_dir), version, scheme)
-    dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+    rows = _wilds_rows(Path(root_dir), version, scheme) if name == "rxrx1" else None
+    with nullcontext() if rows is None else handed(rows):
+        dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
     dataset.pack = chosen_pack(dataset, root_dir, data_format, packed_size)
     return dataset
 
@@ -123,12 +125,8 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
 def class_names(dataset: WILDSDataset, n: int) -> list[str]:
     """The name of each class, as the table has it in its column sirna, or else its number."""
     path = Path(dataset.data_dir) / METADATA
-    names = {str(k): str(k) for k in range(n)}
-    if path.is_file():
-        known = pd.read_csv(path, usecols=lambda c: c in ("sirna", "sirna_id"), dtype=str, na_filter=False)
-        if {"sirna", "sirna_id"} <= set(known):
-            names |= dict(zip(known["sirna_id"], known["sirna"], strict=True))
-    return [names[str(k)] for k in range(n)]
+    names = class_texts(path) if path.is_file() else {}
+    return [names.get(k, str(k)) for k in range(n)]
 
 
 def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
@@ -236,8 +234,8 @@ def data_info(
     )
 
 
-def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
-    """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
+def _wilds_rows(root: Path, version: str, split_scheme: str) -> pd.DataFrame:
+    """The rows of RxRx1-WILDS; refused is what WILDS would start to download or meet with an assert."""
     make = (
         f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
         f"'abra-wilds simulate {root}'"
@@ -253,3 +251,4 @@ def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
     rows = read_metadata(folder / METADATA)
     if split_scheme == "mixed-to-test":
         check_discarded(rows, folder / METADATA)
+    return rows

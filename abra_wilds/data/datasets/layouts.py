@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from abra_wilds.data.datasets.controls import N_CLASSES, check_well_types
 from abra_wilds.data.datasets.metadata import (
-    check_integers,
     check_rows,
     check_text,
+    integers,
     read_metadata,
-    read_table,
     refuse_wrong,
 )
+from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 
 # The name WILDS would give the folder, and the one in the release's archives.
@@ -142,8 +142,8 @@ def _read_wells(path: Path) -> pd.DataFrame:
     """The checked rows of one of the competition's tables."""
     split, _, controls = path.stem.partition("_")
     needed = ["experiment", "plate", "well", *(["sirna", "well_type"] if controls else [])]
-    table = read_table(path, needed, optional=["sirna"], dtype={"sirna": str})
-    if path.name == "test.csv" and ("sirna" not in table or table["sirna"].isna().any()):
+    table = read_table(path, needed, optional=["sirna"])
+    if path.name == "test.csv" and ("sirna" not in table or (table["sirna"] == "").any()):
         raise InputError(
             f"{path} has no labels (column sirna), as it was published for the 2019 competition; put the "
             f"research release's {METADATA} (rxrx.ai/rxrx1), which has all of them, into {path.parent}"
@@ -152,7 +152,7 @@ def _read_wells(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} lacks the columns sirna; restore the file")
     for column in ("experiment", "well"):
         check_text(table[column], path)
-    check_integers(table["plate"], path)
+    table["plate"] = integers(table["plate"], path)
     if controls:
         check_well_types(table["well_type"], path)
     return pd.DataFrame(
