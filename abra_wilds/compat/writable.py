@@ -47,7 +47,7 @@ def read_csv(*args: Any, **kwargs: Any) -> WritableTable:
 
 @contextmanager
 def handed(rows: pd.DataFrame) -> Iterator[None]:
-    """Give WILDS' RxRx1 these rows for its metadata.csv, in which pandas would guess: NA and 001 are names."""
+    """Give WILDS' RxRx1 these rows of its metadata.csv, in which pandas would guess at NA and 001."""
     rxrx1: Any = importlib.import_module("wilds.datasets.rxrx1_dataset")
     before, rxrx1.pd = rxrx1.pd, SimpleNamespace(read_csv=lambda path: WritableTable(rows))
     try:
