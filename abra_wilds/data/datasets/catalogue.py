@@ -49,8 +49,8 @@ def load_dataset(
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
         split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
-        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and the
-            newer one.
+        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and
+            of the images that are there.
         packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
 
     Returns:

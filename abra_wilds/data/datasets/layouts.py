@@ -105,6 +105,12 @@ def find_folder(root: Path) -> Path:
     raise absent(named, f"{METADATA} and no {TABLES[0]}", make)
 
 
+def tables_of(folder: Path) -> list[Path]:
+    """The tables that the rows of a data set's folder are read from."""
+    metadata = folder / METADATA
+    return [metadata] if metadata.is_file() else [folder / name for name in TABLES]
+
+
 def absent(folders: Sequence[Path], tables: str, make: str) -> InputError:
     """The sentence about a data set that is in none of the folders where it may lie.
 
