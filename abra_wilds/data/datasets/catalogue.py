@@ -22,6 +22,7 @@ from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
 from abra_wilds.data.datasets.layouts import METADATA, absent
 from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
+from abra_wilds.data.datasets.plates import WILDS_FILE, look
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.types import DataInfo, InputError
@@ -54,7 +55,8 @@ def load_dataset(
         packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
 
     Returns:
-        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None.
+        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None, and `notes` a
+        sentence for each kind of file beside the images that belongs to no row.
 
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
@@ -73,6 +75,9 @@ def load_dataset(
     rows = _wilds_rows(Path(root_dir), version, scheme) if name == "rxrx1" else None
     with nullcontext() if rows is None else handed(rows):
         dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+    if name == "rxrx1":
+        folder = Path(dataset.data_dir)
+        dataset.notes = look(folder, dataset._input_array, WILDS_FILE).notes(folder / METADATA)
     dataset.pack = chosen_pack(dataset, root_dir, data_format, packed_size)
     return dataset
 
