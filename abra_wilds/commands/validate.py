@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 from abra_wilds.commands.pack import add_data_arguments
+from abra_wilds.data.datasets.counts import data_lines, split_rows
 from abra_wilds.data.datasets.validate import (
     bad_plates,
     blank_line,
     check_arrays,
     check_files,
+    leaks,
     no_files,
     opened_packs,
     report_problems,
     size_of,
-    split_table,
 )
 from abra_wilds.data.reading.pack import found_name, from_files
 from abra_wilds.data.reading.packed import pack_command
@@ -40,13 +41,14 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(dataset.data_dir)
     packs, problems = opened_packs(dataset, args.root)
     problems += bad_plates(dataset)
-    sys.stdout.write(f"{name} in {folder}: {len(dataset):,} images\n{split_table(dataset)}\n")
+    lines = data_lines(dataset, split_rows(dataset))
+    sys.stdout.write("\n".join([f"{name} in {folder}: {len(dataset):,} images", *lines, ""]))
     full = next((pack for pack in packs if pack.folder.name == "packed"), None)
     if full is not None and no_files(dataset):
         sys.stdout.write("no image file is left beside the pack\n")
     else:
         found = check_files(dataset, full, args.workers, pack_command(dataset, args.root))
-        problems += found.problems
+        problems += [*found.problems, *leaks(dataset, found)]
         sys.stdout.write(f"{blank_line(found)}\n")
     for pack in packs:
         size = size_of(pack.folder) or 0

@@ -1,11 +1,14 @@
 """Tables whose `.values` are copies, for code that writes into them.
 
-pandas 3 hands out read-only views; WILDS 2.0's RxRx1 writes its splits into one. Imported only where pandas
-is that new.
+pandas 3 hands out read-only views; WILDS 2.0's RxRx1 writes its splits into one.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,3 +43,14 @@ class WritableTable(pd.DataFrame):  # type: ignore[misc]
 def read_csv(*args: Any, **kwargs: Any) -> WritableTable:
     """`pandas.read_csv` into such a table."""
     return WritableTable(pd.read_csv(*args, **kwargs))
+
+
+@contextmanager
+def handed(rows: pd.DataFrame) -> Iterator[None]:
+    """Give WILDS' RxRx1 these rows of its metadata.csv, in which pandas would guess at NA and 001."""
+    rxrx1: Any = importlib.import_module("wilds.datasets.rxrx1_dataset")
+    before, rxrx1.pd = rxrx1.pd, SimpleNamespace(read_csv=lambda path: WritableTable(rows))
+    try:
+        yield
+    finally:
+        rxrx1.pd = before

@@ -36,7 +36,7 @@ class DataConfig(Options):
     )
     data_format: str | None = option(
         None,
-        "read images from their files or from a pack; unset: the pack if it is there and newer",
+        "read images from their files or from a pack; unset: the pack if it is there and of these images",
         kind=str,
         choices=DATA_FORMATS,
         local=True,

@@ -53,7 +53,7 @@ def dry_run(config: RunConfig) -> str:
         *process_lines(setup),
         *batch_lines(config, setup),
         f"bio-batch: one {config.data.bio_batch}; {len(setup.info.train_groups)} in training",
-        *(f"images in {name}: {len(subset):,}" for name, subset in setup.subsets.items()),
+        *setup.data_lines(),
         f"an epoch: {len(loader):,} batches, {steps:,} steps, {loader.images_per_epoch:,} images drawn, "
         f"{100 * coverage(loader):.1f} % of the training images touched",
         f"the run: {steps * config.optim.n_epochs:,} steps{head_steps(method)}",

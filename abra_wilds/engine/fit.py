@@ -272,6 +272,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             f"{setup.device}",
             f"images from {source}: {sizes}; {setup.train_loader.images_per_epoch:,} per epoch in "
             f"{len(setup.train_loader)} batches",
+            *setup.data_lines(),
             *process_lines(setup),
             *reading_lines(config.data, setup.device),
             *batch_lines(config, setup),

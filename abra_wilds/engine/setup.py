@@ -19,7 +19,8 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
-from abra_wilds.data.reading.images import check_images, read_image
+from abra_wilds.data.datasets.counts import data_lines
+from abra_wilds.data.reading.images import check_images, common_shape
 from abra_wilds.data.reading.loaders import (
     Loader,
     Reading,
@@ -66,6 +67,10 @@ class Data:
     shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
+
+    def data_lines(self) -> list[str]:
+        """How much each split has of what, and what deviates."""
+        return data_lines(self.dataset, {split: own.indices for split, own in self.subsets.items()})
 
 
 @dataclass(frozen=True)
@@ -142,8 +147,8 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     check_images(dataset, np.concatenate([subsets[split].indices for split in splits]))
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
-    # One image decides the size; that all are alike is for `validate` and for what packs them.
-    shape = tuple(read_image(dataset, int(subsets[splits[0]].indices[0])).shape)
+    # A split of another size would be trained on, or predicted, as if it were the same.
+    shape = common_shape(dataset, [int(subsets[split].indices[0]) for split in splits])
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device)
 

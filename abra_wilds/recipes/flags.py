@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from abra_wilds.config.fields import Flag
+from abra_wilds.config.files import read_yaml
 from abra_wilds.config.run import RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
@@ -212,12 +213,7 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if it is no flat mapping of flags to values.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"--config {path} cannot be read ({fault}); give a YAML file") from None
-    except yaml.YAMLError as fault:
-        raise InputError(f"--config {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
+    content = read_yaml(path, "--config")
     if not isinstance(content, Mapping):
         raise InputError(f"--config {path} holds no settings; write one `name: value` a line")
     return {str(name): value for name, value in content.items()}

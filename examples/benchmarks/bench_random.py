@@ -11,7 +11,6 @@ import itertools
 import math
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.controls import N_CLASSES
+from abra_wilds.data.reading.facts import table_digests
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.pack import from_files, write_index, write_plates
 from abra_wilds.data.reading.pack_plate import Plan, plates_of, read_plate_table
@@ -110,13 +110,13 @@ def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) 
     (root / sub).mkdir()
     table(plates, wells).to_csv(root / sub / "metadata.csv", index=False)
     (root / sub / "RELEASE_v1.0.txt").write_text("Random bytes, not RxRx1.\n")
-    begun = time.time_ns()
     dataset = from_files(name, root)
     dataset.get_input = partial(random_image, shape)
     folder, todo = pack_folder(dataset.data_dir), plates_of(dataset)
     folder.mkdir()
     write_plates(dataset, Plan(folder, shape, 0), todo, cores)
-    write_index(dataset, folder, {plate.name: read_plate_table(folder, plate.name) for plate in todo}, begun)
+    tables = {plate.name: read_plate_table(folder, plate.name) for plate in todo}
+    write_index(dataset, folder, tables, table_digests(dataset.data_dir))
 
 
 def table(plates: int, wells: int) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import torch
 
 from abra_wilds import run_config
 from abra_wilds.data.reading import dataset as rows
+from abra_wilds.data.reading import images
 from abra_wilds.data.reading.pack import from_files, pack
 from abra_wilds.engine import setup
 from abra_wilds.engine.artifacts.checkpoint import Progress
@@ -98,7 +99,7 @@ def test_images_that_are_not_square_are_refused_before_anything_is_written(
     root, refused, tmp_path, monkeypatch, transform
 ):
     read = rows.read_image
-    for module in (rows, setup):
+    for module in (rows, images):
         monkeypatch.setattr(module, "read_image", lambda *args: read(*args)[:, :24])
     argv = runs.command(root, tmp_path / "run", "ERM", transform=transform)
     runs.assert_says(refused(argv), repr(transform), "24x32")

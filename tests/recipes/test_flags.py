@@ -146,6 +146,17 @@ def test_a_config_file_gives_values_their_flags_types(tmp_path):
     assert {config.origin[k] for k in ("lr", "device", "abra_at")} == {"config file"}
 
 
+@pytest.mark.parametrize("text", ["NA", "001", "1.10", "no", "1e5", "0x1f", "2024-01-01", "1_000", "on"])
+def test_a_text_of_a_config_file_is_what_stands_there(tmp_path, text):
+    """YAML would take them for numbers, dates and truth values; a folder or column may be called so."""
+    content = f"log_dir: {text}\npretrained_model_path: {text}\nversion: {text}\n"
+    content += f"groupby_fields: [{text}, plate]\neval_splits: {text}\nevaluate_all_splits: off\n"
+    values = parse(["--algorithm", "ERM", *write(tmp_path / "c.yaml", content)]).values()
+    found = [values[name] for name in ("log_dir", "pretrained_model_path", "version")]
+    assert found == [text] * 3 and values["groupby_fields"] == (text, "plate")
+    assert values["eval_splits"] == (text,) and values["evaluate_all_splits"] is False
+
+
 def test_a_run_has_one_digest_by_flags_and_by_file(tmp_path):
     by_file = parse(
         ["--algorithm", "ABRA", *write(tmp_path / "c.yaml", "warmup_epochs: 1\ngroupby_fields: plate\n")]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from abra_wilds.board.report.parts import Group
 from abra_wilds.data.datasets.layouts import find_folder
-from abra_wilds.data.datasets.metadata import read_metadata, read_table
+from abra_wilds.data.datasets.metadata import class_texts, read_metadata
 from abra_wilds.data.datasets.splits import split_array
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
@@ -81,11 +81,7 @@ def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
         split = rows["dataset"].mask((rows["dataset"] == "train") & (rows["site"] == 2), "id_test").to_numpy()
     else:
         raise InputError(f"maps of plates are not made for --split_scheme {scheme}; leave --root_dir out")
-    named = read_table(path, ["sirna_id"], optional=["sirna"], dtype={"sirna": str}).drop_duplicates(
-        "sirna_id"
-    )
-    names = dict(zip(named["sirna_id"], named["sirna"], strict=True)) if "sirna" in named else {}
-    return Screen(path, rows.assign(split=split), names)
+    return Screen(path, rows.assign(split=split), class_texts(path))
 
 
 def scored(entry: Entry, screen: Screen) -> pd.DataFrame:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from abra_wilds.board.terms import NAMED
+from abra_wilds.config.files import read_yaml
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import named_yaml
@@ -18,6 +17,7 @@ from abra_wilds.results.files import named_yaml
 SPECS = Path(__file__).parents[1] / "specs"
 SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
 ROW_KEYS = ("label", "algorithm", "config", "settings", "tta", "differs")
+SPEC_TEXTS = ("name", "label", "reference", "same_as", "algorithm", "config")
 # Flags whose values the sweep decides.
 DECIDED_BY_SWEEP = ("algorithm", "config", "seed", "log_dir", "root_dir", "device", "resume", "overwrite")
 
@@ -80,11 +80,11 @@ def read_spec(path: Path) -> Spec:
     Raises:
         InputError: for whatever in it cannot be used.
     """
-    content = read_yaml(path)
+    content = read_content(path)
     if "same_as" in content:
         only_keys(content, ("name", "same_as"), f"{path} with same_as")
         other = path.parent / str(content["same_as"])
-        if "same_as" in read_yaml(other):
+        if "same_as" in read_content(other):
             raise InputError(
                 f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
             )
@@ -109,19 +109,13 @@ def read_spec(path: Path) -> Spec:
     return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
 
 
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The content of a YAML file of names and values.
+def read_content(path: Path) -> Mapping[str, Any]:
+    """The names and values of a sweep's file.
 
     Raises:
         InputError: if it has none.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"SPEC {path} cannot be read ({fault}); give a YAML file") from None
-    except yaml.YAMLError as fault:
-        raise InputError(f"SPEC {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
-    return as_mapping(content, f"SPEC {path}")
+    return as_mapping(read_yaml(path, "SPEC", SPEC_TEXTS), f"SPEC {path}")
 
 
 def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:

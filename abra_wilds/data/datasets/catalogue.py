@@ -9,6 +9,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ import pandas as pd
 import torch
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
 from abra_wilds.data.datasets.layouts import METADATA, absent
-from abra_wilds.data.datasets.metadata import check_discarded, read_metadata
+from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
+from abra_wilds.data.datasets.plates import WILDS_FILE, look
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.types import DataInfo, InputError
@@ -47,12 +50,13 @@ def load_dataset(
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
         split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
-        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and the
-            newer one.
+        data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and
+            of the images that are there.
         packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
 
     Returns:
-        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None.
+        The data set, whose attribute `pack` is the pack that `read_image` reads from, or None, and `notes` a
+        sentence for each kind of file beside the images that belongs to no row.
 
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
@@ -68,9 +72,12 @@ def load_dataset(
     version = versions[-1] if version is None else version
     if version not in versions:
         raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
+    rows = _wilds_rows(Path(root_dir), version, scheme) if name == "rxrx1" else None
+    with nullcontext() if rows is None else handed(rows):
+        dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
     if name == "rxrx1":
-        _check_wilds_rxrx1(Path(root_dir), version, scheme)
-    dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
+        folder = Path(dataset.data_dir)
+        dataset.notes = look(folder, dataset._input_array, WILDS_FILE).notes(folder / METADATA)
     dataset.pack = chosen_pack(dataset, root_dir, data_format, packed_size)
     return dataset
 
@@ -123,12 +130,8 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
 def class_names(dataset: WILDSDataset, n: int) -> list[str]:
     """The name of each class, as the table has it in its column sirna, or else its number."""
     path = Path(dataset.data_dir) / METADATA
-    names = {str(k): str(k) for k in range(n)}
-    if path.is_file():
-        known = pd.read_csv(path, usecols=lambda c: c in ("sirna", "sirna_id"), dtype=str, na_filter=False)
-        if {"sirna", "sirna_id"} <= set(known):
-            names |= dict(zip(known["sirna_id"], known["sirna"], strict=True))
-    return [names[str(k)] for k in range(n)]
+    names = class_texts(path) if path.is_file() else {}
+    return [names.get(k, str(k)) for k in range(n)]
 
 
 def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
@@ -236,8 +239,8 @@ def data_info(
     )
 
 
-def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
-    """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
+def _wilds_rows(root: Path, version: str, split_scheme: str) -> pd.DataFrame:
+    """The rows of RxRx1-WILDS; refused is what WILDS would start to download or meet with an assert."""
     make = (
         f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
         f"'abra-wilds simulate {root}'"
@@ -253,3 +256,4 @@ def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
     rows = read_metadata(folder / METADATA)
     if split_scheme == "mixed-to-test":
         check_discarded(rows, folder / METADATA)
+    return rows

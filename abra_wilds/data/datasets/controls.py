@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from abra_wilds.data.datasets.metadata import refuse_wrong
+from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def control_rows(dataset: WILDSDataset) -> NDArray[np.bool_]:
     if hasattr(dataset, "controls"):
         found: NDArray[np.bool_] | None = dataset.controls
     else:
-        kinds = pd.read_csv(path, usecols=lambda name: name == "well_type").get("well_type")
+        kinds = read_table(path, ["sirna_id"], optional=["well_type"]).get("well_type")
         found = known_controls(kinds, dataset.y_array.numpy(), int(dataset.n_classes), path)
     if found is None:
         raise InputError(

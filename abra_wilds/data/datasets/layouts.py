@@ -11,8 +11,6 @@ Letters: n rows, C stains.
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,26 +22,23 @@ from numpy.typing import NDArray
 
 from abra_wilds.data.datasets.controls import N_CLASSES, check_well_types
 from abra_wilds.data.datasets.metadata import (
-    check_integers,
     check_rows,
     check_text,
+    integers,
     read_metadata,
-    read_table,
     refuse_wrong,
 )
+from abra_wilds.data.datasets.plates import ROW_FILE, TOPS, WELL_FILE, look, same_everywhere
+from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 
 # The name WILDS would give the folder, and the one in the release's archives.
 FOLDERS = ("rxrx1_6ch_v1.0", "rxrx1")
 METADATA = "metadata.csv"
 TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv")
-TOPS = ("images", "train", "test")
 # Of RxRx1, for tables without images and for its own 1,139 classes.
 SITES = (1, 2)
 N_STAINS = 6
-
-_STAIN_FILE = re.compile(r".+_s(\d+)_w(\d+)\.png")
-_WILDS_FILE = re.compile(r".+_s\d+\.png")
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,7 @@ class Layout:
         rows: (n rows) the columns of `read_metadata`; well_type if the tables know it.
         stems: (n,) text, the names of each row's files below `folder`, without stain and ending.
         suffixes: what follows a stem, stain by stain.
+        notes: a sentence for each kind of file that belongs to no row.
     """
 
     folder: Path
@@ -63,29 +59,42 @@ class Layout:
     rows: pd.DataFrame
     stems: NDArray[np.str_]
     suffixes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def find_layout(root: Path) -> Layout:
     """The screen in one of FOLDERS below a root_dir, or in root_dir itself.
 
     Raises:
-        InputError: if there is none, its tables cannot be used, or its images are those of RxRx1-WILDS.
+        InputError: if there is none, its tables cannot be used, a plate lacks a stain or site that others
+            have, or its images are those of RxRx1-WILDS.
     """
     folder = find_folder(root)
     metadata = (folder / METADATA).is_file()
     table = folder / METADATA if metadata else folder
     rows = read_metadata(table) if metadata else read_wells(folder)
-    places = image_folders(folder, rows)
-    sites, n_stains = _sites_and_stains(folder / str(places.iloc[0]))
-    if not metadata:
-        rows, places = _each_site(rows, sites or SITES), places.repeat(len(sites or SITES))
+    is_rxrx1 = rows["sirna_id"].max() + 1 == N_CLASSES  # whose sites and stains are known
+    wells = image_folders(folder, rows) + "/" + rows["well"]
+    if metadata:
+        plates = look(folder, _with_sites(wells, rows), ROW_FILE)
+    else:
+        plates = look(folder, wells, WELL_FILE)
+        sites = same_everywhere(plates.sites, folder, "site", "*_s{}_w*.png")
+        sites = SITES if not sites or is_rxrx1 else sites
+        rows, wells = _each_site(rows, sites), wells.repeat(len(sites)).reset_index(drop=True)
         check_rows(rows, table)
-    if not n_stains or rows["sirna_id"].max() + 1 == N_CLASSES:
-        n_stains = N_STAINS
-    stems = places.to_numpy() + "/" + (rows["well"] + "_s" + rows["site"].astype(str)).to_numpy()
+    if plates.wilds is not None and not plates.stains:
+        raise InputError(
+            f"{plates.wilds} holds images named WELL_sS.png, three channels in one file, as in RxRx1-WILDS, "
+            "and rxrx1_6ch reads a file for each stain, WELL_sS_wC.png; use --dataset rxrx1, whose folder is "
+            "rxrx1_v1.0"
+        )
+    n_stains = max(same_everywhere(plates.stains, folder, "stain", "*_w{}.png"), default=0)
+    n_stains = N_STAINS if not n_stains or is_rxrx1 else n_stains
     suffixes = tuple(f"_w{number}.png" for number in range(1, n_stains + 1))
     # An array of text, not of objects: worker processes then share its memory for good.
-    return Layout(folder, table, rows, np.array(stems.tolist()), suffixes)
+    stems = np.array(_with_sites(wells, rows).tolist())
+    return Layout(folder, table, rows, stems, suffixes, tuple(plates.notes(table)))
 
 
 def find_folder(root: Path) -> Path:
@@ -103,6 +112,12 @@ def find_folder(root: Path) -> Path:
         f"{root} --layout rxrx1'"
     )
     raise absent(named, f"{METADATA} and no {TABLES[0]}", make)
+
+
+def tables_of(folder: Path) -> list[Path]:
+    """The tables that the rows of a data set's folder are read from."""
+    metadata = folder / METADATA
+    return [metadata] if metadata.is_file() else [folder / name for name in TABLES]
 
 
 def absent(folders: Sequence[Path], tables: str, make: str) -> InputError:
@@ -142,8 +157,8 @@ def _read_wells(path: Path) -> pd.DataFrame:
     """The checked rows of one of the competition's tables."""
     split, _, controls = path.stem.partition("_")
     needed = ["experiment", "plate", "well", *(["sirna", "well_type"] if controls else [])]
-    table = read_table(path, needed, optional=["sirna"], dtype={"sirna": str})
-    if path.name == "test.csv" and ("sirna" not in table or table["sirna"].isna().any()):
+    table = read_table(path, needed, optional=["sirna"])
+    if path.name == "test.csv" and ("sirna" not in table or (table["sirna"] == "").any()):
         raise InputError(
             f"{path} has no labels (column sirna), as it was published for the 2019 competition; put the "
             f"research release's {METADATA} (rxrx.ai/rxrx1), which has all of them, into {path.parent}"
@@ -152,7 +167,7 @@ def _read_wells(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} lacks the columns sirna; restore the file")
     for column in ("experiment", "well"):
         check_text(table[column], path)
-    check_integers(table["plate"], path)
+    table["plate"] = integers(table["plate"], path)
     if controls:
         check_well_types(table["well_type"], path)
     return pd.DataFrame(
@@ -181,6 +196,11 @@ def _each_site(wells: pd.DataFrame, sites: Sequence[int]) -> pd.DataFrame:
     return rows
 
 
+def _with_sites(wells: pd.Series[Any], rows: pd.DataFrame) -> pd.Series[Any]:
+    """The names of rows' files without stain and ending, (n,), from those of their wells."""
+    return wells + "_s" + rows["site"].astype(str)
+
+
 def image_folders(folder: Path, rows: pd.DataFrame) -> pd.Series[Any]:
     """The folder of each row's images below that of the data set, (n,): TOP/<experiment>/Plate<plate>.
 
@@ -193,20 +213,3 @@ def image_folders(folder: Path, rows: pd.DataFrame) -> pd.Series[Any]:
         expected = ("train" if mark == "train" else "test") if apart else "images"
         tops[experiment] = next((top for top in TOPS if (folder / top / experiment).is_dir()), expected)
     return rows["experiment"].map(tops) + "/" + rows["experiment"] + "/Plate" + rows["plate"].astype(str)
-
-
-def _sites_and_stains(plate: Path) -> tuple[tuple[int, ...], int]:
-    """The sites that a plate's folder has, and the number of its last stain; (), 0 if it has no images.
-
-    Raises:
-        InputError: if its images are those of RxRx1-WILDS.
-    """
-    names = os.listdir(plate) if plate.is_dir() else []
-    found = [match for name in names if (match := _STAIN_FILE.fullmatch(name))]
-    if not found and any(map(_WILDS_FILE.fullmatch, names)):
-        raise InputError(
-            f"{plate} holds images named WELL_sS.png, three channels in one file, as in RxRx1-WILDS, and "
-            "rxrx1_6ch reads a file for each stain, WELL_sS_wC.png; use --dataset rxrx1, whose folder is "
-            "rxrx1_v1.0"
-        )
-    return tuple(sorted({int(m[1]) for m in found})), max((int(m[2]) for m in found), default=0)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 
 INTEGERS = ("plate", "site", "sirna_id")
 TEXTS = ("cell_type", "experiment", "well", "dataset")
 SPLITS = ("train", "val", "test")
+_INTEGER = re.compile(r"\s*[0-9]{1,19}\s*")
+_LARGEST = np.iinfo(np.int64).max
 
 
 def read_metadata(path: Path) -> pd.DataFrame:
     """The checked rows of a metadata.csv, in file order.
 
     Returns:
-        A frame with the columns WILDS reads: plate and site (from 1), sirna_id (0..O-1), and cell_type,
-        experiment, well and dataset ("train", "val" or "test") as text; and well_type as it is, if there.
+        A frame by line of the file with the columns WILDS reads: plate and site (from 1), sirna_id (0..O-1),
+        and cell_type, experiment, well and dataset ("train", "val" or "test") as text; and well_type as it
+        is, if there.
 
     Raises:
         InputError: for missing columns, values of the wrong kind, labels with gaps, unknown splits or twice
@@ -33,39 +38,18 @@ def read_metadata(path: Path) -> pd.DataFrame:
         check_text(rows[column], path)
     _check_splits(rows["dataset"], path)
     for column in INTEGERS:
-        check_integers(rows[column], path)
+        rows[column] = integers(rows[column], path)
     check_rows(rows, path)
     return rows
 
 
-def read_table(
-    path: Path, needed: Sequence[str], optional: Sequence[str] = (), dtype: Mapping[str, type] | None = None
-) -> pd.DataFrame:
-    """Columns of a csv table, values as they are.
-
-    Args:
-        path: of the table.
-        needed: columns that it must have.
-        optional: columns that are read where it has them.
-        dtype: pandas', of columns whose values are not to be guessed.
-
-    Raises:
-        InputError: for missing columns, no rows, or something that is no table.
-    """
-    try:
-        header = pd.read_csv(path, nrows=0).columns.tolist()
-        _check_columns(header, needed, path)
-        wanted = {*needed, *optional}
-        rows = pd.read_csv(path, usecols=[c for c in header if c in wanted], dtype=dtype)
-    except InputError:
-        raise
-    except (ValueError, OSError) as fault:
-        raise InputError(
-            f"{path} cannot be read as a csv table ({_first_line(fault)}); restore the file"
-        ) from fault
-    if rows.empty:
-        raise InputError(f"{path} has a header and no rows; restore the file")
-    return rows
+def class_texts(path: Path) -> dict[int, str]:
+    """The column sirna of a metadata.csv by class id, as it is; nothing where there is no such column."""
+    rows = read_table(path, ["sirna_id"], optional=["sirna"])
+    if "sirna" not in rows:
+        return {}
+    rows = rows.drop_duplicates("sirna_id")
+    return dict(zip(integers(rows["sirna_id"], path).tolist(), rows["sirna"], strict=True))
 
 
 def check_rows(rows: pd.DataFrame, path: Path) -> None:
@@ -99,44 +83,30 @@ def check_discarded(rows: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _check_columns(header: list[str], needed: Sequence[str], path: Path) -> None:
-    missing = [column for column in needed if column not in header]
-    if not missing:
-        return
-    near = {column: difflib.get_close_matches(column, header, n=1) for column in missing}
-    named = [f"{column} (nearest is {found[0]})" if found else column for column, found in near.items()]
-    raise InputError(f"{path} lacks the columns {', '.join(named)}; it must have {', '.join(needed)}")
-
-
 def check_text(values: pd.Series[Any], path: Path) -> None:
-    """Refuse a column with anything but text.
+    """Refuse a column of text with nothing somewhere.
 
     Raises:
         InputError: with the first wrong line.
     """
-    wrong = ~values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
-    refuse_wrong(values, path, wrong, "text")
+    refuse_wrong(values, path, (values == "").to_numpy(), "text")
 
 
 def _check_splits(values: pd.Series[Any], path: Path) -> None:
     refuse_wrong(values, path, ~values.isin(SPLITS).to_numpy(), f"one of {', '.join(SPLITS)}")
 
 
-def check_integers(values: pd.Series[Any], path: Path) -> None:
-    """Refuse labels that do not count from 0, and plates and sites not from 1 as in their file names.
+def integers(values: pd.Series[Any], path: Path) -> NDArray[np.int64]:
+    """The numbers of a column of text, (n,): labels count from 0, plates and sites from 1 as in file names.
 
     Raises:
-        InputError: with the first wrong line.
+        InputError: with the first wrong line; 1.0 is no integer either.
     """
     lowest = 0 if values.name == "sirna_id" else 1
-    if values.dtype.kind == "i":
-        wrong = values.to_numpy() < lowest
-    else:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
-        wrong = ~(np.isfinite(numbers) & (numbers >= lowest)) | (numbers % 1 != 0)
-        # 1.0 in every row is no integer either.
-        wrong = wrong if wrong.any() else np.ones(len(values), dtype=bool)
+    numbers = [int(value) if _INTEGER.fullmatch(value) else -1 for value in values]
+    wrong = np.array([not lowest <= number <= _LARGEST for number in numbers])
     refuse_wrong(values, path, wrong, f"an integer of at least {lowest}")
+    return np.array(numbers, dtype=np.int64)
 
 
 def _check_labels(labels: np.ndarray[Any, Any], path: Path) -> None:
@@ -163,7 +133,7 @@ def refuse_wrong(values: pd.Series[Any], path: Path, wrong: np.ndarray[Any, Any]
     """Refuse a table's column with any wrong value.
 
     Args:
-        values: of the column.
+        values: of the column, by line of the table.
         path: of the table.
         wrong: (n,) which of them are.
         allowed: what they must be, for the sentence.
@@ -174,9 +144,9 @@ def refuse_wrong(values: pd.Series[Any], path: Path, wrong: np.ndarray[Any, Any]
     if not wrong.any():
         return
     k = int(wrong.argmax())
-    got = "nothing" if pd.isna(values.iloc[k]) else repr(str(values.iloc[k]))
+    got = repr(values.iloc[k]) if values.iloc[k] else "nothing"
     raise InputError(
-        f"column {values.name} of {path} must be {allowed}; line {k + 2} has {got}, and "
+        f"column {values.name} of {path} must be {allowed}; line {values.index[k]} has {got}, and "
         f"{int(wrong.sum()):,} of {len(values):,} rows are wrong; correct them"
     )
 
@@ -184,7 +154,3 @@ def refuse_wrong(values: pd.Series[Any], path: Path, wrong: np.ndarray[Any, Any]
 def _some(values: Iterable[Any], most: int = 10) -> str:
     named = [str(value) for value in values]
     return ", ".join(named[:most]) + (f" and {len(named) - most:,} more" if len(named) > most else "")
-
-
-def _first_line(fault: Exception) -> str:
-    return str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__

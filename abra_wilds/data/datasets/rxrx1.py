@@ -50,6 +50,7 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
 
     Attributes:
         suffixes: what follows an entry of `_input_array` in the names of its files, stain by stain.
+        notes: a sentence for each kind of file beside the images that belongs to no row.
         controls: (n,) bool, which rows show control wells; None if nothing says it.
         treatments: (T,) int64, the classes that are treatments; None if that is not known.
 
@@ -73,7 +74,7 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         self._split_scheme = split_scheme
         layout = find_layout(Path(root_dir))
         rows, self._data_dir = layout.rows, layout.folder
-        self._input_array, self.suffixes = layout.stems, layout.suffixes
+        self._input_array, self.suffixes, self.notes = layout.stems, layout.suffixes, layout.notes
         self._split_array = split_array(rows, split_scheme, layout.table)
         self._split_dict = {split: number for split, (number, _) in SPLIT_NUMBERS.items()}
         self._split_names = {split: name for split, (_, name) in SPLIT_NUMBERS.items()}

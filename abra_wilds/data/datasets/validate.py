@@ -28,7 +28,6 @@ from abra_wilds.data.reading.pack_plate import Plate, plates_of, stems_of
 from abra_wilds.data.reading.packed import Pack, check_pack, pack_command
 from abra_wilds.errors import InputError
 from abra_wilds.pools import each
-from abra_wilds.results.records import aligned
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -44,17 +43,21 @@ class Findings:
         problems: a sentence each.
         blank: how many images have a channel of one value alone, by channel.
         first_blank: the first of them.
+        rows_of: digest of an image's pixels -> its rows; images of one value alone have none.
     """
 
     problems: list[str] = field(default_factory=list)
     blank: Counter[int] = field(default_factory=Counter)
     first_blank: str = ""
+    rows_of: dict[bytes, list[int]] = field(default_factory=dict)
 
     def add(self, other: Findings) -> None:
         """Take in what others have shown."""
         self.problems += other.problems
         self.blank += other.blank
         self.first_blank = min(filter(None, (self.first_blank, other.first_blank)), default="")
+        for digest, rows in other.rows_of.items():
+            self.rows_of.setdefault(digest, []).extend(rows)
 
 
 def report_problems(problems: Sequence[str]) -> int:
@@ -67,20 +70,6 @@ def report_problems(problems: Sequence[str]) -> int:
     count = f"{len(problems):,} problem{'s' if len(problems) > 1 else ''}:"
     sys.stdout.write("\n  ".join([count, *lines, *more]) + "\n")
     return 1
-
-
-def split_table(dataset: WILDSDataset) -> str:
-    """Images, experiments, plates and the sizes of plates, a line for each split."""
-    fields = list(dataset.metadata_fields)
-    pairs = dataset.metadata_array[:, [fields.index("experiment"), fields.index("plate")]].numpy()
-    rows = [("split", "images", "experiments", "plates", "images a plate")]
-    for split, number in dataset.split_dict.items():
-        own = pairs[np.asarray(dataset.split_array) == number]
-        plates, sizes = np.unique(own, axis=0, return_counts=True)
-        spread = f"{sizes.min()} to {sizes.max()}" if len(own) else "-"
-        counts = (len(own), len(np.unique(plates[:, 0])), len(plates))
-        rows.append((split, *(f"{count:,}" for count in counts), spread))
-    return aligned(rows)
 
 
 def bad_plates(dataset: WILDSDataset) -> list[str]:
@@ -98,6 +87,23 @@ def blank_line(found: Findings) -> str:
         return "blank channels: none"
     counts = ", ".join(f"channel {c} in {n:,} images" for c, n in sorted(found.blank.items()))
     return f"blank channels: {counts}, first {found.first_blank}"
+
+
+def leaks(dataset: WILDSDataset, found: Findings) -> list[str]:
+    """Images of training and of another split that have the same pixels, a sentence each."""
+    splits = np.asarray(dataset.split_array)
+    names = {number: split for split, number in dataset.split_dict.items()}
+    train = dataset.split_dict["train"]
+    problems = []
+    for rows in map(sorted, found.rows_of.values()):
+        trained = [row for row in rows if splits[row] == train]
+        others = [row for row in rows if splits[row] in names and splits[row] != train]
+        if trained and others:
+            problems.append(
+                f"{image_path(dataset, others[0])} of {names[int(splits[others[0]])]} has the pixels of "
+                f"{image_path(dataset, trained[0])} of train; restore the one that is not its own"
+            )
+    return problems
 
 
 def opened_packs(dataset: WILDSDataset, root: str) -> tuple[list[Pack], list[str]]:
@@ -202,6 +208,9 @@ def check_plate(
         values = x.flatten(1)
         blank = torch.nonzero(values.amin(1) == values.amax(1)).flatten().tolist()
         found.add(Findings([], Counter(channel + 1 for channel in blank), str(path) if blank else ""))
+        if len(blank) < len(x):
+            digest = hashlib.blake2b(x.numpy().data, digest_size=16).digest()
+            found.rows_of.setdefault(digest, []).append(row)
     return found
 
 

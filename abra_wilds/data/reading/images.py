@@ -99,6 +99,18 @@ def check_shape(path: Path, shape: Sequence[int], wanted: Sequence[int], first: 
         )
 
 
+def common_shape(dataset: WILDSDataset, rows: Sequence[int]) -> tuple[int, ...]:
+    """The (C, H, W) of the images of some rows.
+
+    Raises:
+        InputError: if one differs from the first.
+    """
+    shapes = [tuple(read_image(dataset, row).shape) for row in rows]
+    for row, shape in zip(rows, shapes, strict=True):
+        check_shape(image_path(dataset, row), shape, shapes[0], image_path(dataset, rows[0]))
+    return shapes[0]
+
+
 def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:
     """The sentence about an image that could not be read, with its path."""
     return unreadable_file(image_path(dataset, row), fault)

@@ -1,8 +1,8 @@
 """`abra-wilds pack`: write a data set's images as one array for each experiment's plate; `packed` reads them.
 
 A plate is written under a temporary name and renamed when its bytes are on the disk; a table beside it says
-that it is whole, and `index.json`, which comes last, that all are. A second start keeps what is whole and as
-new as the image files, so that an interrupted one loses only the plates it was at.
+that it is whole, and `index.json`, which comes last, that all are. A second start keeps what is whole and of
+the image files as they are, so that an interrupted one loses only the plates it was at.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import find_folder
+from abra_wilds.data.reading.facts import table_digests
 from abra_wilds.data.reading.images import check_images, read_files
 from abra_wilds.data.reading.pack_plate import (
     Plan,
@@ -35,7 +35,7 @@ from abra_wilds.data.reading.pack_plate import (
 from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
 from abra_wilds.errors import InputError
 from abra_wilds.pools import check_workers, each
-from abra_wilds.results.files import atomic_write
+from abra_wilds.results.files import write_text
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -109,7 +109,7 @@ def pack_lock(folder: Path) -> Iterator[None]:
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     """What `pack` does once no other process does it."""
-    begun = time.time_ns()
+    digests = table_digests(dataset.data_dir)
     folder = pack_folder(dataset.data_dir, size)
     # Of a start that was killed.
     for left_over in folder.glob(".*.tmp"):
@@ -131,7 +131,7 @@ def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
         (folder / INDEX).unlink(missing_ok=True)
         write_plates(dataset, plan, todo, workers)
         tables |= {plate.name: read_plate_table(folder, plate.name) for plate in todo}
-    write_index(dataset, folder, tables, begun)
+    write_index(dataset, folder, tables, digests)
     return folder
 
 
@@ -191,9 +191,18 @@ def write_plates(dataset: WILDSDataset, plan: Plan, todo: Sequence[Plate], worke
 
 
 def write_index(
-    dataset: WILDSDataset, folder: Path, tables: Mapping[str, Mapping[str, Any] | None], begun: int
+    dataset: WILDSDataset,
+    folder: Path,
+    tables: Mapping[str, Mapping[str, Any] | None],
+    digests: Mapping[str, str],
 ) -> None:
-    """Write index.json, which makes the pack whole; its time is that of the start, in ns.
+    """Write index.json, which makes the pack whole.
+
+    Args:
+        dataset: that is packed.
+        folder: of the pack.
+        tables: of the plates, by name.
+        digests: of the data set's tables, from the start.
 
     Raises:
         InputError: if a plate has gone meanwhile.
@@ -209,9 +218,7 @@ def write_index(
         "suffixes": files[0]["suffixes"],
         "shape": files[0]["shape"][1:],
         "filter": files[0]["filter"],
+        "tables": digests,
         "files": files,
     }
-    with atomic_write(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index), encoding="utf-8")
-        # Image files that changed while others were packed are then newer than the pack.
-        os.utime(temporary, ns=(begun, begun))
+    write_text(folder / INDEX, json.dumps(index))

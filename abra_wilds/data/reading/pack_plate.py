@@ -5,9 +5,7 @@ Letters: n images of a plate, C H W of an image, N pixels a side of a shrunk one
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from abra_wilds.data.reading.images import check_shape, image_files, image_path, read_files
+from abra_wilds.data.reading.facts import facts_of
+from abra_wilds.data.reading.images import check_shape, image_path, read_files
 from abra_wilds.data.reading.packed import suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, sha256, write_text
@@ -103,35 +102,22 @@ def read_plate_table(folder: Path, name: str) -> dict[str, Any] | None:
 def kept_table(dataset: WILDSDataset, plate: Plate, folder: Path) -> dict[str, Any] | None:
     """The table of a plate that need not be packed again, else None.
 
-    It holds every image, no image file is newer, and if all files are there, their sizes are as they were.
-    Files may be deleted once they are packed. Where every single file is newer and none has another size, the
-    data set was copied without its times, and the pack with it.
+    It holds every image, and each that is there has the size and time it had. Files may be deleted once they
+    are packed. Where all are there, every time is another and no size, the data set was copied without its
+    times, or touched, and the pack keeps its pixels and takes the new times.
     """
     table = read_plate_table(folder, plate.name)
-    if table is None or not set(stems_of(dataset, plate)) <= set(table["stems"]):
+    if table is None or "times" not in table or not set(stems_of(dataset, plate)) <= set(table["stems"]):
         return None
-    oldest, newest, digest = sources(dataset, plate)
-    copied = oldest > table["newest"] and digest == table["sources"]
-    kept = newest <= table["newest"] and digest in (None, table["sources"])
-    return table if kept or copied else None
-
-
-def sources(dataset: WILDSDataset, plate: Plate) -> tuple[int, int, str | None]:
-    """Oldest and newest time in ns of a plate's image files, and a digest of their names and sizes.
-
-    The digest is None unless all are there, and the times are 0 where none is.
-    """
-    times, lines, missing = [], [], False
-    for path in (path for row in plate.rows for path in image_files(dataset, row)):
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:
-            missing = True
-            continue
-        times.append(found.st_mtime_ns)
-        lines.append(f"{os.path.basename(path)} {found.st_size}")
-    digest = None if missing else hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return min(times, default=0), max(times, default=0), digest
+    facts = facts_of(dataset, table["stems"])
+    sizes, times = (np.array(table[name], dtype=np.uint32) for name in ("sizes", "times"))
+    if not facts.changed(sizes, times).any():
+        return table
+    if not facts.there.all() or (facts.sizes != sizes).any() or (facts.times == times).any():
+        return None
+    table["times"] = facts.times.tolist()
+    write_text(folder / f"{plate.name}.json", json.dumps(table))
+    return table
 
 
 def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
@@ -140,8 +126,8 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
     Raises:
         InputError: if the disk does not take it.
     """
-    # Before the pixels: a file that changes meanwhile is then newer than the table says.
-    _, newest, digest = sources(dataset, plate)
+    # Before the pixels: a file that changes meanwhile is then not what the table says.
+    facts = facts_of(dataset, stems_of(dataset, plate))
     path = plan.folder / f"{plate.name}.npy"
     shape = (len(plate.rows), *plan.packed)
     suffixes = list(suffixes_of(dataset))
@@ -151,7 +137,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
             crcs = write_array(temporary, plan, dataset, plate)
             table |= {"stems": stems_of(dataset, plate), "crc32": crcs}
             table |= {"sha256": sha256(temporary), "bytes": temporary.stat().st_size}
-        table |= {"newest": newest, "sources": digest}
+        table |= {"sizes": facts.sizes.tolist(), "times": facts.times.tolist()}
         write_text(path.with_suffix(".json"), json.dumps(table))
     except OSError as fault:
         raise InputError(

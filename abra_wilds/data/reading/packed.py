@@ -10,7 +10,6 @@ Letters: n images of a plate, C H W of an image.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abra_wilds.config.data import DATA_FORMATS
+from abra_wilds.data.reading.facts import facts_of, table_digests
 from abra_wilds.dist import is_main
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 Window = tuple[int, int, int]
 
@@ -41,6 +41,8 @@ class Pack:
         shape: (C, H, W) of every image.
         suffixes: of the image files that each was packed from, channel by channel.
         files: the name, bytes and sha256 of each file.
+        tables: name -> sha256 of the data set's tables when it was packed.
+        sizes, times: (len,) what `facts_of` said of each image's files then.
 
     Args:
         folder: of the pack, for messages as well.
@@ -51,6 +53,7 @@ class Pack:
         self.folder = folder
         self.shape: tuple[int, int, int] = tuple(index["shape"])
         self.suffixes = tuple(index["suffixes"])
+        self.tables: dict[str, str] = index["tables"]
         files: list[dict[str, Any]] = index["files"]
         self.files = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
         counts = [len(file["stems"]) for file in files]
@@ -61,7 +64,10 @@ class Pack:
         self._stems = stems[order]
         self._file = np.repeat(np.arange(len(counts)), counts)[order]
         self._row = np.concatenate([np.arange(count) for count in counts])[order]
-        self._crc = np.array([crc for file in files for crc in file["crc32"]], dtype=np.uint32)[order]
+        self._crc, self.sizes, self.times = (
+            np.array([number for file in files for number in file[name]], dtype=np.uint32)[order]
+            for name in ("crc32", "sizes", "times")
+        )
         self._maps: dict[int, NDArray[np.uint8]] = {}
 
     @classmethod
@@ -184,7 +190,7 @@ def chosen_pack(
     Args:
         dataset: as WILDS loads it.
         root_dir: where it was found, for messages.
-        data_format: "packed", "png", or None for the pack if it is there and the newer one; a pack that
+        data_format: "packed", "png", or None for the pack if it is there and of these images; a pack that
             cannot be used is warned of.
         packed_size: side of the shrunk pack, or 0 for the full size.
 
@@ -223,47 +229,31 @@ def pack_command(dataset: WILDSDataset, root_dir: str | Path, size: int = 0) -> 
 
 
 def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
-    """Refuse a pack that lacks an image of the data set, or is older than its tables or image folders.
+    """Refuse a pack that lacks an image of the data set, or was made of other images or tables.
+
+    Sizes and times of all image files are compared, which takes seconds for 750,000; an image that was
+    written over with neither changed is found by `abra-wilds validate`.
 
     Raises:
-        InputError: with what it lacks or what is newer.
+        InputError: with what it lacks or what has changed.
     """
     stems: NDArray[Any] = dataset._input_array
     suffixes = suffixes_of(dataset)
     # Without image files, a data set's channels are a guess.
     if pack.suffixes != suffixes and Path(dataset.data_dir, f"{stems[0]}{suffixes[0]}").is_file():
         raise InputError(f"{pack.folder} has {len(pack.suffixes)} channels and the files {len(suffixes)}")
-    missing = np.flatnonzero(pack.find(stems) < 0)
+    places = pack.find(stems)
+    missing = np.flatnonzero(places < 0)
     if len(missing):
         raise InputError(
             f"{pack.folder} lacks {len(missing):,} of {len(stems):,} images, first {stems[missing[0]]}"
         )
-    newer = newer_than(pack, dataset)
-    if newer is not None:
-        raise InputError(f"{newer} is newer than {pack.folder / INDEX} (a copy keeps times with cp -p)")
-
-
-def newer_than(pack: Pack, dataset: WILDSDataset) -> Path | None:
-    """A table of the data set, or a folder of images, that changed after its pack was begun.
-
-    Folders are asked for their time, not a million files; an image that was overwritten in place leaves its
-    folder's time alone and is found by `abra-wilds pack` and `abra-wilds validate`. A folder whose images are
-    gone does not count, as they may be deleted once they are packed.
-    """
-    made = (pack.folder / INDEX).stat().st_mtime_ns
-    data_dir = Path(dataset.data_dir)
-    # Also the competition's tables, of which there are four.
-    for table in sorted(data_dir.glob("*.csv")):
-        if table.stat().st_mtime_ns > made:
-            return table
-    folders: dict[str, list[str]] = {}
-    for stem in dataset._input_array:
-        folder, name = os.path.split(stem)
-        folders.setdefault(folder, []).append(name)
-    for folder, names in folders.items():
-        path = data_dir / folder
-        if not path.is_dir() or path.stat().st_mtime_ns <= made:
-            continue
-        if not set(os.listdir(path)).isdisjoint(name + pack.suffixes[0] for name in names):
-            return path
-    return None
+    for name, digest in table_digests(dataset.data_dir).items():
+        if pack.tables.get(name) != digest:
+            raise InputError(f"{Path(dataset.data_dir, name)} is not what {pack.folder} was packed by")
+    changed = np.flatnonzero(facts_of(dataset, stems).changed(pack.sizes[places], pack.times[places]))
+    if len(changed):
+        raise InputError(
+            f"{len(changed):,} of {len(stems):,} images, first {stems[changed[0]]}, have another size or "
+            f"time than when {pack.folder} was packed (a copy keeps times with cp -p)"
+        )

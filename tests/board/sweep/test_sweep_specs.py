@@ -89,6 +89,22 @@ def test_a_row_has_the_shared_settings_unless_it_has_its_own(file):
     assert (run.config.optim.lr, run.config.optim.n_epochs) == (0.5, 7)
 
 
+def test_labels_and_texts_of_a_sweep_are_what_stands_there(tmp_path):
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "name: 007\nseeds: [0]\nreference: no\nsettings: {version: 1.10, pretrained: false}\n"
+        "rows: [{label: no, algorithm: ERM},\n"
+        "       {label: 1e5, algorithm: ERM, settings: {version: 001, lr: 1e-3}}]\n"
+    )
+    spec = read_spec(path)
+    assert (spec.name, spec.reference, [row.label for row in spec.rows]) == ("007", "no", ["no", "1e5"])
+    words = [" ".join(row.words) for row in spec.rows]
+    assert words == [
+        "--algorithm ERM --version 1.10 --pretrained false",
+        "--algorithm ERM --version 001 --pretrained false --lr 1e-3",
+    ]
+
+
 def test_without_val_the_last_epoch_counts(file):
     path = file({"settings": {"dataset": "rxrx1_6ch", "split_scheme": "official"}})
     (run,) = plan(read_spec(path), boards.Path("RUNS"))

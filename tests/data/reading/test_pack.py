@@ -168,14 +168,14 @@ def test_a_pack_is_not_whole_while_a_plate_of_it_is_packed_again(root, load, mon
     assert seen == [False]
 
 
-def test_images_that_change_while_others_are_packed_make_the_pack_the_older_one(root, load, monkeypatch):
+def test_images_that_change_while_others_are_packed_are_not_those_of_the_pack(root, load, monkeypatch):
     def late(dataset, plan, todo, workers, real=packing.write_plates):
         real(dataset, plan, todo, workers)
-        (root / "rxrx1" / "images" / "A-1" / "Plate1" / "new.png").touch()
+        overwrite(root / "rxrx1" / "images" / "A-1" / "Plate1" / "B03_s2_w5.png", hours=-24)
 
     monkeypatch.setattr(packing, "write_plates", late)
     pack(load())
-    with pytest.warns(UserWarning, match="A-1/Plate1 is newer than"):
+    with pytest.warns(UserWarning, match="1 of 18 images, first images/A-1/Plate1/B03_s2, "):
         assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,14 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+from abra_wilds.__main__ import main
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.reading import pack_plate
-from abra_wilds.data.reading.images import image_files
+from abra_wilds.data.reading.images import image_files, read_image
 from abra_wilds.data.reading.pack import from_files, pack
 from abra_wilds.data.reading.packed import INDEX, Pack
+from tests.data.datasets.test_catalogue import refused
 from tests.data.screens import own_screen
 
 HOLDS = """
@@ -90,10 +95,7 @@ def read_by_default(root):
 
 
 def test_a_copy_without_times_is_not_decoded_again_and_its_pack_then_read(copied):
-    time.sleep(0.02)
-    (copied / "rxrx1" / "metadata.csv").touch()
     assert not read_by_default(copied)
-    time.sleep(0.02)
     pack(from_files("rxrx1_6ch", copied))
     assert read_by_default(copied)
 
@@ -103,6 +105,35 @@ def test_a_copy_in_which_an_image_has_another_size_is_packed_again(copied):
     Image.fromarray(np.full((4, 4), 7, np.uint8)).save(image_files(dataset, 0)[2])
     with pytest.raises(AssertionError, match="decoded again"):
         pack(dataset)
+
+
+def test_images_that_are_all_touched_are_not_decoded_again_and_one_that_is_older_is(copied):
+    dataset = from_files("rxrx1_6ch", copied)
+    pack(dataset)
+    for row in range(len(dataset)):
+        for path in image_files(dataset, row):
+            os.utime(path, ns=(1, 1))
+    assert not read_by_default(copied)
+    pack(dataset)
+    assert read_by_default(copied)
+    os.utime(image_files(dataset, 0)[2], ns=(0, 0))
+    assert not read_by_default(copied)
+    with pytest.raises(AssertionError, match="decoded again"):
+        pack(dataset)
+
+
+def test_a_pack_of_an_earlier_format_is_said_to_need_packing_again_and_is_then_read(root, load):
+    folder = pack(load())
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text())
+        for table in content.get("files", [content]):
+            del table["sizes"], table["times"]
+        content.pop("tables", None)
+        path.write_text(json.dumps(content | ({"format": 1} if path.name == INDEX else {})))
+    with pytest.warns(UserWarning, match="format 1, and this version reads 2; .*'abra-wilds pack"):
+        assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
+    pack(load())
+    assert read_by_default(root)
 
 
 def test_an_image_written_over_in_place_is_packed_again_even_if_its_size_is_the_same(root, load):
@@ -117,3 +148,72 @@ def test_an_image_written_over_in_place_is_packed_again_even_if_its_size_is_the_
     pack(load())
     packed = Pack.open(folder).read(str(dataset._input_array[0]))[0].numpy()
     assert np.array_equal(packed, before[::-1, ::-1])
+
+
+def age(path, hours):
+    """Let a file or folder be as many hours younger than now."""
+    at = path.stat().st_mtime_ns + int(hours * 3.6e12)
+    os.utime(path, ns=(at, at))
+
+
+def visit(folder):
+    """What file managers and people leave, dated tomorrow, in folders dated tomorrow and last year."""
+    plates = sorted((folder / "images").glob("*/*"))
+    for k, place in enumerate([folder, *plates]):
+        (place / ".DS_Store").write_text("x")
+        (place / "Thumbs.db").write_text("x")
+        (place / "notes.csv").write_text("well\nB02\n")
+        age(place / "notes.csv", 24)
+        age(place, 24 if k % 2 else -24 * 365)
+    for table in (folder / "metadata.csv", folder / "packed" / INDEX):
+        age(table, 24 if table.name == INDEX else 48)
+
+
+def test_a_visit_to_the_folders_and_a_clock_that_is_wrong_leave_a_pack_as_it_is(root, load):
+    index = pack(load()) / INDEX
+    before = index.read_bytes()
+    visit(root / "rxrx1")
+    assert read_by_default(root)
+    pack(load())
+    assert index.read_bytes() == before
+
+
+def relabel(folder):
+    table = pd.read_csv(folder / "metadata.csv")
+    table["sirna_id"] = table["sirna_id"].max() - table["sirna_id"]
+    table.to_csv(folder / "metadata.csv", index=False)
+
+
+def older_image(folder):
+    age(folder / "images/A-2/Plate1/B03_s1_w4.png", -24)
+
+
+def longer_image(folder):
+    path = folder / "images/A-2/Plate1/B03_s1_w4.png"
+    before = path.stat()
+    path.write_bytes(path.read_bytes() + b"x")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "labels": (relabel, "metadata.csv is not what .*packed was packed by"),
+    "an older image": (older_image, "1 of 12 images, first images/A-2/Plate1/B03_s1, .*cp -p"),
+    "a longer image": (longer_image, "1 of 12 images, first images/A-2/Plate1/B03_s1, .*cp -p"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_pack_of_other_tables_or_images_is_not_read_until_the_command_that_is_named_has_run(
+    root, load, name
+):
+    change, match = CHANGES[name]
+    pack(load())
+    change(root / "rxrx1")
+    asked = {"split_scheme": "official", "data_format": "packed"}
+    sentence = refused(match, load_dataset, "rxrx1_6ch", root, **asked)
+    with pytest.warns(UserWarning, match=f"{match}.*'abra-wilds pack"):
+        assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is None
+    command = sentence.split("'")[1].removeprefix("abra-wilds ").split()
+    assert main([*command, "--workers", "1"]) == 0
+    found, files = load_dataset("rxrx1_6ch", root, **asked), load()
+    assert all(torch.equal(read_image(found, row), read_image(files, row)) for row in range(12))

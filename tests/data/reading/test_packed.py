@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
-import warnings
 import zlib
 from pathlib import Path
 
@@ -61,12 +59,6 @@ def load(root, data_format=None, packed_size=0, scheme="official"):
     return load_dataset(
         "rxrx1_6ch", root, split_scheme=scheme, data_format=data_format, packed_size=packed_size
     )
-
-
-def age(path, hours):
-    """Let a file or folder be as many hours younger than now."""
-    at = path.stat().st_mtime_ns + int(hours * 3.6e12)
-    os.utime(path, ns=(at, at))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -126,7 +118,6 @@ def test_rows_in_another_order_and_other_splits_find_their_images(own):
     images = {str(before._input_array[row]): read_image(before, row) for row in range(len(before))}
     path = own / "rxrx1" / "metadata.csv"
     pd.read_csv(path).sample(frac=1, random_state=1).to_csv(path, index=False)
-    age(path, -48)
     other = load(own, "packed", scheme="heldout")
     assert list(other._input_array) != list(before._input_array)
     assert all(
@@ -183,24 +174,11 @@ def test_flags_that_contradict_each_other_are_refused(six_root):
     refused("packed_size is -1 ", load, six_root, None, -1)
 
 
-@pytest.mark.parametrize("newer", ["metadata.csv", "images/HEPG2-03/Plate2"])
-def test_a_pack_older_than_a_table_or_a_folder_of_images_is_not_read(own, newer):
-    age(own / "rxrx1" / newer, 1)
-    said = r"packed/index.json .a copy keeps times with cp -p.; run 'abra-wilds pack"
-    refused(f"{newer} is newer than .*{said}", load, own, "packed")
-    with pytest.warns(UserWarning, match=f"{newer} is newer .*'abra-wilds pack"):
-        assert load(own).pack is None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert load(own, "png").pack is None
-
-
 @pytest.mark.parametrize("folders", [True, False])
 def test_a_pack_serves_alone_once_the_image_files_are_deleted(own, roots, folders):
     for plate in sorted((own / "rxrx1" / "images").glob("*/*")):
         for path in plate.iterdir():
             path.unlink()
-        age(plate, 1)
     if folders:
         shutil.rmtree(own / "rxrx1" / "images")
     alone, files = load(own), load(roots["rxrx1_6ch"], "png")
@@ -223,7 +201,6 @@ def test_a_pack_that_lacks_an_image_is_refused(own):
     table = pd.read_csv(path)
     table.loc[5, "well"] = "Z99"
     table.to_csv(path, index=False)
-    age(path, -48)
     stem = "images/HEPG2-01/Plate1/Z99_s2"
     refused(f"packed lacks 1 of 72 images, first {stem}", load, own, "packed")
     data = load(own, "png")
@@ -247,7 +224,7 @@ def cut_short(folder):
 
 NO_INDEX = "index.json "
 BROKEN = {
-    "another version": (change_index(format=FORMAT + 1), f"format 2, .*{FORMAT}"),
+    "another version": (change_index(format=FORMAT + 1), f"format {FORMAT + 1}, .* {FORMAT};"),
     "no table": (lambda folder: (folder / INDEX).write_text("[1]"), NO_INDEX),
     "half a table": (lambda folder: (folder / INDEX).write_text('{"format"'), NO_INDEX),
     "other channels": (change_index(suffixes=["_w1.png"]), "packed has 1 channels and the files 6"),

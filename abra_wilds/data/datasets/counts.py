@@ -1,0 +1,73 @@
+"""How much of what a data set has, split by split, and what deviates.
+
+Letters: n rows of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from abra_wilds.results.records import aligned
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
+
+MOST_CLASSES = 10
+
+
+def split_rows(dataset: WILDSDataset) -> dict[str, NDArray[np.int64]]:
+    """The rows of each split."""
+    splits = np.asarray(dataset.split_array)
+    return {split: np.flatnonzero(splits == number) for split, number in dataset.split_dict.items()}
+
+
+def data_lines(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Stains, a table of splits, and a note for whatever a reader of it should know.
+
+    Args:
+        dataset: from `load_dataset`.
+        rows: split -> its rows (n,).
+    """
+    stains = len(getattr(dataset, "suffixes", ()))
+    named = [f"{stains} stain{'s' if stains > 1 else ''} in every plate"] if stains else []
+    notes = [*getattr(dataset, "notes", ()), *class_notes(dataset, rows)]
+    return [*named, split_table(dataset, rows), *(f"note: {note}" for note in notes)]
+
+
+def split_table(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> str:
+    """Images, experiments, plates, wells and classes, and the sizes of wells and plates, a line a split."""
+    fields = list(dataset.metadata_fields)
+    columns = [fields.index(name) for name in ("experiment", "plate", "well", "y")]
+    table = dataset.metadata_array[:, columns].numpy()
+    lines: list[tuple[str, ...]] = [
+        ("split", "images", "experiments", "plates", "wells", "classes", "sites a well", "images a plate")
+    ]
+    for split, chosen in rows.items():
+        own = table[chosen]
+        (_, plates), (_, wells) = (np.unique(own[:, :k], axis=0, return_counts=True) for k in (2, 3))
+        counts = (len(own), len(np.unique(own[:, 0])), len(plates), len(wells), len(np.unique(own[:, 3])))
+        lines.append((split, *(f"{count:,}" for count in counts), _spread(wells), _spread(plates)))
+    return aligned(lines)
+
+
+def class_notes(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Which classes of other splits the training split lacks, a sentence a split."""
+    y, notes = dataset.y_array.numpy(), []
+    known = y[rows["train"]]
+    for split, chosen in rows.items():
+        new = np.setdiff1d(y[chosen], known).tolist()
+        if new:
+            named = [*map(str, new[:MOST_CLASSES]), *["others"] * (len(new) > MOST_CLASSES)]
+            notes.append(f"{split} has {len(new):,} classes that train lacks: {', '.join(named)}")
+    return notes
+
+
+def _spread(sizes: NDArray[np.int64]) -> str:
+    """Least and most, one number where they are the same."""
+    if not len(sizes):
+        return "-"
+    return f"{sizes.min()}" if sizes.min() == sizes.max() else f"{sizes.min()} to {sizes.max()}"
