@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -219,7 +220,7 @@ def chosen_pack(
 def pack_command(dataset: WILDSDataset, root_dir: str | Path, size: int = 0) -> str:
     """What makes the pack of a data set, for messages."""
     shrunk = f" --size {size}" if size else ""
-    return f"abra-wilds pack {root_dir} --dataset {dataset.dataset_name}{shrunk}"
+    return f"abra-wilds pack {shlex.quote(str(root_dir))} --dataset {dataset.dataset_name}{shrunk}"
 
 
 def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
