@@ -28,5 +28,6 @@ class Diverged(RunAborted):
 
 WORKER_KILLED = (
     "a worker process that reads images was killed, as happens when memory or shared memory (/dev/shm) runs "
-    "out; give more of it, or start again with fewer workers by --loader_kwargs num_workers=N"
+    "out; give more of it, or start again, a run with --resume, with fewer workers by --loader_kwargs "
+    "num_workers=N"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -18,6 +19,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+def text_never_fails() -> None:
+    """Let output show by escapes what its encoding lacks, which would end a run at its log's next line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 RESUMING = "--resume goes on after the last complete epoch"
 
 
@@ -31,6 +39,7 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
         body: returns an exit code.
         onward: what follows an interruption, for whoever pressed the keys.
     """
+    text_never_fails()
     try:
         return body()
     except InputError as fault:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.simulate import preset, simulate
 from abra_wilds.terminal import exit_cleanly
@@ -37,7 +38,7 @@ def steps(folder: Path) -> Iterator[tuple[str, list[object]]]:
     yield "Bundle ABRA's predictions", ["bundle.py", runs / "ABRA", "--out", archive]
     yield "Score the bundle anew", ["verify.py", archive, *data]
     figures = folder / "figures"
-    model = next(runs.glob("ABRA/seed0/*_epoch:best_model.pth"))
+    model = next(runs.glob("ABRA/seed0/*_epoch?best_model.pth"))
     shift = ("--figure", 8, 9, 10, "--tta_group", BIO_BATCH, "--checkpoint", model)
     yield "Draw shifts of statistics, and embeddings", ["figures.py", runs, "--out", figures, *shift]
     page = ("--out", folder / "report.html", "--figures", figures, *data)
@@ -70,6 +71,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("demo"), help="where everything goes")
+    parser.add_argument("folder", nargs="?", type=path, default=Path("demo"), help="where everything goes")
     arguments = parser.parse_args()
     sys.exit(exit_cleanly(lambda: main(arguments.folder)))

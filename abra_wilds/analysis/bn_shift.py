@@ -20,6 +20,7 @@ from abra_wilds.analysis.saved import IMAGES_PER_BIO_BATCH, Saved
 from abra_wilds.data.samplers.batches import RowIds
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_kl_of_moments, gaussian_mmd2
+from abra_wilds.functional.precision import in_float64
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # layer -> mu and sigma, (C,) each
@@ -92,7 +93,7 @@ def own_norms(saved: Saved, x: Tensor) -> Statistics:
 
 def of_norm(norm: Any) -> tuple[Tensor, Tensor]:
     """What a batch norm in evaluation mode normalises by, in double precision."""
-    return norm.running_mean.double(), (norm.running_var.double() + norm.eps).sqrt()
+    return in_float64(norm.running_mean), (in_float64(norm.running_var) + norm.eps).sqrt()
 
 
 def distances(

@@ -35,6 +35,7 @@ from abra_wilds.engine.setup import (
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import sha256, write_text
+from abra_wilds.results.names import found, sign_in
 from abra_wilds.types import Batch
 
 ANALYSIS = "analysis"
@@ -168,7 +169,8 @@ def write_rows(saved: Saved, name: str, rows: Iterable[Any]) -> Path:
     """Write rows (dataclasses) as JSON lines into the folder `analysis` of the run; returns the file."""
     folder = saved.folder.path / ANALYSIS
     folder.mkdir(exist_ok=True)
-    path = folder / f"{name}_seed:{saved.folder.seed}_epoch:{saved.label}.jsonl"
+    official = f"{name}_seed:{saved.folder.seed}_epoch:{saved.label}.jsonl"
+    path = found(folder / official, sign_in(folder, official))
     about = {**saved.about(), "group": saved.group}
     write_text(path, "".join(json.dumps({**about, **asdict(row)}) + "\n" for row in rows))
     return path

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from abra_wilds.results.records import Record, model_name
+from abra_wilds.results.names import found, model_name
+from abra_wilds.results.records import Record
 from abra_wilds.results.runs import Entry, Run
 
 
@@ -23,7 +24,7 @@ def predicting(entry: Entry) -> str:
     r = entry.record
     picked = r.checkpoint == "best" and r.picked_by in entry.run.picks
     label = f"best_{r.picked_by}" if picked else r.checkpoint
-    model = entry.run.path / model_name(r.dataset, r.seed, label)
+    model = found(entry.run.path / model_name(r.dataset, r.seed, label))
     changed = {n: v for n, v in entry.settings.items() if entry.run.settings.get(n) != v}
     flags = {"tta": entry.settings["tta"], **changed}
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value).lower())]

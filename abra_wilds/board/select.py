@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 
 from abra_wilds.board.sweep.spec import read_spec, spec_path
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import CONFIG
@@ -15,9 +15,12 @@ from abra_wilds.results.runs import Run, find_runs, read_run
 
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """The arguments by which runs are chosen."""
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders, or one of them")
+    parser.add_argument("runs", type=path, metavar="RUNS", help="folder of run folders, or one of them")
     parser.add_argument(
-        "--spec", metavar="SPEC", help="of RUNS take those alone that a sweep of this file or name leaves"
+        "--spec",
+        type=path,
+        metavar="SPEC",
+        help="of RUNS take those alone that a sweep of this file or name leaves",
     )
 
 

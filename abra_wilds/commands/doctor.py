@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from abra_wilds.board.extra import BOARD_PACKAGES
 from abra_wilds.config.data import MARKER
+from abra_wilds.config.fields import expanded, path
 from abra_wilds.errors import InputError
 
 REQUIRED = (
@@ -35,8 +37,8 @@ OPTIONAL = {
     **dict.fromkeys(BOARD_PACKAGES, "needed by figures and reports: pip install 'abra-wilds[board]'"),
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard",
-    "lightly": "needed by SimCLR, BYOL and DINOv2: pip install -e '.[ssl]'",
-    "timm": "needed by --model vit_small and timm:NAME: pip install -e '.[timm]'",
+    "lightly": "needed by SimCLR, BYOL and DINOv2: pip install 'abra-wilds[ssl]'",
+    "timm": "needed by --model vit_small and timm:NAME: pip install 'abra-wilds[timm]'",
 }
 # What fixes WILDS' own command, by the package that stands in its way.
 PLAIN_FIXES = {
@@ -67,7 +69,11 @@ class Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument(
-        "checkout", nargs="?", metavar="CHECKOUT", help="also what keeps a checkout of WILDS from starting"
+        "checkout",
+        type=path,
+        nargs="?",
+        metavar="CHECKOUT",
+        help="also what keeps a checkout of WILDS from starting",
     )
 
 
@@ -128,6 +134,8 @@ def check_devices() -> Iterator[Finding]:
     except ImportError:
         return
     built = torch.version.cuda
+    if torch.backends.mps.is_available():
+        yield Finding("mps", "an Apple GPU, taken by --device mps or auto")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(i).total_memory / 2**30
@@ -137,19 +145,20 @@ def check_devices() -> Iterator[Finding]:
             "cuda", f"torch is built for CUDA {built} but sees no device", "update the NVIDIA driver"
         )
     else:
-        yield Finding("cuda", "none; everything runs on the CPU, slowly")
+        yield Finding("cuda", "none; all runs on the CPU, slowly, unless --device says otherwise")
 
 
 def check_data() -> Iterator[Finding]:
     """Whether the data sets lie where the command will look for them."""
-    root = Path(os.environ.get("WILDS_DATA", "data"))
+    root = Path(expanded(os.environ.get("WILDS_DATA", "data"), "WILDS_DATA"))
     places = {"rxrx1": ("rxrx1_v1.0",), "rxrx1_6ch": ("rxrx1_6ch_v1.0", "rxrx1", "")}
     for name, folders in places.items():
         tables = [root / folder / table for folder in folders for table in ("metadata.csv", "train.csv")]
         where = next((table.parent for table in tables if table.is_file()), None)
         if where is None:
             layout = " --layout rxrx1" if name == "rxrx1_6ch" else ""
-            fetch = f"abra-wilds fetch {name} {root}, or a simulated one: abra-wilds simulate {root}{layout}"
+            to = shlex.quote(str(root))
+            fetch = f"abra-wilds fetch {name} {to}, or a simulated one: abra-wilds simulate {to}{layout}"
             yield Finding(name, f"not in {root / folders[0]}; {fetch}")
             continue
         simulated = " (simulated)" if (where / MARKER).is_file() else ""

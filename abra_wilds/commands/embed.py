@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from abra_wilds.analysis.embed import LEVELS, embed_saved
 from abra_wilds.analysis.postprocess import POSTPROCESS
 from abra_wilds.commands.predict import add_flags, given_flags
+from abra_wilds.config.fields import path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="DATASET_seed:S_epoch:E_model.pth of a run")
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="..._model.pth of a run")
     parser.add_argument(
         "--split", nargs="+", metavar="NAME", help="splits to embed, train among them; unset: all but train"
     )
@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", action="store_true", help="measure how experiments mix and siRNAs stay apart, by well"
     )
     parser.add_argument(
-        "--out", metavar="FOLDER", help="where files go; unset: embed_EPOCH_TTA in the run's folder"
+        "--out",
+        type=path,
+        metavar="FOLDER",
+        help="where files go; unset: embed_EPOCH_TTA in the run",
     )
     add_flags(parser)
 
@@ -35,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
     embed_saved(
-        Path(args.checkpoint),
+        args.checkpoint,
         args.split,
         given_flags(args),
         levels=args.level,
         postprocess=args.postprocess,
         metrics=args.metrics,
-        out=None if args.out is None else Path(args.out),
+        out=args.out,
     )
     return 0

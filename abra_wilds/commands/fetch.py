@@ -6,10 +6,12 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.fetch import FETCHED, fetch
 from abra_wilds.fetch.sources import SOURCES
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "root",
+        type=path,
         nargs="?",
         metavar="ROOT",
         default=os.environ.get("WILDS_DATA", "data"),
@@ -53,7 +56,7 @@ def expected_sums(given: Sequence[str]) -> dict[str, str]:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds fetch`; InputError is left to the caller, who prints it."""
-    name, root = args.dataset, Path(args.root)
+    name, root = args.dataset, args.root
     try:
         target = fetch(name, root, args.source, expected_sums(args.sha256))
     except OSError as fault:
@@ -68,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name} is already there, in {root}")
     else:
         report_fetched(target)
-    print(f"next: abra-wilds validate {root}")
+    print(f"next: abra-wilds validate {shlex.quote(str(root))}")
     return 0
 
 

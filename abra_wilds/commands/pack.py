@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from abra_wilds.config.fields import path
 from abra_wilds.data.datasets.catalogue import DATASET_NAMES
 from abra_wilds.data.reading.pack import found_name, from_files, pack
 from abra_wilds.pools import usable_cores
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which data set, and by how many processes."""
     cores = usable_cores()
-    parser.add_argument("root", metavar="ROOT", help="folder that holds the data set's, as --root_dir")
+    parser.add_argument("root", type=path, metavar="ROOT", help="folder that holds the data set's")
     parser.add_argument("--dataset", choices=DATASET_NAMES, help="which data set, where ROOT holds both")
     parser.add_argument(
         "--workers", type=int, default=cores, metavar="W", help=f"processes (default {cores}, one a core)"
@@ -35,7 +35,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds pack`; InputError is left to the caller, who prints it."""
-    dataset = from_files(args.dataset or found_name(Path(args.root)), args.root)
+    dataset = from_files(args.dataset or found_name(args.root), args.root)
     folder = pack(dataset, size=args.size, workers=args.workers)
     sys.stdout.write(f"packed {len(dataset):,} images into {folder}\n")
     return 0

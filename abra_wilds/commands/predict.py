@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from abra_wilds.config.fields import path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.recipes.flags import add_flag
@@ -13,10 +13,13 @@ from abra_wilds.recipes.flags import add_flag
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="DATASET_seed:S_epoch:E_model.pth of a run")
+    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="..._model.pth of a run")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="splits to predict; unset: all but train")
     parser.add_argument(
-        "--out", metavar="FOLDER", help="where everything goes; unset: tta_NAME in the run's folder"
+        "--out",
+        type=path,
+        metavar="FOLDER",
+        help="where everything goes; unset: tta_NAME in the run",
     )
     add_flags(parser)
 
@@ -37,6 +40,5 @@ def given_flags(args: argparse.Namespace) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
-    out = None if args.out is None else Path(args.out)
-    predict_saved(Path(args.checkpoint), args.split, out, given_flags(args))
+    predict_saved(args.checkpoint, args.split, args.out, given_flags(args))
     return 0

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from abra_wilds.config.data import MARKER
+from abra_wilds.config.fields import path
 from abra_wilds.simulate.config import LAYOUTS, SCREENS, SimulationConfig, preset, refuse_request
 from abra_wilds.simulate.write import simulate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `abra-wilds simulate`; a flag that is not given leaves the preset's value."""
-    parser.add_argument("root", metavar="ROOT", help="folder to write into; afterwards WILDS' --root_dir")
+    parser.add_argument("root", type=path, metavar="ROOT", help="folder to write into; later the --root_dir")
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="wilds", help="RxRx1-WILDS or the research release"
     )
@@ -62,7 +62,7 @@ def config_from(args: argparse.Namespace) -> SimulationConfig:
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds simulate`; InputError is left to the caller, who prints it."""
     config = config_from(args)
-    target = simulate(Path(args.root), config, workers=args.workers, progress=True, overwrite=args.overwrite)
+    target = simulate(args.root, config, workers=args.workers, progress=True, overwrite=args.overwrite)
     sys.stdout.write(f"wrote {target} (simulated: see {MARKER})\n")
     return 0
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds validate`; 1 if anything is wrong."""
     check_workers(args.workers)
-    name = args.dataset or found_name(Path(args.root))
+    name = args.dataset or found_name(args.root)
     try:
         dataset = from_files(name, args.root)
     except InputError as fault:

@@ -7,6 +7,7 @@ import runpy
 import sys
 from importlib.metadata import version
 
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.harness.checkout import find_checkout
 from abra_wilds.harness.register import Harness, registered
@@ -16,7 +17,7 @@ SCRIPTS = ("run_expt.py", "evaluate.py")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments; the script's follow after `--`."""
-    parser.add_argument("checkout", metavar="CHECKOUT", help="folder of a clone of p-lambda/wilds, 2.0 line")
+    parser.add_argument("checkout", type=path, metavar="CHECKOUT", help="clone of p-lambda/wilds, 2.0 line")
     parser.add_argument("--script", default=SCRIPTS[0], choices=SCRIPTS, help="which of its scripts to run")
 
 

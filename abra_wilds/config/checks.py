@@ -49,7 +49,7 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         "resume": (e.eval_only and t.resume, "training, not with --eval_only"),
         "dry_run": (e.eval_only and t.dry_run, "training, not with --eval_only"),
         "overwrite": (e.eval_only and t.overwrite, "training, not with --eval_only"),
-        "device": (launched() > 1 and t.device != ("cpu",), "one process, or cpu: torchrun's have one each"),
+        "device": (launched() > 1 and t.device[0] not in ("cpu", "auto"), "one process, or as cpu or auto"),
         "pretrained": (config.model.pretrained_model_path is not None, "no --pretrained_model_path"),
         **{name: (True, needs) for name, needs in (config.method.idle(d.mix) | e.idle()).items()},
     }

@@ -16,6 +16,7 @@ TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
 TRANSFORMS = ("rxrx1", "paper", "iid", "none")
 DATA_FORMATS = ("png", "packed")
+LEAST_SIDE = 32  # of images that are resized
 MARKER = "SIMULATED.json"  # stands beside simulated images
 
 
@@ -26,7 +27,7 @@ class DataConfig(Options):
     dataset: str = option(
         "rxrx1", "data set: RxRx1-WILDS, or RxRx1 with six stains", choices=tuple(SPLIT_SCHEMES)
     )
-    root_dir: str = option("data", "folder that holds the data set's folder", local=True)
+    root_dir: str = option("data", "folder that holds the data set's folder", local=True, path=True)
     version: str | None = option(None, "version of the data set; unset: the newest", kind=str)
     split_scheme: str | None = option(
         None,
@@ -47,7 +48,7 @@ class DataConfig(Options):
     frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option(
-        (), "height and width to which images are resized, or one for both", kind=int, at_least=32
+        (), "height and width to which images are resized, or one for both", kind=int, at_least=LEAST_SIDE
     )
     mix: str = option("none", "CutMix inside a bio-batch, across the batch, or of pairs", choices=MIXES)
     cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)", above=0)

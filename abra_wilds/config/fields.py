@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from abra_wilds.errors import InputError
@@ -16,6 +20,7 @@ KINDS = {
     str: "text",
     dict: "key=value pairs",
 }
+VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Flag:
         infinite: whether inf is a number to it.
         distinct: whether its values must differ.
         local: whether it says where or how a run happens, without changing its numbers.
+        path: whether it is a path, in which `~` and variables are expanded.
     """
 
     help: str
@@ -47,6 +53,7 @@ class Flag:
     infinite: bool = False
     distinct: bool = False
     local: bool = False
+    path: bool = False
 
     @property
     def range(self) -> str:
@@ -118,6 +125,31 @@ def default_of(f: Field[Any]) -> Any:
     return f.default_factory() if f.default_factory is not MISSING else f.default
 
 
+def expanded(text: str, name: str = "the path") -> str:
+    """A path with `~` and environment variables expanded, wherever it was written.
+
+    Raises:
+        InputError: with `name`, for a variable that is not set, unless that is how the path is really called.
+    """
+    found = os.path.expanduser(os.path.expandvars(text))
+    unset = VARIABLE.search(found)
+    if unset and not os.path.exists(found):
+        raise InputError(f"{name} {text} has {unset[0]}, which is not set; set it, or write the path out")
+    return found
+
+
+def path(text: str) -> Path:
+    """`expanded` as the type of an argument of argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: for a variable that is not set.
+    """
+    try:
+        return Path(expanded(text))
+    except InputError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from None
+
+
 def typed(name: str, value: Any, flag: Flag, default: Any = None) -> Any:
     """A value in its flag's type, however it was written: 1 is 1.0 for a float, one name is a tuple of one.
 
@@ -140,7 +172,7 @@ def typed(name: str, value: Any, flag: Flag, default: Any = None) -> Any:
         return str(value)
     if not isinstance(value, flag.kind) or (flag.kind is int and isinstance(value, bool)):
         raise InputError(f"--{name} must be {KINDS[flag.kind]}; got {value!r}")
-    return value
+    return expanded(str(value), f"--{name}") if flag.path else value
 
 
 def require(ok: bool, flag: str, allowed: str, got: Any) -> None:

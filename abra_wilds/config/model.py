@@ -17,7 +17,12 @@ class ModelConfig(Options):
     model: str = option("resnet50", f"backbone [{', '.join(MODELS)}]")
     pretrained: bool = option(True, "start from published weights: torchvision's ImageNet ones, or timm's")
     new_stem: bool = option(False, "replace the first convolution by a fresh one")
-    pretrained_model_path: str | None = option(None, "checkpoint whose weights to start from", kind=str)
+    pretrained_model_path: str | None = option(
+        None,
+        "weights to start from: a checkpoint of a run here or of WILDS, or a file of torchvision's or timm's",
+        kind=str,
+        path=True,
+    )
     load_featurizer_only: bool = option(False, "take the backbone alone from --pretrained_model_path")
 
     def __post_init__(self) -> None:

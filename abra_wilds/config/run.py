@@ -6,6 +6,7 @@ out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from abra_wilds.config.optim import OptimConfig
 from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.config.schema import Schema, digest_of
 
+DEVICE = re.compile(r"auto|cpu|mps|cuda|(cuda:)?[0-9]+")
+
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
@@ -26,11 +29,11 @@ class TrainConfig(Options):
     seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0)
     device: tuple[str, ...] = option(
         ("0",),
-        "index of the CUDA device, or cpu, which also serves where there is no CUDA; torchrun gives each "
-        "process its own",
+        "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N, mps, or N alone, which is cuda:N where there is "
+        "CUDA and else the CPU; torchrun gives each process its own CUDA device",
         local=True,
     )
-    log_dir: str = option("./logs", "folder for everything the run writes", local=True)
+    log_dir: str = option("./logs", "folder for everything the run writes", local=True, path=True)
     log_every: int = option(50, "steps between two rows of train_algo.csv", at_least=1, local=True)
     save_step: int | None = option(
         None, "also keep model and predictions every so many epochs", kind=int, at_least=1, local=True
@@ -51,8 +54,8 @@ class TrainConfig(Options):
         super().__post_init__()
         several = "one device: on several, start one process each by torchrun"
         require(len(self.device) == 1, "device", several, " ".join(self.device))
-        number = self.device[0].isdecimal()
-        require(number or self.device[0] == "cpu", "device", "a CUDA index or cpu", self.device[0])
+        known = DEVICE.fullmatch(self.device[0]) is not None
+        require(known, "device", "auto, cpu, cuda, cuda:N, N or mps", self.device[0])
         require(not (self.resume and self.overwrite), "resume", "given without --overwrite", "both")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import CROP, CROP_TO
 from abra_wilds.data.reading.loaders import coverage
+from abra_wilds.engine.artifacts.folder import folder_of
 from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.parallel import process_lines
 from abra_wilds.engine.setup import Setup, batch_lines, build_method, prepare
@@ -91,9 +94,13 @@ def disk_lines(config: RunConfig, setup: Setup, method: Method, weights: int, mo
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
+    names = replace(folder_of(config), path=folder)
+    with suppress(OSError):  # training will say so
+        names = names.writable()
     return [
+        *names.sign_lines(),
         f"disk, estimated: {(models + predictions) / MIB:,.0f} MiB in {t.log_dir}; {free / MIB:,.0f} MiB "
-        "are free"
+        "are free",
     ]
 
 

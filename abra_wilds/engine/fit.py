@@ -107,7 +107,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     for csv in csvs.values():
         csv.keep_through(done.epoch)
     write_config(folder, config, data_sha256=data["digest"], data=data)
-    log.write(opening(config, setup, done))
+    log.write("\n".join([opening(config, setup, done), *folder.sign_lines()]))
 
     guard = DivergenceCheck(setup.grouper.group_str)
     meter = Meter(setup.info.n_groups, device, by_group=not t.no_group_logging)

@@ -35,6 +35,8 @@ def check_speed(speed: SpeedConfig, device: torch.device) -> None:
     if speed.amp == "bf16" and not native:
         name = torch.cuda.get_device_name(device)
         raise InputError(f"{name} has no arithmetic in bf16; use --amp fp16, or none")
+    if speed.amp == "bf16" and device.type == "mps" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise InputError("--amp bf16 on mps needs macOS 14; use none")
     if speed.compile:
         check_compiler(device)
 
@@ -52,7 +54,7 @@ def check_compiler(device: torch.device) -> None:
     except Exception as fault:  # the compilers behind torch have no common error
         inner = getattr(fault, "inner_exception", fault)
         reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
-        needs = "g++ or clang++" if device.type == "cpu" else "Triton and a C compiler"
+        needs = {"cpu": "g++ or clang++", "mps": "a newer torch"}.get(device.type, "Triton and a C compiler")
         raise InputError(
             f"--compile cannot compile for {device} here ({reason}); install {needs}, or leave it out"
         ) from None

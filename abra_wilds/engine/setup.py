@@ -32,7 +32,7 @@ from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_rank, local_world, world
-from abra_wilds.engine.artifacts.checkpoint import load_weights
+from abra_wilds.engine.artifacts.weights import load_backbone, load_head, refuse_random_stem
 from abra_wilds.engine.precision import check_speed
 from abra_wilds.engine.schedule import warmup_lines
 from abra_wilds.methods import get_method
@@ -313,17 +313,22 @@ def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> N
 
 
 def pick_device(name: str) -> torch.device:
-    """The CUDA device of an index, or the CPU where there is none, as WILDS has it.
+    """The device of --device; an index alone is the CPU where there is no CUDA, as WILDS has it.
 
-    It becomes the current device, which torch's pinning thread and its test for bf16 take. Of several
+    A CUDA device becomes the current one, which torch's pinning thread and its test for bf16 take. Of several
     processes each has the device of its number on its machine; one that is shown a single device has that.
 
     Raises:
-        InputError: for an index beyond the last device.
+        InputError: for a device that is not there.
     """
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    n, k = torch.cuda.device_count(), int(name)
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps and world() == 1 else "cpu"
+    if (name == "mps" and not mps) or (name.startswith("cuda") and not cuda):
+        raise InputError(f"--device {name} finds no such device that this torch can use; give auto or cpu")
+    if name in ("cpu", "mps") or not cuda:
+        return torch.device("mps" if name == "mps" else "cpu")
+    n, k = torch.cuda.device_count(), int(name.removeprefix("cuda").removeprefix(":") or 0)
     if world() > 1:
         k = 0 if n == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else local_rank()
         if k >= n:
@@ -383,17 +388,18 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
     m = config.model
     # First weights depend on the seed alone, whatever was drawn before: methods compared have the same.
     torch.manual_seed(config.train.seed)
-    pretrained = m.pretrained and load and m.pretrained_model_path is None
-    if pretrained and config.optim.n_epochs == 0 and info.in_channels != 3 and not by_timm(m.model):
-        raise InputError(
-            f"--n_epochs 0 trains no backbone, and the first convolution of {m.model} for {info.in_channels} "
-            "channels would stay random before pretrained weights; give --pretrained_model_path, or a "
-            "--model of timm, which spreads its weights over the channels"
-        )
+    path = Path(m.pretrained_model_path) if m.pretrained_model_path is not None and load else None
+    pretrained = m.pretrained and load and path is None
+    if pretrained and info.in_channels != 3 and not by_timm(m.model):
+        refuse_random_stem(config, info)
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
+    if path is not None:
+        weights, fresh = load_backbone(path, net, m.new_stem, by_timm(m.model))
+        if fresh:
+            refuse_random_stem(config, info)
     method = get_method(config.algorithm)(net, info, config.method)
     for e in (config.eval, *config.eval.alternatives()):
         check_adaptable(method, e)
-    if m.pretrained_model_path is not None and load:
-        load_weights(Path(m.pretrained_model_path), method, m.load_featurizer_only)
+    if path is not None and not m.load_featurizer_only:
+        load_head(path, weights, method)
     return method

@@ -37,11 +37,18 @@ def explain_out_of_memory() -> Iterator[None]:
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except RuntimeError as fault:
+        if not out_of_memory(fault):
+            raise
         raise RunAborted(
-            "training does not fit the device's memory; start again with a lower --batch_size, or with "
-            "--amp bf16"
+            "training does not fit the device's memory; start anew, by --overwrite, with a lower "
+            "--batch_size or with --amp bf16"
         ) from None
+
+
+def out_of_memory(fault: RuntimeError) -> bool:
+    """Whether the device's memory did not suffice; MPS has no type of its own for that."""
+    return isinstance(fault, torch.OutOfMemoryError) or str(fault).startswith("MPS backend out of memory")
 
 
 class Trained(Protocol):

@@ -26,6 +26,11 @@ def full_precision(device_type: str) -> AbstractContextManager[object]:
     return torch.autocast(device_type, enabled=False)
 
 
+def in_float64(x: Tensor) -> Tensor:
+    """The tensor in double precision, on the host where its device has none (MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
+
+
 def at_least_fp32(x: Tensor) -> Tensor:
     """The tensor itself, or its float32 copy where x is half precision; float64 stays float64."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

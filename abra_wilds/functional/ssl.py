@@ -111,6 +111,7 @@ def block_masks(
         masks[image] = _block_mask(grid, int(count))
     hidden = np.flatnonzero(masks)
     weight = 1 / (n * masks.sum((1, 2))[hidden // patches])
+    weight = weight.astype(np.float32 if device.type == "mps" else np.float64)  # which MPS does not have
     # A blocking copy would make the host wait for all that the device has still to do.
     on_host = (torch.from_numpy(t) for t in (masks, hidden, weight))
     masks_, hidden_, weight_ = (t.to(device, non_blocking=True) for t in on_host)

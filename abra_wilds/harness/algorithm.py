@@ -201,7 +201,7 @@ def columns_of(path: Path) -> tuple[str, ...] | None:
     """Those of a log that a resumed run goes on with, but for epoch and batch; None where none begins."""
     if not path.is_file():
         return None
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         header = next(csv.reader(file), None)
     return None if header is None else tuple(name for name in header if name not in ("epoch", "batch"))
 

@@ -91,8 +91,10 @@ def read_request(argv: Sequence[str], names: Mapping[str, str], flags: Collectio
         for n, value in values.items()
         if n in flags and (n in given or n in ("dataset", "root_dir")) and not isinstance(value, Mapping)
     ]
-    if run.train.device == ("cpu",):
+    device = run.train.device[0]
+    if device in ("cpu", "auto"):
         passed.remove("device")  # without a GPU it takes the CPU, and has no word for it
+    values["device"] = device.removeprefix("cuda").removeprefix(":") or "0"
     line = ["--algorithm", asked, *(word for n in passed for word in words(n, values[n])), *rest]
     if run.train.progress_bar is None and sys.stderr.isatty():
         line += ["--progress_bar", "true"]
@@ -164,6 +166,8 @@ def check_given(given: Mapping[str, Any]) -> None:
             "--device must be the index of a device inside a WILDS checkout; got cpu; hide the "
             "devices from it by CUDA_VISIBLE_DEVICES="
         )
+    if "mps" in devices:
+        raise InputError("--device mps is unknown to a WILDS checkout; train by examples/run_expt.py")
     if len(devices) > 1:
         raise InputError(
             f"--device {' '.join(devices)}: WILDS would cut each batch into parts by DataParallel, and the "

@@ -64,7 +64,7 @@ class Checkout:
         """The commit that is checked out, or "unknown" for a folder that is no clone of its own."""
         command = ["git", "-C", str(self.path), "rev-parse", "--show-toplevel", "HEAD"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True)
         except (OSError, subprocess.CalledProcessError):
             return "unknown"
         top, head = done.stdout.splitlines()

@@ -152,6 +152,11 @@ class Harness:
             self._dataset = setup.dataset  # the checkout's first request for it gets this one
             self._method = build_method(config, setup.info, load=begins(config))
         folder = open_folder(config)
+        if folder.sign_lines():
+            raise InputError(
+                f"--log_dir {folder.path} takes no ':' in names of files, and a WILDS checkout knows no "
+                "others; give another folder, or train by our own command, examples/run_expt.py"
+            )
         if config.eval.eval_only:
             config = as_trained(folder, config)
         if config.train.resume or config.eval.eval_only:

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abra_wilds.compat.imports import torchvision_importable
 from abra_wilds.errors import InputError
+from abra_wilds.nets.published import names_of, with_published
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.vit import staged_vit
 
@@ -50,7 +51,7 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
     }
     expansion = net.layer1[0].expansion
     widths = [net.conv1.out_channels, *(expansion * planes for planes in (64, 128, 256, 512))]
-    return StagedNet(stages, dict(zip(stages, widths, strict=True)))
+    return with_published(StagedNet(stages, dict(zip(stages, widths, strict=True))), names_of(net))
 
 
 def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
@@ -70,7 +71,8 @@ def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> S
     Raises:
         InputError: if the weights cannot be had.
     """
-    f = torchvision_net(name, pretrained).features
+    net = torchvision_net(name, pretrained)
+    f = net.features
     if new_stem or in_channels != 3:
         f.conv0 = fresh_convolution(in_channels, f.conv0.out_channels)
     stages = {
@@ -82,7 +84,7 @@ def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> S
     }
     cut = [f.transition1.conv, f.transition2.conv, f.transition3.conv]
     widths = [f.conv0.out_channels, *(conv.out_channels for conv in cut), f.norm5.num_features]
-    return StagedNet(stages, dict(zip(stages, widths, strict=True)))
+    return with_published(StagedNet(stages, dict(zip(stages, widths, strict=True))), names_of(net))
 
 
 def torchvision_net(name: str, pretrained: bool) -> Any:
@@ -96,16 +98,17 @@ def torchvision_net(name: str, pretrained: bool) -> Any:
     except (URLError, OSError, RuntimeError) as fault:
         if not pretrained:
             raise
-        raise unavailable(f"ImageNet weights of {name}", fault, "torch's hub cache") from None
+        url = torchvision_models().get_model_weights(name)[WEIGHTS].url
+        raise unavailable(f"ImageNet weights of {name}", fault, url) from None
 
 
-def unavailable(weights: str, fault: Exception, cache: str) -> InputError:
-    """The refusal for weights that could not be fetched."""
+def unavailable(weights: str, fault: Exception, source: str) -> InputError:
+    """The refusal for weights that could not be fetched from their source."""
     reason = next(iter(str(fault).splitlines()), type(fault).__name__).rstrip(".")
     return InputError(
-        f"the {weights} could not be loaded ({reason}); connect to the network once, put the file into "
-        f"{cache}, give weights by --pretrained_model_path, or start from random weights with "
-        "--pretrained false"
+        f"the {weights} could not be loaded ({reason}); connect to the network once, give their file, from "
+        f"{source}, by --pretrained_model_path FILE --load_featurizer_only, or start from random weights "
+        "with --pretrained false"
     )
 
 
@@ -144,12 +147,21 @@ def timm_net(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> S
     except (OSError, RuntimeError, ValueError) as fault:
         if not pretrained:
             raise
-        raise unavailable(f"weights of timm's {arch}", fault, "the cache of huggingface_hub") from None
-    staged = staged_vit(net) if is_vit else staged_cnn(net, arch, in_channels)
+        known_as = getattr(timm.get_pretrained_cfg(arch), "hf_hub_id", None) or arch
+        source = f"{known_as} (model.safetensors)"
+        raise unavailable(f"weights of timm's {arch}", fault, source) from None
+    theirs = names_of(net)
+    staged = with_published(staged_vit(net) if is_vit else staged_cnn(net, arch, in_channels), theirs)
     if new_stem:
         first: Any = next(m for m in staged.stages["stem"].modules() if isinstance(m, nn.Conv2d))
         first.reset_parameters()
     return staged
+
+
+def spread(weight: Tensor, in_channels: int) -> Tensor:
+    """The weight (D, 3, h, w) of a first convolution for C_in channels, (D, C_in, h, w), as timm has it."""
+    wider: Tensor = timm_package().models.adapt_input_conv(in_channels, weight)
+    return wider
 
 
 def timm_package() -> ModuleType:
@@ -166,7 +178,7 @@ def timm_package() -> ModuleType:
             raise
         raise InputError(
             "vit_small and timm:NAME need the package timm, which is not installed; "
-            "run `pip install -e '.[timm]'`, or choose another --model"
+            "run `pip install 'abra-wilds[timm]'`, or choose another --model"
         ) from None
 
 

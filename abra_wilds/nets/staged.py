@@ -32,6 +32,7 @@ class StagedNet(nn.Module):
         class_token: whether the first position of the last stage's output is a class token.
         amp: the half precision that it runs in, by autocast of its own; None for that of its surroundings.
         channels_last: whether feature maps have their channels last in memory; weights follow by `to`.
+        published: what files of its builder call its tensors -> its own names.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class StagedNet(nn.Module):
         self.class_token = class_token
         self.amp: torch.dtype | None = None
         self.channels_last = False
+        self.published: Mapping[str, str] = {}
         self._compile: Callable[[StageCall], StageCall] | None = None
         self._compiled: dict[Sequence[str], StageCall] = {}
 

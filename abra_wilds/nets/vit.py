@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abra_wilds.config.data import LEAST_SIDE
 from abra_wilds.errors import InputError
 from abra_wilds.nets.staged import STAGES, StagedNet
 
@@ -50,7 +51,7 @@ class PatchStem(nn.Module):
         """
         (H, W), (h, w) = x.shape[-2:], self.patch
         if H % h or W % w:
-            near = f"{max(H // h, 1) * h} {max(W // w, 1) * w}"
+            near = " ".join(str(max(side // p, -(-LEAST_SIDE // p)) * p) for side, p in ((H, h), (W, w)))
             raise InputError(
                 f"images of {H} x {W} pixels cannot be cut into this model's patches of {h} x {w}; resize "
                 f"them, for instance by --target_resolution {near}, or choose another --model"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from abra_wilds.config.fields import Flag
+from abra_wilds.config.fields import Flag, expanded
 from abra_wilds.config.files import read_yaml
 from abra_wilds.config.run import RunConfig
 from abra_wilds.errors import InputError
@@ -204,7 +204,7 @@ def recipe(name: str) -> Path:
     >>> recipe("controls/c1_erm").name
     'c1_erm.yaml'
     """
-    return named_yaml(name, Path(__file__).parent)
+    return named_yaml(expanded(name, "--config"), Path(__file__).parent)
 
 
 def read_file(path: Path) -> dict[str, Any]:

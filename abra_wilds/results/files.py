@@ -40,7 +40,7 @@ def make_out(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
 def same_file(source: Path, path: Path) -> None:

@@ -52,6 +52,17 @@ def adaptation_values(tta: str | None) -> dict[str, Any]:
     return values
 
 
+def adaptation_flags(tta: str) -> str:
+    """The flags of `abra-wilds predict` for an adaptation by its name; "" for a name of none.
+
+    >>> adaptation_flags("mixed_bn_experiment_m256_b64")
+    '--tta mixed_bn --tta_group experiment --tta_batch_size 64'
+    """
+    found = adaptation_values(None if tta == "none" else tta)
+    given = {n: v for n, v in found.items() if n == "tta" or v != COMMON.settings[n].default}
+    return " ".join(f"--{n} {v:g}" if isinstance(v, float) else f"--{n} {v}" for n, v in given.items())
+
+
 # Ends of the flags for epochs of a classifier on frozen features, which follow those over images.
 HEAD_EPOCHS = ("_head_epochs", "_probe_epochs")
 

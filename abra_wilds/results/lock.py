@@ -12,6 +12,8 @@ from filelock import FileLock, Timeout
 
 from abra_wilds.errors import InputError
 
+FOREVER = -1.0  # as filelock has it
+
 
 @contextmanager
 def hold(path: Path, patience: float = 0.0) -> Iterator[bool]:
@@ -19,7 +21,7 @@ def hold(path: Path, patience: float = 0.0) -> Iterator[bool]:
 
     Args:
         path: of the lock's file.
-        patience: seconds to wait for it.
+        patience: seconds to wait for it, or FOREVER.
 
     Yields:
         Whether the lock is ours.

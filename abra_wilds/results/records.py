@@ -21,15 +21,6 @@ FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def model_name(dataset: str, seed: int, epoch: str | int) -> str:
-    """Name of the checkpoint of the "best", "last" or numbered epoch, as WILDS' scripts form it.
-
-    >>> model_name("rxrx1", 0, "best")
-    'rxrx1_seed:0_epoch:best_model.pth'
-    """
-    return f"{dataset}_seed:{seed}_epoch:{epoch}_model.pth"
-
-
 @dataclass(frozen=True)
 class Record:
     """One split, predicted by one checkpoint.
@@ -52,7 +43,7 @@ class Record:
         acc_by_cell: the same for each cell type.
         acc_screen: of six channels, the same among treatments alone and by well (see scores.py).
         n: number of images.
-        predictions: name of the predictions file, beside this one.
+        predictions: name of the predictions file, beside this one (`names.found` where it was renamed since).
         predictions_sha256: its checksum.
         config_sha256: digest of the configuration.
         commit: of the source, with "+changes" where it was modified, or "unknown".

@@ -17,6 +17,7 @@ from abra_wilds.config.run import COMMON
 from abra_wilds.config.schema import canonical, digest_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.legacy import candidates
+from abra_wilds.results.names import found
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 
 # As pages and figures call them.
@@ -100,7 +101,7 @@ class Entry:
     @property
     def predictions(self) -> Path:
         """The predictions file."""
-        return self.folder / self.record.predictions
+        return found(self.folder / self.record.predictions)
 
     @property
     def epoch(self) -> str:

@@ -155,10 +155,12 @@ def _write_tables(partial: Path, table: pd.DataFrame, config: SimulationConfig) 
     """Write what makes a folder a data set; last, as loaders take these files for the sign of a whole one."""
     # The generator's first name: what stands here is part of the digest of a data set.
     made = {"generator": "abra_wilds.data.simulate", "generator_version": GENERATOR_VERSION, **asdict(config)}
-    (partial / MARKER).write_text(json.dumps(made, indent=2) + "\n")
+    (partial / MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     table.to_csv(partial / "metadata.csv", index=False)
     if config.layout == "wilds":
-        (partial / _RELEASE).write_text(f"Simulated by abra_wilds, not RxRx1: see {MARKER}.\n")
+        (partial / _RELEASE).write_text(
+            f"Simulated by abra_wilds, not RxRx1: see {MARKER}.\n", encoding="utf-8"
+        )
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

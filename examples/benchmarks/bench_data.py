@@ -27,6 +27,7 @@ from bench_common import circumstances, deliver, make_parser
 from tqdm import tqdm
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.config.fields import path
 from abra_wilds.data.augment.transforms import crop_side
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
 from abra_wilds.data.reading.crops import draw_windows
@@ -157,7 +158,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> int:
     """The command."""
     parser = make_parser(__doc__)
-    parser.add_argument("--folder", type=Path, help="where the screens go; unset: a temporary folder")
+    parser.add_argument("--folder", type=path, help="where the screens go; unset: a temporary folder")
     parser.add_argument("--datasets", nargs="+", choices=SCREENS, default=list(SCREENS))
     parser.add_argument("--workers", type=int, default=2, help="processes of the loader")
     parser.add_argument(

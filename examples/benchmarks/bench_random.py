@@ -109,7 +109,7 @@ def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) 
     sub, shape = SHAPES[name]
     (root / sub).mkdir()
     table(plates, wells).to_csv(root / sub / "metadata.csv", index=False)
-    (root / sub / "RELEASE_v1.0.txt").write_text("Random bytes, not RxRx1.\n")
+    (root / sub / "RELEASE_v1.0.txt").write_text("Random bytes, not RxRx1.\n", encoding="utf-8")
     dataset = from_files(name, root)
     dataset.get_input = partial(random_image, shape)
     folder, todo = pack_folder(dataset.data_dir), plates_of(dataset)

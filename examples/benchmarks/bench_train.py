@@ -33,6 +33,7 @@ from bench_random import SHAPES, check_random, make_loader, write_random
 from tqdm import tqdm
 
 from abra_wilds import run_config
+from abra_wilds.config.fields import path
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.prefetch import prefetched
@@ -237,7 +238,7 @@ def table(result: dict[str, Any]) -> str:
 def make_arguments() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = make_parser(__doc__)
-    parser.add_argument("--folder", type=Path, help="on whose disk images lie meanwhile; unset: /tmp")
+    parser.add_argument("--folder", type=path, help="on whose disk images lie meanwhile; unset: /tmp")
     parser.add_argument("--datasets", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--gigabytes", type=float, default=10.0, help="of images of a data set, at most")
     parser.add_argument("--wells", type=int, default=256, help="of a plate, one image each")

@@ -34,6 +34,7 @@ from comparison_page import SPLITS, as_page, as_text, table
 from comparison_rows import SETTINGS, table_rows
 
 from abra_wilds import fit, run_config
+from abra_wilds.config.fields import path
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.datasets.catalogue import data_digest, load_dataset
 from abra_wilds.engine.artifacts.folder import folder_of
@@ -110,7 +111,9 @@ def in_process(label: str, seed: int, args: argparse.Namespace) -> tuple[float, 
     threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     shown = run_folder(label, seed, args).with_suffix(".failed.txt")
     shown.unlink(missing_ok=True)
-    done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, **threads}, capture_output=True, text=True, errors="replace"
+    )
     if done.returncode:
         shown.parent.mkdir(parents=True, exist_ok=True)
         write_text(shown, done.stdout + done.stderr)
@@ -214,7 +217,7 @@ def make_screen(args: argparse.Namespace) -> None:
     marker = args.folder / "screen" / "rxrx1_v1.0" / MARKER
     if not marker.exists():
         simulate(args.folder / "screen", screen, workers=args.jobs, progress=True)
-    there, wanted = json.loads(marker.read_text()), json.loads(json.dumps(asdict(screen)))
+    there, wanted = json.loads(marker.read_text(encoding="utf-8")), json.loads(json.dumps(asdict(screen)))
     if {name: there.get(name) for name in wanted} != wanted:
         raise InputError(f"{marker.parent} is another screen; give another folder")
 
@@ -222,14 +225,14 @@ def make_screen(args: argparse.Namespace) -> None:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=Path("comparison"), help="screen and runs")
+    parser.add_argument("folder", nargs="?", type=path, default=Path("comparison"), help="screen and runs")
     parser.add_argument("--seeds", type=int, default=5, help="seeds 0, 1, ... of each row")
     parser.add_argument("--n_epochs", type=int, help="of every row; unset: those of comparison_rows.py")
     parser.add_argument("--screen", choices=("mini", "midi"), default="midi", help="preset of the simulator")
     parser.add_argument("--only", nargs="+", choices=list(table_rows()), metavar="ROW", help="these rows")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, of one thread each")
     parser.add_argument("--device", default="cpu", help="index of a CUDA device, or cpu")
-    parser.add_argument("--records", type=Path, help="the collection; its table is written beside it as .md")
+    parser.add_argument("--records", type=path, help="the collection; its table is written beside it as .md")
     parser.add_argument("--table_only", action="store_true", help="make the table of --records again")
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
     args: argparse.Namespace = parser.parse_args()

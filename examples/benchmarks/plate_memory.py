@@ -13,7 +13,6 @@ import json
 import sys
 import weakref
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from abra_wilds import get_method
+from abra_wilds.config.fields import path
 from abra_wilds.nets.backbones import build_net
 from abra_wilds.results.files import write_text
 from abra_wilds.results.provenance import commit, versions
@@ -80,7 +80,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, help="file for the result")
+    parser.add_argument("--json", type=path, help="file for the result")
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "densenet161"])
     args = parser.parse_args()
     rows = []

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections import Counter
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from abra_wilds.board.bundle.archives import read_archive
+from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.config.evaluation import GROUPED_TTA, TTA, EvalConfig
 from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
@@ -17,6 +20,7 @@ from abra_wilds.recipes.resolve import run_config
 from abra_wilds.results import legacy, runs
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
+from tests import disks
 from tests.board import boards
 from tests.board.boards import change_records, make_run, make_runs
 from tests.runs import assert_says
@@ -179,3 +183,15 @@ def test_config_and_records_of_a_run_are_read_once(screen, tmp_path, monkeypatch
     assert len(all_entries(found)) == len(all_entries(found)) == 12
     own = [run.path / name for run in found for name in (CONFIG, RESULTS)]
     assert [read[path] for path in own] == [1, 1, 1, 1]
+
+
+def test_files_without_colons_give_the_same_bundle(three, tmp_path):
+    words = [str(three), "--out"]
+    assert bundle_main([*words, str(tmp_path / "a.zip")]) == 0
+    disks.rename_colons(three)
+    assert bundle_main([*words, str(tmp_path / "b.zip")]) == 0
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+    zipfile.ZipFile(tmp_path / "a.zip").extractall(tmp_path / "a")
+    disks.rename_colons(tmp_path / "a")
+    packed, unpacked = (sorted(m.name for m in read_archive(tmp_path / name)) for name in ("a.zip", "a"))
+    assert packed == unpacked

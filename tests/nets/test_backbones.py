@@ -205,7 +205,7 @@ def test_weights_of_timms_without_a_network_give_one_sentence_that_says_what_to_
         raise OSError("no network\nat all")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    said = r"^[^\n]*vit_small_patch16_224 [^\n]*\(no net[^\n]*huggingface_hub[^\n]*--pretrained false[^\n]*$"
+    said = r"^[^\n]*vit_small_patch16_224 [^\n]*\(no net[^\n]*timm/vit_small_[^\n]*--pretrained false[^\n]*$"
     with pytest.raises(InputError, match=said):
         build_net("vit_small", 3, pretrained=True)
 

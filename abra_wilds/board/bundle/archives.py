@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write
+from abra_wilds.results.names import COLON, predictions_name, with_sign
 
 BUNDLED_SPLITS = ("val", "test", "id_test")
 SEEDS = (0, 1, 2)
@@ -47,7 +48,7 @@ class BundleMember:
 
 def member_name(split: str, seed: int) -> str:
     """What WILDS' evaluator calls the predictions of a split by the best epoch of a seed."""
-    return f"rxrx1/rxrx1_split:{split}_seed:{seed}_epoch:best_pred.csv"
+    return f"rxrx1/{predictions_name('rxrx1', split, seed, 'best')}"
 
 
 def wrong_ids(content: bytes, n: int, n_classes: int) -> str | None:
@@ -194,4 +195,5 @@ def _folder_members(path: Path) -> Iterator[BundleMember]:
             file = Path(folder, name)
             kind = "a link" if file.is_symlink() else "file" if file.is_file() else "no plain file"
             small = kind == "file" and file.stat().st_size <= LARGEST
-            yield BundleMember(file.relative_to(path).as_posix(), kind, file.read_bytes() if small else None)
+            official = with_sign(file.relative_to(path).as_posix(), COLON)
+            yield BundleMember(official, kind, file.read_bytes() if small else None)

@@ -20,6 +20,8 @@ from abra_wilds.board.bundle.readme import Nine, readme
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.finished import refuse_older, refuse_unfinished
+from abra_wilds.results.legacy import adaptation_flags
+from abra_wilds.results.names import all_found, predictions_name
 from abra_wilds.results.records import RESULTS
 from abra_wilds.results.runs import (
     Entry,
@@ -96,7 +98,12 @@ def best(run: Run, tta: str | None) -> dict[str, Entry]:
     if tta is not None:
         entries = [e for e in read_adapted(run) if (e.record.tta or "none") == tta]
         if not entries:
-            how = f"make them with 'abra-wilds predict ... --tta {tta}'"
+            flags = adaptation_flags(tta)
+            how = (
+                f"make them with 'abra-wilds predict MODEL {flags}'"
+                if flags
+                else "give a name in its tta_NAME"
+            )
             raise InputError(f"{run.path} holds no predictions with the adaptation {tta}; {how}")
         refuse_older(run, own, entries)
     folder = entries[0].folder
@@ -123,11 +130,11 @@ def checked_content(entry: Entry) -> bytes:
         InputError: if they are missing, not alone, changed since, or cannot be predictions of the split.
     """
     r, path = entry.record, entry.predictions
-    alike = f"rxrx1_split:{r.split}_seed:{r.seed}_epoch:best"
-    names = sorted(p.name for p in entry.folder.iterdir() if p.name.startswith(alike))
-    if names != [r.predictions]:
+    alike = predictions_name("rxrx1", r.split, r.seed, "best").removesuffix("_pred.csv")
+    names = sorted(p.name for p in all_found(entry.folder, f"{alike}*"))
+    if names != [path.name]:
         raise InputError(
-            f"{entry.folder} must hold {r.predictions} as its one file of {r.split} by the best epoch; found "
+            f"{entry.folder} must hold {path.name} as its one file of {r.split} by the best epoch; found "
             f"{', '.join(names) or 'none'}; keep that one"
         )
     if sha256(path) != r.predictions_sha256:

@@ -157,7 +157,7 @@ def as_json(scores: Scores, sizes: Mapping[str, int], simulated: bool) -> str:
     return json.dumps({"dataset": "rxrx1", "simulated": simulated, "splits": splits}, indent=1) + "\n"
 
 
-def verify(archive: Path, root_dir: str, numbers: Path | None) -> int:
+def verify(archive: Path, root_dir: Path, numbers: Path | None) -> int:
     """Print the scores of an archive, or what is wrong with it; returns the exit code."""
     dataset = load_dataset("rxrx1", root_dir)
     try:

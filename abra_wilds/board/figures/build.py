@@ -125,7 +125,7 @@ def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace)
 
     if args.runs.resolve() not in checkpoint.resolve().parents:
         raise InputError(f"--checkpoint {checkpoint} does not lie in {args.runs}; give RUNS that holds it")
-    flags = {} if args.root_dir is None else {"root_dir": args.root_dir}
+    flags = {} if args.root_dir is None else {"root_dir": str(args.root_dir)}
     saved = open_saved(checkpoint, flags, args.tta_group)
     failed = {}
     for number in numbers:

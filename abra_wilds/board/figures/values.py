@@ -10,7 +10,7 @@ from typing import Any
 
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
-from abra_wilds.results.records import model_name
+from abra_wilds.results.names import found, model_name
 from abra_wilds.results.runs import Run, differing
 
 # What the values of a figure are called there.
@@ -77,7 +77,7 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
         digests = first["checkpoint_sha256"], first["config_sha256"]
     except (ValueError, LookupError, TypeError):
         raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
-    model = run.path / name
+    model = found(run.path / name)
     now = sha256(model) if model.is_file() else digests[0], run.config["digest"]
     if digests != now:
         raise InputError(

@@ -22,7 +22,7 @@ from abra_wilds.board.sweep.state import FINISHED, RunState, locked
 from abra_wilds.board.terms import terms_in_words
 from abra_wilds.errors import InputError
 
-# Processes that were killed hold their lock until the system has taken them down.
+# Processes that were killed hold their locks until the system has taken them down.
 PATIENCE = 10.0  # seconds
 FAILED = "failed"
 
@@ -34,7 +34,8 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
         InputError: before anything is started, for whatever cannot be used or would be mixed.
     """
     spec = read_spec(spec_path(args.spec))
-    planned = plan(spec, args.out, args.root_dir, args.only, args.seeds)
+    root_dir = None if args.root_dir is None else str(args.root_dir)
+    planned = plan(spec, args.out, root_dir, args.only, args.seeds)
     slots = device_slots(args.devices, spec.gpus_per_run, args.jobs)
     states = [RunState(run) for run in planned]
     todo = [state for state in states if state.stage != FINISHED or state.to_adapt]
@@ -72,7 +73,7 @@ def device_slots(devices: Sequence[str] | None, k: int, jobs: int | None) -> lis
     """The devices of each run that goes on at the same time.
 
     Args:
-        devices: indices, or cpu; None for the first k.
+        devices: indices, mps or cpu; None for the first k.
         k: devices of each run.
         jobs: runs at the same time; None for as many as there are devices for.
 
@@ -82,10 +83,10 @@ def device_slots(devices: Sequence[str] | None, k: int, jobs: int | None) -> lis
     devices = [str(i) for i in range(k)] if devices is None else list(devices)
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be 1 or more; got {jobs}")
-    if devices == ["cpu"]:
-        return [("cpu",)] * (jobs or 1)
+    if devices == ["cpu"] or (devices == ["mps"] and k == 1):
+        return [tuple(devices)] * (jobs or 1)
     if not all(d.isdecimal() for d in devices) or len(set(devices)) < len(devices):
-        raise InputError(f"--devices must be CUDA indices, each once, or cpu; got {' '.join(devices)}")
+        raise InputError(f"--devices must be CUDA indices, each once, or mps or cpu; got {' '.join(devices)}")
     groups = [tuple(devices[i : i + k]) for i in range(0, len(devices) - k + 1, k)]
     if not groups:
         raise InputError(f"--devices got {' '.join(devices)}, and a run of this sweep takes {k}; give more")
@@ -123,8 +124,8 @@ def run_each(
     def do(run: Planned) -> str:
         slot = free.get()
         try:
-            with locked(run, patience) as lock:
-                return launcher.do(run, slot, lock)
+            with locked(run, patience) as ours:
+                return launcher.do(run, slot, ours)
         finally:
             free.put(slot)
 

@@ -63,29 +63,29 @@ class Launcher:
         self.guard = threading.Lock()
         self.stopped = False
 
-    def do(self, run: Planned, slot: Sequence[str], lock: int | None) -> str:
+    def do(self, run: Planned, slot: Sequence[str], ours: bool) -> str:
         """Train a run as far as it is not, and make its adaptations; returns what was done.
 
         Args:
-            run: whose lock is held.
+            run: to be done.
             slot: its devices.
-            lock: descriptor of the lock, which every process inherits; None if another sweep has it.
+            ours: whether its lock is held; if not, another sweep is at it.
 
         Raises:
             Failed: with the last line of a process that failed.
             InputError: if its folder has come to hold another run.
         """
-        if lock is None:
+        if not ours:
             return ELSEWHERE
         began, state = time.monotonic(), RunState(run)  # another sweep may have been here since the plan
         parts = []
         if state.stage != FINISHED:
-            self.call(run, self.training(run, state.stage, slot), slot, lock)
+            self.call(run, self.training(run, state.stage, slot), slot)
             state, parts = RunState(run), ["trained"]
             check_complete(run, state.lacking())
         for adaptation in state.to_adapt:
             clear(run, adaptation)
-            self.call(run, self.predicting(state, adaptation, slot), slot, lock)
+            self.call(run, self.predicting(state, adaptation, slot), slot)
             check_complete(run, state.lacking_of(adaptation))
             parts.append(f"tta_{adaptation.name}")
         if not parts:
@@ -112,7 +112,7 @@ class Launcher:
         model = str(state.run.model_of(state.model_for(adaptation)))
         return [*self.programs.predict, model, *adaptation.words, "--device", device]
 
-    def call(self, run: Planned, command: Sequence[str], slot: Sequence[str], lock: int) -> None:
+    def call(self, run: Planned, command: Sequence[str], slot: Sequence[str]) -> None:
         """Run a command to its end, its output appended to the run's log.
 
         Raises:
@@ -131,7 +131,6 @@ class Launcher:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=self.environment(slot),
-                    pass_fds=(lock,),
                 )
                 self.children.add(child)
             code = child.wait()

@@ -17,7 +17,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.methods.base import Method
 from abra_wilds.recipes.flags import parse
-from abra_wilds.results.records import model_name
+from abra_wilds.results.names import found, model_name
 
 # Without these a run would not leave what tells a finished one.
 KEPT = ("save_best", "save_last", "save_pred", "evaluate_all_splits")
@@ -92,7 +92,7 @@ class Planned:
     def model_of(self, label: str) -> Path:
         """The checkpoint of a label."""
         t, data = self.config.train, self.config.data
-        return self.folder / model_name(data.dataset, t.seed, label)
+        return found(self.folder / model_name(data.dataset, t.seed, label))
 
 
 def plan(

@@ -88,7 +88,7 @@ def slurm_executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
         from submitit import SlurmExecutor
     except ImportError:
         raise InputError(
-            "--slurm needs submitit, which is not installed; pip install -e '.[slurm]'"
+            "--slurm needs submitit, which is not installed; pip install 'abra-wilds[slurm]'"
         ) from None
     try:
         executor = SlurmExecutor(folder, max_num_timeout=REQUEUES)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +10,11 @@ from pathlib import Path
 
 from abra_wilds.board.sweep.plan import Adaptation, Planned
 from abra_wilds.config.schema import jsonable
-from abra_wilds.engine.artifacts.folder import RunFolder
+from abra_wilds.engine.artifacts.folder import LOCK
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import epoch_now, unfinished
+from abra_wilds.results.lock import hold
+from abra_wilds.results.names import all_found, found, predictions_name
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.results.runs import Run, read_run
 
@@ -102,9 +100,9 @@ class RunState:
 
     def _lacking(self, folder: Path, records: Sequence[Record]) -> list[str]:
         """Splits without a record, and predictions without a file."""
-        found = {r.split: r for r in records if r.checkpoint == self.run.checkpoint}
-        missing = [f"the record of {split}" for split in self.splits if split not in found]
-        return missing + [r.predictions for r in found.values() if not (folder / r.predictions).exists()]
+        there = {r.split: r for r in records if r.checkpoint == self.run.checkpoint}
+        missing = [f"the record of {split}" for split in self.splits if split not in there]
+        return missing + [r.predictions for r in there.values() if not found(folder / r.predictions).exists()]
 
     def model_for(self, adaptation: Adaptation) -> str:
         """Label of the checkpoint that an adaptation predicts with.
@@ -155,52 +153,42 @@ def adaptation_folder(run: Planned, adaptation: Adaptation) -> Path:
 def clear(run: Planned, adaptation: Adaptation) -> None:
     """Remove the predictions that `abra-wilds predict` would refuse to overwrite; other checkpoints' stay."""
     data, t = run.config.data, run.config.train
-    names = RunFolder(adaptation_folder(run, adaptation), data.dataset, t.seed, f"_tta:{adaptation.name}")
-    for path in names.path.glob(names.predictions("*", run.checkpoint).name):
+    names = predictions_name(data.dataset, "*", t.seed, run.checkpoint, f"_tta:{adaptation.name}")
+    for path in all_found(adaptation_folder(run, adaptation), names):
         path.unlink()
 
 
 @contextmanager
-def locked(run: Planned, patience: float = 0) -> Iterator[int | None]:
-    """A run's lock, as the file descriptor to pass on to whoever works on it; None if another has it.
-
-    The system releases it when the last process that holds the descriptor has ended, however it ends. So no
-    lock can be left behind, and a run whose sweep was killed stays locked until it has ended itself.
+def locked(run: Planned, patience: float = 0) -> Iterator[bool]:
+    """Hold a run's lock while the block runs, unless another sweep does, or processes of one that was killed.
 
     Args:
         run: whose lock.
         patience: seconds to wait for it.
 
+    Yields:
+        Whether the run is ours.
+
     Raises:
         InputError: if the file system has no locks.
     """
-    path = lock_of(run)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        end = time.monotonic() + patience
-        while not (mine := _take(fd, path)) and time.monotonic() < end:
-            time.sleep(0.1)
-        if mine:
-            os.ftruncate(fd, 0)
-            os.write(fd, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
-        yield fd if mine else None
-    finally:
-        os.close(fd)
+    lock_of(run).parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience
+    with hold(lock_of(run), patience) as ours:
+        while ours and worked_on(run):
+            ours = time.monotonic() < end
+            time.sleep(0.1 if ours else 0)
+        yield ours
 
 
-def _take(fd: int, path: Path) -> bool:
-    """Try to lock a file."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as fault:
-        raise InputError(
-            f"{path} cannot be locked ({fault.strerror}), so two sweeps could do the same run; give an --out "
-            "on a file system with flock"
-        ) from None
-    return True
+def worked_on(run: Planned) -> bool:
+    """Whether a process trains the run or predicts with it: it holds the lock of the folder it writes to."""
+    for folder in (run.folder, *(adaptation_folder(run, a) for a in run.adaptations)):
+        if (folder / LOCK).exists():
+            with hold(folder / LOCK) as free:
+                if not free:
+                    return True
+    return False
 
 
 def lock_of(run: Planned) -> Path:

@@ -9,17 +9,18 @@ best on val. Whether the row is standard is decided from the runs' records. Noth
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.board.bundle.build import bundle
+from abra_wilds.config.fields import path
 from abra_wilds.terminal import alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder of run folders, one for each seed")
-    parser.add_argument("--out", type=Path, required=True, help=".tar.gz or .zip; replaced if it exists")
+    parser.add_argument("runs", type=path, metavar="RUNS", help="folder of run folders, one for each seed")
+    parser.add_argument("--out", type=path, required=True, help=".tar.gz or .zip; replaced if it exists")
     parser.add_argument("--tta", metavar="NAME", help="take tta_NAME of 'abra-wilds predict' in each run")
     parser.add_argument("--non_standard", action="store_true", help="bundle a row that is not standard")
     parser.add_argument("--contact", help="whom to write to, for the README")
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
     print(bundle(args.runs, args.out, args).split("\n## ")[0])
-    print(f"\nWrote {args.out}; check it with 'abra-wilds verify {args.out} --root_dir ROOT'")
+    command = shlex.join(["abra-wilds", "verify", str(args.out), "--root_dir", "ROOT"])
+    print(f"\nWrote {args.out}; check it with {command}")
     return 0
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.analysis.advice import SOURCE
 from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.figures.values import COMPUTED, FIGURES
 from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.terminal import alone
 
@@ -31,12 +31,12 @@ from abra_wilds.terminal import alone
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_runs(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", required=True, help="where the files go")
+    parser.add_argument("--out", type=path, metavar="FOLDER", required=True, help="where the files go")
     parser.add_argument("--figure", type=int, nargs="+", choices=FIGURES, default=FIGURES, help="unset: all")
     parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", default=(), metavar="FILE", help="models of runs in RUNS"
+        "--checkpoint", type=path, nargs="+", default=(), metavar="FILE", help="models of runs in RUNS"
     )
-    parser.add_argument("--root_dir", metavar="ROOT", help="folder of the data; unset: as in the run")
+    parser.add_argument("--root_dir", type=path, metavar="ROOT", help="of the data; unset: as in the run")
     parser.add_argument("--split", default="test", metavar="NAME", help="that is compared with train")
     parser.add_argument(
         "--tta_group", choices=tuple(TTA_GROUPS), default="plate", help="what a bio-batch is to Figures 7-10"

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.select import add_runs, chosen_runs
+from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
 from abra_wilds.terminal import alone
@@ -24,13 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_runs(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", required=True, help="the page, such as report.html"
+        "--out", type=path, metavar="FILE", required=True, help="the page, such as report.html"
     )
     parser.add_argument(
-        "--root_dir", type=Path, metavar="ROOT", help="folder of the data, for its metadata.csv"
+        "--root_dir", type=path, metavar="ROOT", help="folder of the data, for its metadata.csv"
     )
     parser.add_argument(
-        "--figures", type=Path, metavar="FOLDER", help="of figures.py; unset: RUNS/../figures"
+        "--figures", type=path, metavar="FOLDER", help="of figures.py; unset: RUNS/../figures"
     )
     parser.add_argument(
         "--split_settings", action="store_true", help="show several settings of a method as rows of their own"

@@ -13,22 +13,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.board.sweep.build import sweep
 from abra_wilds.board.sweep.launch import Programs
+from abra_wilds.config.fields import path
 from abra_wilds.terminal import alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("spec", metavar="SPEC", help="the sweep's YAML file, or a name such as table_3")
-    parser.add_argument("--out", type=Path, required=True, metavar="RUNS", help="folder of all run folders")
-    parser.add_argument("--root_dir", metavar="ROOT", help="of the data; unset: as the main command has it")
+    parser.add_argument("spec", type=path, metavar="SPEC", help="the sweep's file, or a name such as table_3")
+    parser.add_argument("--out", type=path, required=True, metavar="RUNS", help="folder of all run folders")
+    parser.add_argument(
+        "--root_dir", type=path, metavar="ROOT", help="of the data; unset: as in the main command"
+    )
     parser.add_argument("--only", nargs="+", metavar="ROW", help="labels of the rows to do; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="seeds to do; unset: all")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; unset: as devices allow")
-    parser.add_argument("--devices", nargs="+", metavar="D", help="CUDA indices, or cpu; unset: the first")
+    parser.add_argument(
+        "--devices", nargs="+", metavar="D", help="CUDA indices, mps or cpu; unset: the first"
+    )
     parser.add_argument(
         "--slurm",
         nargs="*",

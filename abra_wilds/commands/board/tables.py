@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.board.select import add_runs, check_adaptation, chosen_runs
 from abra_wilds.board.tables.build import build_tables, write_tables
 from abra_wilds.board.tables.formats import markdown
 from abra_wilds.board.tables.rows import PLATE, TABLE_NUMBERS
+from abra_wilds.config.fields import path
 from abra_wilds.terminal import alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     add_runs(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where table_N.md and so on go")
+    parser.add_argument("--out", type=path, metavar="FOLDER", help="where table_N.md and so on go")
     parser.add_argument(
         "--table", type=int, nargs="+", choices=TABLE_NUMBERS, default=TABLE_NUMBERS, help="which; unset: all"
     )

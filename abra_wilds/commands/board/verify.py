@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from abra_wilds.board.bundle.verify import verify
+from abra_wilds.config.fields import path
 from abra_wilds.terminal import alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument(
-        "archive", type=Path, metavar="ARCHIVE", help=".tar.gz, .zip, or an unpacked one's folder"
+        "archive", type=path, metavar="ARCHIVE", help=".tar.gz, .zip, or an unpacked one's folder"
     )
     parser.add_argument(
-        "--root_dir", required=True, help="folder that holds rxrx1_v1.0 with its metadata.csv"
+        "--root_dir", type=path, required=True, help="folder that holds rxrx1_v1.0 with its metadata.csv"
     )
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--json", type=path, help="also write the numbers to this file")
 
 
 def run(args: argparse.Namespace) -> int:

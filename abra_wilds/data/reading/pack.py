@@ -7,14 +7,12 @@ the image files as they are, so that an interrupted one loses only the plates it
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +34,7 @@ from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
 from abra_wilds.errors import InputError
 from abra_wilds.pools import check_workers, each
 from abra_wilds.results.files import write_text
+from abra_wilds.results.lock import FOREVER, hold
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 # Of tables and index, an image: its name and checksum, twice.
 _TABLE_BYTES = 160
 _HEADER_BYTES = 128
+LOCK = ".pack.lock"
 
 
 def from_files(name: str, root: str | Path) -> WILDSDataset:
@@ -93,18 +93,14 @@ def pack(dataset: WILDSDataset, *, size: int = 0, workers: int = 1) -> Path:
 @contextmanager
 def pack_lock(folder: Path) -> Iterator[None]:
     """Keep other processes from packing what lies in a folder until this one has ended, in whatever way."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks, such as some network ones
+            if not stack.enter_context(hold(folder / LOCK)):
+                print(f"another process is packing {folder}; waiting for it", file=sys.stderr)
+                stack.enter_context(hold(folder / LOCK, FOREVER))
+        except InputError:  # a file system without locks, such as some network ones
             print(f"{folder} cannot be locked; pack it by one command at a time", file=sys.stderr)
         yield
-    finally:
-        os.close(fd)  # which the system does for a killed process too, so that no lock stays
 
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:

@@ -10,6 +10,7 @@ Letters: n images of a plate, C H W of an image.
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -225,7 +226,7 @@ def chosen_pack(
 def pack_command(dataset: WILDSDataset, root_dir: str | Path, size: int = 0) -> str:
     """What makes the pack of a data set, for messages."""
     shrunk = f" --size {size}" if size else ""
-    return f"abra-wilds pack {root_dir} --dataset {dataset.dataset_name}{shrunk}"
+    return f"abra-wilds pack {shlex.quote(str(root_dir))} --dataset {dataset.dataset_name}{shrunk}"
 
 
 def check_pack(pack: Pack, dataset: WILDSDataset) -> None:

@@ -161,36 +161,11 @@ def load_checkpoint(
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError) as fault:
-        raise InputError(f"{path} does not fit {method.name} as configured: {_brief(fault)}") from None
+        raise InputError(f"{path} does not fit {method.name} as configured: {brief(fault)}") from None
     return progress_of(state)
 
 
-def load_weights(path: Path, method: Method, featurizer_only: bool) -> None:
-    """Start from the backbone, and unless featurizer_only the classifier, of another run's checkpoint.
-
-    Raises:
-        InputError: if the file lacks a weight of those, or has one of another shape.
-    """
-    state = read_checkpoint(path)
-    weights: Mapping[str, torch.Tensor] = state.get("algorithm", state)
-    wanted = [
-        k
-        for k in method.state_dict()
-        if k.startswith("net.") or (k.startswith("head.") and not featurizer_only)
-    ]
-    missing = [k for k in wanted if k not in weights]
-    if missing:
-        raise InputError(
-            f"{path} lacks {len(missing)} weights of this model, the first is {missing[0]}; use its --model"
-        )
-    try:
-        method.load_state_dict({k: weights[k] for k in wanted}, strict=False)
-    except RuntimeError as fault:
-        hint = "" if featurizer_only else "; --load_featurizer_only leaves the classifier out"
-        raise InputError(f"{path} does not fit this model: {_brief(fault)}{hint}") from None
-
-
-def _brief(fault: Exception) -> str:
+def brief(fault: Exception) -> str:
     """The first thing that torch says does not fit, and of a list of weights the first and their number."""
     lines = str(fault).splitlines()
     first, *others = lines[1 if len(lines) > 1 else 0].strip().split('", "')

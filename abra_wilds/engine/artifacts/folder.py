@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,8 +20,9 @@ from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import by_timm
 from abra_wilds.results.files import sha256, write_text
 from abra_wilds.results.lock import hold, holder_of
+from abra_wilds.results.names import COLON, found, model_name, predictions_name, sign_in
 from abra_wilds.results.provenance import commit, versions
-from abra_wilds.results.records import CONFIG, RESULTS, model_name
+from abra_wilds.results.records import CONFIG, RESULTS
 
 TRACKER = "tensorboard"
 LOCK = ".run.lock"
@@ -40,20 +40,45 @@ class RunFolder:
         dataset: name of the data set.
         seed: of the run.
         mark: what stands behind the epoch in the names of predictions.
+        sign: what new names have for WILDS' colons.
     """
 
     path: Path
     dataset: str
     seed: int
     mark: str = ""
+    sign: str = COLON
 
     def predictions(self, split: str, epoch: str | int) -> Path:
         """Predictions of a split by the "best", "last" or numbered epoch."""
-        return self.path / f"{self.dataset}_split:{split}_seed:{self.seed}_epoch:{epoch}{self.mark}_pred.csv"
+        return self.named(predictions_name(self.dataset, split, self.seed, epoch, self.mark))
 
     def model(self, epoch: str | int) -> Path:
         """Checkpoint of the "best", "last" or numbered epoch."""
-        return self.path / model_name(self.dataset, self.seed, epoch)
+        return self.named(model_name(self.dataset, self.seed, epoch))
+
+    def named(self, name: str) -> Path:
+        """A file by its official name: as it is there, or else as this folder would have it."""
+        return found(self.path / name, self.sign)
+
+    def writable(self) -> RunFolder:
+        """The same with the sign that new names can have here.
+
+        Raises:
+            OSError: if nothing can be written here.
+        """
+        return replace(
+            self, sign=sign_in(self.path, predictions_name(self.dataset, "id_test", self.seed, "best"))
+        )
+
+    def sign_lines(self) -> list[str]:
+        """For the log: how names are written where the disk refuses WILDS'."""
+        if self.sign == COLON:
+            return []
+        return [
+            f"{self.path} takes no ':' in names of files, so '{self.sign}' stands for it; every command here "
+            "reads either"
+        ]
 
     def kept(self, epoch: int) -> str:
         """What is left of a run that ends before an epoch is complete, in words."""
@@ -78,27 +103,35 @@ def hold_folder(config: RunConfig) -> Iterator[None]:
     Raises:
         InputError: on every process, if another command holds it, or it cannot be written.
     """
-    path = Path(config.train.log_dir)
     with ExitStack() as stack:
-        on_rank_zero(lambda: _hold(path, stack, config.eval.eval_only))
+        on_rank_zero(lambda: _hold(folder_of(config), stack, config.eval.eval_only))
         yield
 
 
-def _hold(path: Path, stack: ExitStack, eval_only: bool) -> None:
+def _hold(folder: RunFolder, stack: ExitStack, eval_only: bool) -> None:
+    path = folder.path
     if eval_only and not path.is_dir():
         raise InputError(f"--log_dir {path} does not exist, so it holds no model to evaluate; train first")
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    made = [above for above in (path, *path.parents) if not above.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path):
-            pass
+        folder.writable()
     except OSError as fault:
         raise InputError(
             f"--log_dir {path} cannot be written ({fault.strerror}); give another folder"
         ) from None
+    keep_others_out(path, stack, "log_dir", made)
+
+
+def keep_others_out(path: Path, stack: ExitStack, flag: str, made: Sequence[Path] = ()) -> None:
+    """Hold a folder's lock until the stack closes; then those folders go that were made and stayed empty.
+
+    Raises:
+        InputError: if another command holds it; `flag` names the folder.
+    """
     if not stack.enter_context(hold(path / LOCK)):
         raise InputError(
-            f"--log_dir {path} is in use by {holder_of(path / LOCK)}; wait until that has ended, or give "
+            f"--{flag} {path} is in use by {holder_of(path / LOCK)}; wait until that has ended, or give "
             "another folder"
         )
     stack.callback(_leave, path, made)  # while the lock is still held
@@ -119,8 +152,8 @@ def open_folder(config: RunConfig) -> RunFolder:
     Raises:
         InputError: if it is not empty without --resume or --overwrite.
     """
-    t = config.train
-    path = Path(t.log_dir)
+    t, folder = config.train, folder_of(config)
+    path = folder.path
     inside = sorted({entry.name for entry in path.iterdir()} - {LOCK})
     if inside and t.overwrite:
         _empty(path, inside)
@@ -129,7 +162,7 @@ def open_folder(config: RunConfig) -> RunFolder:
             f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give "
             "another folder"
         )
-    return folder_of(config)
+    return folder.writable()
 
 
 def check_last_model(folder: RunFolder) -> None:

@@ -39,7 +39,8 @@ class TextLog:
         if not is_main():
             return
         tqdm.write(text, file=sys.stdout)
-        with open(self.path, "a", encoding="utf-8") as file:
+        # A path may have bytes that are no text.
+        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
 
@@ -203,5 +204,6 @@ class DivergenceCheck:
         raise Diverged(
             f"the loss became {float(loss)} at step {step} (learning rate {lr:.3g}, "
             f"bio-batch {named}{terms}); "
-            f"{kept}; lower --lr or clip with --max_grad_norm"
+            f"{kept}; start anew in another --log_dir, or with --overwrite, and lower --lr or clip with "
+            "--max_grad_norm"
         )

@@ -18,6 +18,7 @@ from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import max_across_ranks, means_across_ranks
+from abra_wilds.engine.step import out_of_memory
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
 from abra_wilds.results.files import atomic_write
@@ -63,11 +64,14 @@ def predict(
         images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
         try:
             logits = (adapter if adapted else running_statistics)(method, images)  # (N, O) each
-        except torch.OutOfMemoryError:
+        except RuntimeError as fault:
+            if not out_of_memory(fault):
+                raise
             raise InputError(
                 f"a forward pass of up to {max(map(len, passes))} images does not fit the device's memory; "
-                "train with a lower --batch_size, predict a saved model with --amp bf16 or on --device cpu, "
-                "or with --tta give a --tta_batch_size, whose parts then have statistics of their own"
+                "train anew, by --overwrite, with a lower --batch_size, predict a saved model with --amp "
+                "bf16 or on --device cpu, or with --tta give a --tta_batch_size, whose parts then have "
+                "statistics of their own"
             ) from None
         for batch, found in zip(passes, logits, strict=True):
             batch = replace(batch, x=batch.x[:0]).to(device)

@@ -84,7 +84,7 @@ def evaluate_checkpoint(
     method, saved = load_method(config, setup, checkpoint)
     log = TextLog(folder.path / "log.txt")
     log.write(f"Evaluating {checkpoint.name}, saved after epoch {saved.epoch}")
-    for line in adaptation_lines(config, setup):
+    for line in [*adaptation_lines(config, setup), *folder.sign_lines()]:
         log.write(line)
     csvs = csv_logs(setup, folder)
     predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch)

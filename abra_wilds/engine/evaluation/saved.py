@@ -6,25 +6,30 @@ with rxrx1_split:SPLIT_seed:SEED.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
 from abra_wilds.config.run import COMMON, RunConfig, schema_of
-from abra_wilds.dist import is_main, started
-from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, note_predictions, read_config
+from abra_wilds.dist import is_main, on_rank_zero, started
+from abra_wilds.engine.artifacts.folder import (
+    RunFolder,
+    as_trained,
+    keep_others_out,
+    note_predictions,
+    read_config,
+)
 from abra_wilds.engine.evaluation.results import evaluate_checkpoint
 from abra_wilds.engine.setup import open_evaluation
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
 from abra_wilds.results.files import make_out
+from abra_wilds.results.names import found, read_model_name
 from abra_wilds.results.records import CONFIG, Record
-
-CHECKPOINT = re.compile(r"(?P<dataset>.+)_seed:(?P<seed>\d+)_epoch:(?P<label>[^:]+)_model\.pth")
 
 
 @started()
@@ -58,10 +63,12 @@ def predict_saved(
         )
     setup = open_evaluation(config, splits)
     folder = replace(own, path=out or own.path / f"tta_{name}", mark=f"_tta:{name}")
-    check_free(own, folder, list(setup.eval_loaders), label)
-    if is_main():
-        note_predictions(folder, config, read_config(own), checkpoint)
-    return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
+    with ExitStack() as stack:
+        names = list(setup.eval_loaders)
+        folder = on_rank_zero(lambda: opened(own, folder, names, label, stack))
+        if is_main():
+            note_predictions(folder, config, read_config(own), checkpoint)
+        return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
 
 
 def located(checkpoint: Path) -> tuple[RunFolder, str]:
@@ -70,12 +77,12 @@ def located(checkpoint: Path) -> tuple[RunFolder, str]:
     Raises:
         InputError: if it is no model file of a run.
     """
-    named = CHECKPOINT.fullmatch(checkpoint.name)
+    named = read_model_name(checkpoint.name)
     if named is None or not checkpoint.is_file():
         raise InputError(
             f"CHECKPOINT must be an existing DATASET_seed:S_epoch:E_model.pth of a run; got {checkpoint}"
         )
-    return RunFolder(checkpoint.parent, named["dataset"], int(named["seed"])), named["label"]
+    return RunFolder(checkpoint.parent, named.dataset, named.seed), named.label
 
 
 def saved_config(folder: RunFolder) -> RunConfig:
@@ -106,18 +113,25 @@ def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def check_free(own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str) -> None:
-    """Make the folder of a prediction, unless anything would be overwritten or mistaken for the run's.
+def opened(
+    own: RunFolder, folder: RunFolder, splits: Sequence[str], label: str, stack: ExitStack
+) -> RunFolder:
+    """The folder of a prediction, made and held until the stack closes.
 
     Raises:
-        InputError: naming what is in the way.
+        InputError: naming what would be overwritten or mistaken for the run's, or who is writing there.
     """
     if folder.path.resolve() == own.path.resolve():
         raise InputError(
             f"--out {folder.path} is the run's own folder, where WILDS' evaluator would take these "
             "predictions for the run's; give another folder"
         )
-    make_folder(folder.path, [folder.predictions(split, label).name for split in splits])
+    names = [folder.predictions(split, label).name for split in splits]
+    make_folder(folder.path, names)
+    folder = folder.writable()
+    keep_others_out(folder.path, stack, "out")
+    refuse_existing(folder.path, names)  # by a command that was at it until now
+    return folder
 
 
 def make_folder(folder: Path, names: Sequence[str]) -> None:
@@ -126,9 +140,18 @@ def make_folder(folder: Path, names: Sequence[str]) -> None:
     Raises:
         InputError: naming what is in the way.
     """
-    for name in names:
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder / name} exists and is not overwritten; remove it, or give another folder by --out"
-            )
+    refuse_existing(folder, names)
     make_out(folder)
+
+
+def refuse_existing(folder: Path, names: Sequence[str]) -> None:
+    """Raise if a file of one of these names would be overwritten.
+
+    Raises:
+        InputError: naming it.
+    """
+    for name in names:
+        if (there := found(folder / name)).exists():
+            raise InputError(
+                f"{there} exists and is not overwritten; remove it, or give another folder by --out"
+            )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.dist import max_across_ranks, sum_across_ranks
+from abra_wilds.functional.precision import in_float64
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
@@ -90,4 +91,4 @@ class ScreenScores:
 
 def share(right: Tensor) -> float:
     """The share of true values."""
-    return float(right.double().mean())
+    return float(in_float64(right).mean())

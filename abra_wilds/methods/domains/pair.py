@@ -64,7 +64,7 @@ def solve_weights(losses: Tensor, gradients: Tensor, preference: Tensor, eps: fl
     Returns:
         (m,), like losses.
     """
-    host = torch.cat([losses[:, None], gradients @ gradients.T], dim=1).double().cpu().numpy()
+    host = torch.cat([losses[:, None], gradients @ gradients.T], dim=1).cpu().double().numpy()
     return losses.new_tensor(pareto_weights(host[:, 0], host[:, 1:], preference.numpy(), eps))
 
 

@@ -17,6 +17,7 @@ from abra_wilds.board.sweep.build import device_slots
 from abra_wilds.board.sweep.launch import VISIBLE, Launcher
 from abra_wilds.board.sweep.state import BROKEN, FINISHED, NEW, RESUMES, RunState, lock_of, locked
 from abra_wilds.commands.board.sweep import main as sweep_main
+from abra_wilds.engine.artifacts.folder import LOCK
 from abra_wilds.engine.evaluation.saved import changed
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import parse
@@ -95,22 +96,37 @@ def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
     _, told = child.communicate(timeout=300)
     assert child.returncode == 130 and "interrupted" in told
     assert stage.log("start") == ["ERM/seed0"] and stage.log("end") == []
-    with locked(run) as lock:
-        assert lock is not None
+    with locked(run) as ours:
+        assert ours
 
 
-def test_a_lock_lasts_until_the_last_process_that_inherited_it_has_ended(stage):
-    run = stage.planned[0]
-    with locked(run) as lock:
-        heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
-        with locked(run) as other:
-            assert other is None
-    assert str(os.getpid()) in lock_of(run).read_text()
-    with locked(run) as other:
-        assert other is None
-    heir.communicate(b"\n")
-    with locked(run) as other:
-        assert other is not None
+HOLDS = """
+import sys
+from pathlib import Path
+from abra_wilds.results.lock import hold
+with hold(Path(sys.argv[1])) as held:
+    print(held, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("below", ["", "tta_plate_bn"])
+def test_a_run_stays_locked_until_the_process_of_a_killed_sweep_that_is_at_it_has_ended(stage, below):
+    run = stage.run("ABRA (ours) seed 0")
+    folder = run.folder / below
+    folder.mkdir(parents=True)
+    with locked(run) as ours, locked(run) as other:
+        assert ours and not other
+        assert str(os.getpid()) in lock_of(run).read_text()
+    command = [sys.executable, "-c", HOLDS, str(folder / LOCK)]
+    heir = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert heir.stdout.readline() == b"True\n"
+    with locked(run) as ours:
+        assert not ours
+    threading.Timer(0.3, heir.stdin.close).start()
+    with locked(run, patience=60) as ours:
+        assert ours
+    heir.wait()
 
 
 def test_a_run_that_another_sweep_is_at_is_left_to_it(stage, capsys, monkeypatch):
@@ -191,6 +207,7 @@ def test_devices_are_dealt_out_in_groups():
     assert device_slots(["2", "5", "6"], 1, 4) == [("2",), ("5",), ("6",), ("2",)]
     assert device_slots(["0", "1", "2", "3", "4"], 2, None) == [("0", "1"), ("2", "3")]
     assert device_slots(["cpu"], 2, 3) == [("cpu",)] * 3
+    assert device_slots(["mps"], 1, 2) == [("mps",)] * 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from abra_wilds.results.files import sha256
 from abra_wilds.results.finished import all_entries
 from abra_wilds.results.records import RESULTS, read_records
 from abra_wilds.results.runs import read_run
-from tests import runs
+from tests import disks, runs
 from tests.board import boards
 from tests.board.sweep import sweeps
 from tests.data.six import write_small_six
@@ -161,3 +161,13 @@ def test_a_real_run_on_one_site_is_finished_without_id_test(tmp_path, capsys):
     assert sweep_main(words, sweeps.TINY) == 0
     assert "1 runs, 1 finished before" in capsys.readouterr().out
     assert {r.split for r in read_records(run.folder / "tta_plate_bn_min2" / RESULTS)} == {"val", "test"}
+
+
+def test_a_run_on_a_disk_without_colons_is_finished_and_its_predictions_are_made_anew(run):
+    (adaptation,) = run.adaptations
+    disks.rename_colons(run.folder)
+    assert RunState(run).stage == FINISHED and not RunState(run).to_adapt
+    assert "=" in run.model.name and run.model.exists()
+    clear(run, adaptation)
+    assert not list((run.folder / "tta_plate_bn").glob("*best*_pred.csv"))
+    assert RunState(run).to_adapt == [adaptation]

@@ -69,7 +69,7 @@ def test_a_job_is_the_sweep_of_its_run_alone(stage):
     command = sweep.job_command(stage.run("ABRA (ours) seed 1"), args, sweeps.programs_of(stage.path))
     own = arguments(command[4:])
     assert (own.only, own.seeds, own.slurm, own.devices) == (["ABRA (ours)"], [1], None, ["cpu"])
-    assert (Path(own.spec), own.out, own.root_dir) == (stage.spec, stage.out, os.path.abspath("data"))
+    assert (own.spec, own.out, own.root_dir) == (stage.spec, stage.out, Path("data").resolve())
 
 
 @pytest.mark.parametrize("pairs", [[], ["partition=a"], ["time=2:00:00"], ["time=1e3"]])
@@ -86,7 +86,7 @@ def test_what_is_no_pair_or_no_option_of_sbatch_is_refused(refused_sweep, cluste
 def test_without_slurm_or_submitit_the_sentence_says_what_to_do(refused_sweep, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
-        runs.assert_says(refused_sweep("--slurm", "time=5"), "submitit", "pip install -e '.[slurm]'")
+        runs.assert_says(refused_sweep("--slurm", "time=5"), "submitit", "pip install 'abra-wilds[slurm]'")
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     runs.assert_says(refused_sweep("--slurm", "time=5"), "--slurm", "srun")

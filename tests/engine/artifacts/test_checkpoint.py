@@ -9,14 +9,12 @@ import torch
 from abra_wilds.engine.artifacts.checkpoint import (
     Progress,
     load_checkpoint,
-    load_weights,
     read_checkpoint,
     save_checkpoint,
 )
 from abra_wilds.engine.step import step
-from abra_wilds.methods.domains.irm import IRMConfig
 from abra_wilds.types import InputError
-from tests.helpers import make_batch, make_info, make_method
+from tests.helpers import make_batch, make_method
 from tests.runs import differences
 
 GROUPS = (0, 0, 0, 1, 1, 1)
@@ -132,47 +130,3 @@ def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
     save_checkpoint(tmp_path / "c.pth", method, Progress(0), other)
     with pytest.raises(InputError, match="does not fit ERM"):
         load_checkpoint(tmp_path / "c.pth", method, torch.optim.Adam(method.parameters(), 0.1))
-
-
-def other_head(seed=3):
-    """A method with another number of classes."""
-    return make_method("ERM", seed=seed, info=make_info(n_classes=8))
-
-
-def test_load_weights_takes_backbone_and_classifier_of_any_method(tmp_path):
-    given, wanting = make_method("IRM", IRMConfig(), seed=5), make_method("ABRA")
-    save_checkpoint(tmp_path / "c.pth", given, Progress(7))
-    K = {name: b.clone() for name, b in wanting.named_buffers() if name.startswith("perturb")}
-    load_weights(tmp_path / "c.pth", wanting, featurizer_only=False)
-    for name, value in given.state_dict().items():
-        if name.startswith(("net.", "head.")):
-            assert torch.equal(wanting.state_dict()[name], value)
-    assert all(torch.equal(dict(wanting.named_buffers())[name], b) for name, b in K.items())
-
-
-def test_load_weights_leaves_the_classifier_where_asked(tmp_path):
-    given, wanting = make_method("ERM", seed=5), other_head()
-    save_checkpoint(tmp_path / "c.pth", given, Progress())
-    head = wanting.head.weight.detach().clone()
-    load_weights(tmp_path / "c.pth", wanting, featurizer_only=True)
-    assert torch.equal(wanting.head.weight, head)
-    assert differences(dict(given.net.state_dict()), dict(wanting.net.state_dict())) == []
-
-
-def test_load_weights_reads_bare_state_dicts(tmp_path):
-    given, wanting = make_method("ERM", seed=5), make_method("ERM")
-    torch.save(given.state_dict(), tmp_path / "c.pth")
-    load_weights(tmp_path / "c.pth", wanting, featurizer_only=False)
-    assert differences(dict(given.state_dict()), dict(wanting.state_dict())) == []
-
-
-def test_load_weights_names_a_classifier_that_does_not_fit(tmp_path):
-    save_checkpoint(tmp_path / "c.pth", make_method("ERM"), Progress())
-    with pytest.raises(InputError, match=r"size mismatch for head.*--load_featurizer_only"):
-        load_weights(tmp_path / "c.pth", other_head(), featurizer_only=False)
-
-
-def test_load_weights_names_the_first_missing_weight(tmp_path):
-    torch.save({"head.weight": torch.zeros(1)}, tmp_path / "c.pth")
-    with pytest.raises(InputError, match=r"\d+ weights .* net\.\S+.*--model"):
-        load_weights(tmp_path / "c.pth", make_method("ERM"), featurizer_only=False)
