@@ -10,7 +10,7 @@ many small groups it lies far below 0 where names mean nothing; its chance is th
 same embedding. Classes are shuffled inside experiments and experiments inside classes, so that what the other
 does stays as it is.
 
-The scib names (Luecken et al. 2022) are left to their package: `pip install -e '.[scib]'` and
+The scib names (Luecken et al. 2022) are left to their package: `pip install 'abra-wilds[scib]'` and
 `scib_metrics.benchmark.Benchmarker` on the well file, with Metadata_Batch and Metadata_sirna_id. Issue
 193 of scib-metrics calls its silhouettes of batches misleading, and issue 64 of theislab/kBET says that kBET
 will almost always find a batch effect.
@@ -262,5 +262,5 @@ def metrics_table(entries: Sequence[Mapping[str, Any]], versions: Sequence[str])
         rows.append([e["metric"], *numbers, e["better"]])
     notes = [f"{e['metric']}: {e['caveat']}" for e in entries]
     if not has_copairs():
-        notes.append("replicate retrieval is missing: run `pip install -e '.[hcs]'`")
+        notes.append("replicate retrieval is missing: run `pip install 'abra-wilds[hcs]'`")
     return "\n".join([aligned(rows), *notes]) + "\n"

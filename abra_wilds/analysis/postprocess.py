@@ -170,14 +170,16 @@ def postprocessed(
     return POSTPROCESS[name](features.astype(np.float64), batch, is_control).astype(np.float32)
 
 
-def check_controls(name: str, batch: Names, is_control: Mask | None, well: NDArray[np.int64]) -> None:
+def check_controls(
+    name: str, batch: Names, is_control: Mask | None, well: NDArray[np.int64] | None = None
+) -> None:
     """Raise where there are too few controls to align on and to check it.
 
     Args:
         name: a key of POSTPROCESS.
         batch: (n,) the experiment of each site.
         is_control: (n,), or None if it is not known.
-        well: (n,) the number of its well.
+        well: (n,) the number of its well; None where each site is one.
 
     Raises:
         InputError: with the numbers.
@@ -189,12 +191,13 @@ def check_controls(name: str, batch: Names, is_control: Mask | None, well: NDArr
             f"--postprocess {name} aligns experiments on their control wells, and nothing says which wells "
             "those are; add the column well_type to the metadata, or leave it out"
         )
+    wells = np.arange(len(batch)) if well is None else well
     for experiment in np.unique(batch):
-        own = well[is_control & (batch == experiment)]
-        n, wells = len(own), len(np.unique(own))
-        if n < LEAST_CONTROLS or wells < LEAST_WELLS:
+        own = wells[is_control & (batch == experiment)]
+        n, n_wells = len(own), len(np.unique(own))
+        if n < LEAST_CONTROLS or n_wells < LEAST_WELLS:
             raise InputError(
                 f"--postprocess {name} takes mean and spread of {LEAST_CONTROLS} or more images, of "
                 f"{LEAST_WELLS} or more control wells of each experiment, and {experiment} has {n} images of "
-                f"{wells} in these splits; add splits, or leave it out"
+                f"{n_wells} in these splits; add splits, or leave it out"
             )

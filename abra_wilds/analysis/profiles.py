@@ -156,7 +156,7 @@ def parquet_package() -> Any:
     except ImportError:
         raise InputError(
             "profiles are written as parquet, which needs the package pyarrow; "
-            "run `pip install -e '.[embed]'`"
+            "run `pip install 'abra-wilds[embed]'`"
         ) from None
     return pyarrow
 

@@ -166,7 +166,7 @@ def timm_package() -> ModuleType:
             raise
         raise InputError(
             "vit_small and timm:NAME need the package timm, which is not installed; "
-            "run `pip install -e '.[timm]'`, or choose another --model"
+            "run `pip install 'abra-wilds[timm]'`, or choose another --model"
         ) from None
 
 

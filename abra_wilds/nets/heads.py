@@ -30,7 +30,7 @@ def lightly(part: str) -> ModuleType:
             raise
         raise InputError(
             "self-supervised methods need the package lightly, which is not installed; "
-            "run `pip install -e '.[ssl]'`, or choose another --algorithm"
+            "run `pip install 'abra-wilds[ssl]'`, or choose another --algorithm"
         ) from None
     return import_module(f"lightly.{part}")
 

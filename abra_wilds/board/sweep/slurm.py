@@ -16,6 +16,7 @@ from typing import Any
 
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import parse_pair
+from abra_wilds.results.settings import once
 
 FOLDER = ".slurm"  # of submitit's files, below the sweep's --out
 REQUEUES = 20  # times that a job may run out of its time; pre-emptions are not counted
@@ -64,7 +65,7 @@ def read_parameters(pairs: Sequence[str], gpus: int) -> dict[str, Any]:
         InputError: without a time, or for what is no pair.
     """
     try:
-        found = dict(parse_pair(pair) for pair in pairs)
+        found = once(map(parse_pair, pairs), "slurm")
     except argparse.ArgumentTypeError as fault:
         raise InputError(f"--slurm takes key=value ({fault})") from None
     # YAML reads 2:00:00 as a number, and submitit's own time is five minutes.
@@ -88,7 +89,7 @@ def slurm_executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
         from submitit import SlurmExecutor
     except ImportError:
         raise InputError(
-            "--slurm needs submitit, which is not installed; pip install -e '.[slurm]'"
+            "--slurm needs submitit, which is not installed; run `pip install 'abra-wilds[slurm]'`"
         ) from None
     try:
         executor = SlurmExecutor(folder, max_num_timeout=REQUEUES)

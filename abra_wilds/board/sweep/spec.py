@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from abra_wilds.board.terms import NAMED
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import named_yaml
+from abra_wilds.results.settings import read_settings
 
 SPECS = Path(__file__).parents[1] / "specs"
 SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
@@ -80,11 +79,11 @@ def read_spec(path: Path) -> Spec:
     Raises:
         InputError: for whatever in it cannot be used.
     """
-    content = read_yaml(path)
+    content = read_settings(path, "SPEC")
     if "same_as" in content:
         only_keys(content, ("name", "same_as"), f"{path} with same_as")
         other = path.parent / str(content["same_as"])
-        if "same_as" in read_yaml(other):
+        if "same_as" in read_settings(other, "SPEC"):
             raise InputError(
                 f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
             )
@@ -107,21 +106,6 @@ def read_spec(path: Path) -> Spec:
     all_differ = as_differences(content.get("differs"), f"differs of {path}")
     read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
     return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
-
-
-def read_yaml(path: Path) -> Mapping[str, Any]:
-    """The content of a YAML file of names and values.
-
-    Raises:
-        InputError: if it has none.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as fault:
-        raise InputError(f"SPEC {path} cannot be read ({fault}); give a YAML file") from None
-    except yaml.YAMLError as fault:
-        raise InputError(f"SPEC {path} is no YAML ({str(fault).splitlines()[0]}); correct it") from None
-    return as_mapping(content, f"SPEC {path}")
 
 
 def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from abra_wilds.errors import InputError
 INTEGERS = ("plate", "site", "sirna_id")
 TEXTS = ("cell_type", "experiment", "well", "dataset")
 SPLITS = ("train", "val", "test")
+# File systems take 255 bytes, which a well's name shares with its site, stain and ending.
+LONGEST_NAME = 100
+UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 def read_metadata(path: Path) -> pd.DataFrame:
@@ -109,13 +113,23 @@ def _check_columns(header: list[str], needed: Sequence[str], path: Path) -> None
 
 
 def check_text(values: pd.Series[Any], path: Path) -> None:
-    """Refuse a column with anything but text.
+    """Refuse a column with anything but text that can be a folder's name.
 
     Raises:
         InputError: with the first wrong line.
     """
     wrong = ~values.map(lambda value: isinstance(value, str)).to_numpy(dtype=bool)
     refuse_wrong(values, path, wrong, "text")
+    refuse_wrong(values, path, ~values.map(is_name).to_numpy(dtype=bool), "a name that folders can have")
+
+
+def is_name(text: str) -> bool:
+    r"""Whether a text is the name of one file or folder: paths of images are made of the names in tables.
+
+    >>> [is_name(text) for text in ("HEPG2-08", "..", "../x", "/x", "a\\b", "a\0", "x" * 101)]
+    [True, False, False, False, False, False, False]
+    """
+    return text not in ("", ".", "..") and len(text) <= LONGEST_NAME and not UNSAFE.search(text)
 
 
 def _check_splits(values: pd.Series[Any], path: Path) -> None:

@@ -22,6 +22,7 @@ from abra_wilds.data.reading.images import check_shape, image_files, image_path,
 from abra_wilds.data.reading.packed import suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, sha256, write_text
+from abra_wilds.terminal import remedy
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -155,8 +156,8 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
         write_text(path.with_suffix(".json"), json.dumps(table))
     except OSError as fault:
         raise InputError(
-            f"{path} cannot be written ({fault.strerror}); fix that and start again, which keeps the plates "
-            "that are packed"
+            f"{path} cannot be written ({fault.strerror}); {remedy(fault)} and start again, which keeps the "
+            "plates that are packed"
         ) from fault
     except Unpackable as fault:
         return fault.faults

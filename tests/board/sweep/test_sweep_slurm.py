@@ -86,7 +86,7 @@ def test_what_is_no_pair_or_no_option_of_sbatch_is_refused(refused_sweep, cluste
 def test_without_slurm_or_submitit_the_sentence_says_what_to_do(refused_sweep, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
-        runs.assert_says(refused_sweep("--slurm", "time=5"), "submitit", "pip install -e '.[slurm]'")
+        runs.assert_says(refused_sweep("--slurm", "time=5"), "submitit", "pip install 'abra-wilds[slurm]'")
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     runs.assert_says(refused_sweep("--slurm", "time=5"), "--slurm", "srun")
