@@ -96,7 +96,7 @@ def read_plate_table(folder: Path, name: str) -> dict[str, Any] | None:
     try:
         table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         size = (folder / f"{name}.npy").stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return table if size == table["bytes"] else None
 
