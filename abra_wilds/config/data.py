@@ -16,6 +16,7 @@ TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
 TRANSFORMS = ("rxrx1", "paper", "iid", "none")
 DATA_FORMATS = ("png", "packed")
+MOST_WORKERS = 1024  # more are a slip of the pen that would end in a system without processes
 MARKER = "SIMULATED.json"  # stands beside simulated images
 
 
@@ -47,7 +48,11 @@ class DataConfig(Options):
     frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option(
-        (), "height and width to which images are resized, or one for both", kind=int, at_least=32
+        (),
+        "height and width to which images are resized, or one for both",
+        kind=int,
+        at_least=32,
+        at_most=4096,
     )
     mix: str = option("none", "CutMix inside a bio-batch, across the batch, or of pairs", choices=MIXES)
     cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)", above=0)
@@ -88,7 +93,8 @@ class DataConfig(Options):
         for key in self.loader_kwargs:
             require_choice("loader_kwargs", key, ("num_workers", "pin_memory"))
         workers, pinned = self.loader_kwargs.get("num_workers", 0), self.loader_kwargs.get("pin_memory", True)
-        require(type(workers) is int and workers >= 0, "loader_kwargs num_workers", "0 or more", workers)
+        fits = type(workers) is int and 0 <= workers <= MOST_WORKERS
+        require(fits, "loader_kwargs num_workers", f"in [0, {MOST_WORKERS}]", workers)
         require(isinstance(pinned, bool), "loader_kwargs pin_memory", "true or false", pinned)
         # WILDS numbers groups in the data set's order whatever the order given, so the order means nothing.
         object.__setattr__(self, "groupby_fields", tuple(sorted(set(self.groupby_fields))))

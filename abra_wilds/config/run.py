@@ -23,7 +23,7 @@ from abra_wilds.config.schema import Schema, digest_of
 class TrainConfig(Options):
     """The seed, and what is local to this machine and run."""
 
-    seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0)
+    seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0, at_most=2**32 - 1)
     device: tuple[str, ...] = option(
         ("0",),
         "index of the CUDA device, or cpu, which also serves where there is no CUDA; torchrun gives each "

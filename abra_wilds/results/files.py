@@ -58,7 +58,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """
 
     def cell(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        if not isinstance(value, str):
+            return value
+        # The module csv leaves a carriage return unquoted where lines end in another way.
+        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r", " ")
 
     out = io.StringIO()
     writer = csv.DictWriter(out, list(map(cell, rows[0])), lineterminator="\n")
