@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 DEMO ?= demo
+COVER ?= tests
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check coverage bench clean
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -34,8 +35,11 @@ check: $(VENV)/.setup-dev  ## lint, types and the quick tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 
+coverage: $(VENV)/.setup-dev  ## lines and branches of the package and the board that quick tests reach (COVER=tests/board: of some)
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(COVER)
+
 bench: $(VENV)/.setup  ## time, FLOPs and memory of steps of ABRA and others, against ERM
 	$(BIN)/python examples/benchmarks/bench_step.py --json bench.json
 
 clean:  ## remove what the commands above made, but not the environment
-	rm -rf $(DEMO) bench.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) bench.json .coverage* .pytest_cache .mypy_cache .ruff_cache

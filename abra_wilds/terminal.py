@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from abra_wilds.errors import WORKER_KILLED, InputError, RunAborted, Stopped
@@ -26,6 +29,18 @@ def text_never_fails() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+# What each refusal of the system asks for; a command that is repeated without it is refused again.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "give yourself the right to it, or name another place"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), "name another place"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.EINVAL), "name it otherwise"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit that `ulimit -n` shows"),
+    errno.EROFS: "name a place that can be written",
+    errno.ENOMEM: "free some memory",
+    errno.EADDRINUSE: "end the process that has it, or start with another --master_port",
+}
+CLOSED = "the program that the output was piped to has ended; write the output into a file"
 RESUMING = "--resume goes on after the last complete epoch"
 
 
@@ -37,11 +52,13 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
 
     Args:
         body: returns an exit code.
-        onward: what follows an interruption, for whoever pressed the keys.
+        onward: what follows an interruption, for whoever pressed the keys or has done what was asked.
     """
     text_never_fails()
     try:
-        return body()
+        code = body()
+        sys.stdout.flush()  # a closed pipe is met here, and not by the interpreter when it exits
+        return code
     except InputError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2
@@ -54,12 +71,16 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
             raise
         print(f"error: {WORKER_KILLED}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        _drop_output()
+        print(f"error: {CLOSED}; {onward}", file=sys.stderr)
+        return 1
     except OSError as fault:
         if fault.errno is None:  # not from the system
             raise
         # A full disk, a folder in a file's place, a missing right: errno without its number says it.
         where = f" ({fault.filename})" if fault.filename else ""
-        print(f"error: {fault.strerror or fault}{where}; fix that and repeat the command", file=sys.stderr)
+        print(f"error: {fault.strerror or fault}{where}; {remedy(fault)}; {onward}", file=sys.stderr)
         return 1
     except Stopped as fault:
         print(fault, file=sys.stderr)
@@ -67,6 +88,17 @@ def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes o
     except KeyboardInterrupt:
         print(f"interrupted; {onward}", file=sys.stderr)
         return 130
+
+
+def remedy(fault: OSError) -> str:
+    """What to do about a refusal of the system, as the middle of a sentence."""
+    return REMEDIES.get(fault.errno or 0, "see to what it names")
+
+
+def _drop_output() -> None:
+    """Let what is still to be printed go nowhere, so that the interpreter does not fail at its exit."""
+    with suppress(OSError, ValueError):  # of tests, whose output is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def alone(

@@ -165,7 +165,7 @@ def test_weights_of_another_model(root, refused, tmp_path):
 def test_a_tracker_that_is_not_installed(root, refused, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     said = refused(runs.command(root, tmp_path / "run", "ERM", tracker="tensorboard"))
-    assert_says(said, "--tracker tensorboard", "pip install tensorboard")
+    assert_says(said, "--tracker tensorboard", "pip install 'abra-wilds[track]'")
 
 
 def test_a_config_json_that_is_damaged(root, capsys, tmp_path):

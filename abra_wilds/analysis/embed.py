@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from abra_wilds.analysis.held_out import check_held_out
 from abra_wilds.analysis.mixing_metrics import measurable, metrics_table, mixing_metrics
 from abra_wilds.analysis.postprocess import check_controls, postprocessed
 from abra_wilds.analysis.profiles import (
@@ -107,7 +108,8 @@ def embed_saved(
         out: the folder; None for one beside the checkpoint.
 
     Raises:
-        InputError: if anything does not fit, or would be overwritten.
+        InputError: if anything does not fit, would be overwritten, or aligning makes experiments easier to
+            tell apart (`held_out`); its file would add what it is there to remove, so none is written.
     """
     parquet_package()
     saved = open_saved(checkpoint, flags, splits=splits, train=False)
@@ -115,9 +117,10 @@ def embed_saved(
     table = table_of(saved, list(loaders))
     is_control = controls_of(table)
     batch = table["Metadata_Batch"].to_numpy(dtype=object)
-    check_controls(postprocess, batch, is_control)
+    well, wells = wells_of(table, TREATED_WELL)
+    check_controls(postprocess, batch, is_control, well)
     if metrics:
-        measurable(wells_of(table, TREATED_WELL)[1])
+        measurable(wells)
     names = [f"{level}.parquet" for level in levels] + ([METRICS_FILE] if metrics else [])
     folder = out or saved.folder.path / folder_name(saved, postprocess)
     on_rank_zero(lambda: make_folder(folder, names))
@@ -127,6 +130,9 @@ def embed_saved(
         about = about_of(saved, list(loaders)) | {"postprocess": postprocess}
         found = {"none": features}
         if postprocess != "none" and is_control is not None:
+            checked = check_held_out(postprocess, features, batch, is_control, well)
+            sys.stdout.write(f"{postprocess}: {checked}\n")
+            about["held_out_controls"] = asdict(checked)
             found[postprocess] = postprocessed(postprocess, features, batch, is_control)
         write_levels(folder, levels, Embeddings(found[postprocess], table), about)
         if metrics:

@@ -36,7 +36,7 @@ REQUIRED = (
 OPTIONAL = {
     **dict.fromkeys(BOARD_PACKAGES, "needed by figures and reports: pip install 'abra-wilds[board]'"),
     "torch-scatter": "a stand-in computes the same group means",
-    "tensorboard": "needed by --tracker tensorboard",
+    "tensorboard": "needed by --tracker tensorboard: pip install 'abra-wilds[track]'",
     "lightly": "needed by SimCLR, BYOL and DINOv2: pip install 'abra-wilds[ssl]'",
     "timm": "needed by --model vit_small and timm:NAME: pip install 'abra-wilds[timm]'",
 }

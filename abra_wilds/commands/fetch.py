@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from abra_wilds.config.fields import path
+from abra_wilds.config.files import once
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.fetch import FETCHED, fetch
 from abra_wilds.fetch.sources import SOURCES
+from abra_wilds.terminal import remedy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +53,8 @@ def expected_sums(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         if not re.fullmatch(r"[^=]+=[0-9a-fA-F]{64}", item):
             raise InputError(f"--sha256 {item} is not NAME=HEX, with the 64 digits that sha256sum prints")
-    return {name: checksum.lower() for name, checksum in (item.split("=") for item in given)}
+    pairs = (item.split("=") for item in given)
+    return once(((name, checksum.lower()) for name, checksum in pairs), "sha256")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         target = fetch(name, root, args.source, expected_sums(args.sha256))
     except OSError as fault:
         raise InputError(
-            f"{fault.filename or root} cannot be written or moved ({fault.strerror or fault}); fix that, "
-            "and the same command goes on from there"
+            f"{fault.filename or root} cannot be written or moved ({fault.strerror or fault}); "
+            f"{remedy(fault)}, and the same command goes on from there"
         ) from fault
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -17,6 +17,7 @@ MIXES = ("none", "cutmix", "cutmix_any", "lisa")
 TRANSFORMS = ("rxrx1", "paper", "iid", "none")
 DATA_FORMATS = ("png", "packed")
 LEAST_SIDE = 32  # of images that are resized
+MOST_WORKERS = 1024  # more are a slip of the pen that would end in a system without processes
 MARKER = "SIMULATED.json"  # stands beside simulated images
 
 
@@ -48,7 +49,11 @@ class DataConfig(Options):
     frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option(
-        (), "height and width to which images are resized, or one for both", kind=int, at_least=LEAST_SIDE
+        (),
+        "height and width to which images are resized, or one for both",
+        kind=int,
+        at_least=LEAST_SIDE,
+        at_most=4096,
     )
     mix: str = option("none", "CutMix inside a bio-batch, across the batch, or of pairs", choices=MIXES)
     cutmix_alpha: float = option(1.0, "CutMix of any kind: lambda is drawn from Beta(alpha, alpha)", above=0)
@@ -89,7 +94,8 @@ class DataConfig(Options):
         for key in self.loader_kwargs:
             require_choice("loader_kwargs", key, ("num_workers", "pin_memory"))
         workers, pinned = self.loader_kwargs.get("num_workers", 0), self.loader_kwargs.get("pin_memory", True)
-        require(type(workers) is int and workers >= 0, "loader_kwargs num_workers", "0 or more", workers)
+        fits = type(workers) is int and 0 <= workers <= MOST_WORKERS
+        require(fits, "loader_kwargs num_workers", f"in [0, {MOST_WORKERS}]", workers)
         require(isinstance(pinned, bool), "loader_kwargs pin_memory", "true or false", pinned)
         # WILDS numbers groups in the data set's order whatever the order given, so the order means nothing.
         object.__setattr__(self, "groupby_fields", tuple(sorted(set(self.groupby_fields))))

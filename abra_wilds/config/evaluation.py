@@ -63,7 +63,7 @@ class EvalConfig(Options):
     )
     eval_only: bool = option(False, "evaluate a saved model of --log_dir and stop", local=True)
     eval_epoch: int | None = option(
-        None, "with eval_only: the epoch to evaluate instead of the best", kind=int, local=True
+        None, "with eval_only: the epoch to evaluate instead of the best", kind=int, at_least=0, local=True
     )
 
     def __post_init__(self) -> None:

@@ -68,7 +68,7 @@ class Flag:
             return ""
         if high is not None:
             left, right = "[" if self.above is None else "(", "]" if self.below is None else ")"
-            return f"in {left}{low:g}, {high:g}{right}"
+            return f"in {left}{low:g}, {high if isinstance(high, int) else f'{high:g}'}{right}"
         least = "positive" if self.above == 0 else f"above {low:g}" if self.above else f"{low:g} or more"
         return least + (", or inf" if self.infinite else "")
 
@@ -170,6 +170,8 @@ def typed(name: str, value: Any, flag: Flag, default: Any = None) -> Any:
             pass
     if flag.kind is str and number:
         return str(value)
+    if isinstance(value, str) and "\0" in value:
+        raise InputError(f"--{name} must be text without null bytes; got {value!r:.60}")
     if not isinstance(value, flag.kind) or (flag.kind is int and isinstance(value, bool)):
         raise InputError(f"--{name} must be {KINDS[flag.kind]}; got {value!r}")
     return expanded(str(value), f"--{name}") if flag.path else value

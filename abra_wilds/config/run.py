@@ -26,7 +26,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda|(cuda:)?[0-9]+")
 class TrainConfig(Options):
     """The seed, and what is local to this machine and run."""
 
-    seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0)
+    seed: int = option(0, "seed of weights, batches, augmentation and noise", at_least=0, at_most=2**32 - 1)
     device: tuple[str, ...] = option(
         ("0",),
         "auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N, mps, or N alone, which is cuda:N where there is "

@@ -6,8 +6,11 @@ keeps links; here such a member is refused.
 
 from __future__ import annotations
 
+import errno
+import lzma
 import re
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -24,6 +27,13 @@ from abra_wilds.errors import InputError
 _ARCHIVE = re.compile(
     r"(?P<archive>.+\.(?:tar\.gz|tgz|tar|zip))(?:(?<!zip)\.(?:part)?[-_.]?(?:\d+|[a-z]{2}))?", re.I
 )
+
+DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
+    *(RuntimeError, ValueError, LookupError, OverflowError, MemoryError),
+)
+# What is no place for a file, or of a member's name none; None is bz2's and gzip's.
+NO_NAME = (None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ)
 
 
 def archives(names: Iterable[str]) -> dict[str, list[str]]:
@@ -62,8 +72,11 @@ def unpack(name: str, parts: Sequence[Path], into: Path) -> None:
                 _unzip(name, files[0], into, bar)
             else:
                 _untar(name, _Joined(files, bar), into)
-        # RuntimeError: a password is wanted, or a way to compress that zipfile does not know.
-        except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as fault:
+        # RuntimeError: a password is wanted, or a way to compress that zipfile does not know. Damaged headers
+        # lead to the rest; what the disk refuses is the caller's.
+        except (*DAMAGED, OSError) as fault:
+            if isinstance(fault, OSError) and fault.errno not in NO_NAME:
+                raise
             raise InputError(
                 f"{name} cannot be unpacked ({fault}); remove {parts[0]} and run the command again; if that "
                 "does not help, it is damaged at its source"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from abra_wilds.config.fields import Flag, expanded
-from abra_wilds.config.files import read_yaml
+from abra_wilds.config.files import once, read_settings, read_value
 from abra_wilds.config.run import RunConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
@@ -84,8 +82,8 @@ def parse_pair(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")
     try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
+        read = read_value(value)
+    except ValueError:
         raise argparse.ArgumentTypeError(f"cannot read the value of {text!r}") from None
     try:
         return key, float(read) if isinstance(read, str) else read  # YAML reads 1e-4 as text
@@ -156,7 +154,7 @@ def parse(argv: Sequence[str]) -> RunConfig:
     if unknown:
         refuse(unknown[0], [f"--{name}" for name in OUTSIDE] + [f"--{name}" for name in flags_by_name()])
     algorithm, preset, path = (flags.pop(name, None) for name in ("algorithm", "preset", "config"))
-    file = read_file(recipe(path)) if path else {}
+    file = read_settings(recipe(path), "--config") if path else {}
     algorithm, preset = algorithm or file.pop("algorithm", None), preset or file.pop("preset", None)
     if algorithm is None:
         raise InputError(f"--algorithm is missing; choose one of {', '.join(METHODS)}")
@@ -173,13 +171,13 @@ def read_flags(argv: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """
     found, unknown = flag_parser().parse_known_args(argv)
     flags = {name: value for name, value in vars(found).items() if value is not None}
-    model_kwargs = dict(flags.pop("model_kwargs", []))
+    model_kwargs = once(flags.pop("model_kwargs", []), "model_kwargs")
     if set(model_kwargs) - {"pretrained"} or "pretrained" in flags.keys() & model_kwargs.keys():
         raise InputError(
             f"--model_kwargs takes pretrained=True|False, once with --pretrained; got {model_kwargs}"
         )
     kinds = flags_by_name()
-    flags = {k: dict(v) if k in kinds and kinds[k].kind is dict else v for k, v in flags.items()}
+    flags = {k: once(v, k) if k in kinds and kinds[k].kind is dict else v for k, v in flags.items()}
     return flags | model_kwargs, unknown
 
 
@@ -205,18 +203,6 @@ def recipe(name: str) -> Path:
     'c1_erm.yaml'
     """
     return named_yaml(expanded(name, "--config"), Path(__file__).parent)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The settings of a --config file.
-
-    Raises:
-        InputError: if it is no flat mapping of flags to values.
-    """
-    content = read_yaml(path, "--config")
-    if not isinstance(content, Mapping):
-        raise InputError(f"--config {path} holds no settings; write one `name: value` a line")
-    return {str(name): value for name, value in content.items()}
 
 
 def flags_by_name() -> dict[str, Flag]:

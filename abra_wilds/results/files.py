@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from abra_wilds.errors import InputError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @contextmanager
@@ -41,6 +46,28 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Rows of the same columns, one or more, as CSV that a spreadsheet opens without computing anything.
+
+    Text that a spreadsheet would take for a formula gets an apostrophe in front (CWE-1236); numbers stay.
+
+    >>> csv_text([{"name": "=1+1", "change": -0.5}])
+    "name,change\n'=1+1,-0.5\n"
+    """
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        # The module csv leaves a carriage return unquoted where lines end in another way.
+        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r", " ")
+
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(map(cell, rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({cell(name): cell(value) for name, value in row.items()} for row in rows)
+    return out.getvalue()
 
 
 def same_file(source: Path, path: Path) -> None:

@@ -88,6 +88,8 @@ class Record:
         for f in fields(self):
             if not isinstance(getattr(self, f.name), FIELD_TYPES[str(f.type)]):
                 raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
+        if {"/", "\\"} & set(self.predictions):
+            raise ValueError(f"predictions must be the name of a file beside it; got {self.predictions!r}")
         for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
             if not 0 <= acc <= 1:
                 raise ValueError(f"an accuracy must lie in [0, 1]; got {acc!r}")
@@ -113,7 +115,7 @@ def read_records(path: Path) -> list[Record]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             records.append(Record(**json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             names = ", ".join(f.name for f in fields(Record))
             raise InputError(f"line {number} of {path} is no record with {names}; restore the file") from None
     return records

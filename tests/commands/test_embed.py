@@ -1,6 +1,7 @@
 """`abra-wilds embed`: what the classifier reads, as profiles that pycytominer and copairs open."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,9 @@ from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
 from abra_wilds.analysis import profiles
 from abra_wilds.analysis.embed import classified, embed_saved, embeddings
+from abra_wilds.analysis.held_out import HeldOut, held_out
 from abra_wilds.analysis.postprocess import postprocessed
-from abra_wilds.analysis.profiles import feature_names
+from abra_wilds.analysis.profiles import TREATED_WELL, feature_names
 from abra_wilds.analysis.saved import open_saved
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.reading.images import read_image
@@ -143,6 +145,8 @@ def test_post_processing_is_fitted_to_sites_and_metrics_compare_before_and_after
     content = json.loads((folder / "metrics.json").read_text())
     assert {content[k] for k in ("tta", "postprocess", "level")} == {"plate_bn_min10", "tvn", "well"}
     assert len(content["metrics"]) >= 4
+    held = held_out("tvn", plain.features, batch, is_control, profiles.wells_of(plain.table, TREATED_WELL)[0])
+    assert content["held_out_controls"] == asdict(held) and f"tvn: {held}" in shown
     for entry in content["metrics"]:
         assert set(entry["by_cell_line"]) == {"HEPG2", "HUVEC"}
         (line,) = [line for line in shown.splitlines() if line.startswith(entry["metric"] + "  ")]
@@ -238,6 +242,13 @@ def test_too_few_controls_are_met_before_anything_is_computed(run_folder, root, 
     words = ("--split", "val", "--postprocess", "tvn", "--root_dir", root)
     runs.assert_says(runs.sentence(capsys, command, run_folder, *words), "8 or more", "has 4")
     assert not [p for p in run_folder.iterdir() if p.is_dir()]
+
+
+def test_an_alignment_that_adds_an_effect_writes_nothing(run_folder, capsys, monkeypatch):
+    monkeypatch.setattr("abra_wilds.analysis.held_out.held_out", lambda *_: HeldOut(0.25, 0.9, 0.25, 64))
+    words = ("--split", "val", "test", "--postprocess", "centerscale")
+    runs.assert_says(runs.sentence(capsys, command, run_folder, *words), "25 %", "90 %", "embed more splits")
+    assert list((run_folder / "embed_best_none_centerscale").iterdir()) == []
 
 
 def test_embeddings_are_not_overwritten(run_folder, capsys):

@@ -118,7 +118,7 @@ FLAGS = [
         ("--scheduler_kwargs gamma must be", "got 'much'"),
     ),
     ("ERM", {"loader_kwargs": {"num_workers": "["}}, ("cannot read the value of 'num_workers=['",)),
-    ("ERM", {"loader_kwargs": {"num_workers": True}}, ("num_workers must be 0 or more", "got True")),
+    ("ERM", {"loader_kwargs": {"num_workers": True}}, ("num_workers must be in [0, 1024]", "got True")),
     (
         "ERM",
         {"loader_kwargs": {"pin_memory": "perhaps"}},

@@ -63,6 +63,7 @@ def test_a_record_is_appended_once_whatever_the_clock_says(tmp_path):
             json.dumps(asdict(FIRST) | wrong).encode()
             for wrong in (
                 *({"acc": None}, {"acc": float("nan")}, {"acc": 31.25}, {"acc_by_cell": {"HUVEC": None}}),
+                *({"predictions": "../pred.csv"}, {"predictions": "a\\b"}),
                 *({"consumed": None}, {"method": None}, {"n": "12345"}, {"tta": 1}),
             )
         ),

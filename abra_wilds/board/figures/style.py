@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from abra_wilds.board.figures.values import FigureRows
-from abra_wilds.results.files import atomic_write, write_text
+from abra_wilds.results.files import atomic_write, csv_text, write_text
 
 # Okabe and Ito's palette without its yellow, which is faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -52,9 +50,5 @@ def save_figure(figure: Figure, values: FigureRows, folder: Path, name: str) -> 
             figure.savefig(temporary, format="png", dpi=150)
         with atomic_write(paths[1]) as temporary:
             figure.savefig(temporary, format="svg", metadata={"Date": None})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(values[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(values)
-    write_text(paths[2], text.getvalue())
+    write_text(paths[2], csv_text(values))
     return paths

@@ -75,7 +75,7 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
         first = rows[0]
         name = model_name(first["dataset"], first["seed"], first["checkpoint"])
         digests = first["checkpoint_sha256"], first["config_sha256"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
     model = found(run.path / name)
     now = sha256(model) if model.is_file() else digests[0], run.config["digest"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from abra_wilds.board.report.parts import Group
 from abra_wilds.data.datasets.layouts import find_folder
@@ -94,7 +95,7 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
     if not path.is_file() or sha256(path) != r.predictions_sha256:
         raise InputError(f"{path} is missing or not what its record was made of; predict again")
     rows = screen.rows[screen.rows["split"] == r.split]
-    predicted = np.loadtxt(path, dtype=np.int64, ndmin=1)
+    predicted = read_predictions(path)
     right = predicted == rows["sirna_id"].to_numpy() if len(predicted) == len(rows) else np.zeros(1)
     # WILDS' accuracies are float32.
     if len(predicted) != len(rows) or abs(right.mean() - r.acc) > 1e-5:
@@ -103,6 +104,18 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
             f"{screen.path}, which is another data set; give the --root_dir of the runs"
         )
     return rows.assign(predicted=predicted, right=right)
+
+
+def read_predictions(path: Path) -> NDArray[np.int64]:
+    """The class ids of a predictions file, (n,).
+
+    Raises:
+        InputError: for a line that is no integer.
+    """
+    try:
+        return np.array([int(line) for line in path.read_bytes().split()], dtype=np.int64)
+    except (ValueError, OverflowError):
+        raise InputError(f"{path} is no list of class ids; predict again") from None
 
 
 def all_scored(group: Group, split: str, screen: Screen) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abra_wilds.config.files import once
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import parse_pair
 
@@ -64,7 +65,7 @@ def read_parameters(pairs: Sequence[str], gpus: int) -> dict[str, Any]:
         InputError: without a time, or for what is no pair.
     """
     try:
-        found = dict(parse_pair(pair) for pair in pairs)
+        found = once(map(parse_pair, pairs), "slurm")
     except argparse.ArgumentTypeError as fault:
         raise InputError(f"--slurm takes key=value ({fault})") from None
     # YAML reads 2:00:00 as a number, and submitit's own time is five minutes.
@@ -88,7 +89,7 @@ def slurm_executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
         from submitit import SlurmExecutor
     except ImportError:
         raise InputError(
-            "--slurm needs submitit, which is not installed; pip install 'abra-wilds[slurm]'"
+            "--slurm needs submitit, which is not installed; run `pip install 'abra-wilds[slurm]'`"
         ) from None
     try:
         executor = SlurmExecutor(folder, max_num_timeout=REQUEUES)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.board.terms import NAMED
-from abra_wilds.config.files import read_yaml
+from abra_wilds.config.files import read_settings
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import named_yaml
@@ -80,11 +80,11 @@ def read_spec(path: Path) -> Spec:
     Raises:
         InputError: for whatever in it cannot be used.
     """
-    content = read_content(path)
+    content = read_settings(path, "SPEC", SPEC_TEXTS)
     if "same_as" in content:
         only_keys(content, ("name", "same_as"), f"{path} with same_as")
         other = path.parent / str(content["same_as"])
-        if "same_as" in read_content(other):
+        if "same_as" in read_settings(other, "SPEC", SPEC_TEXTS):
             raise InputError(
                 f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
             )
@@ -107,15 +107,6 @@ def read_spec(path: Path) -> Spec:
     all_differ = as_differences(content.get("differs"), f"differs of {path}")
     read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
     return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
-
-
-def read_content(path: Path) -> Mapping[str, Any]:
-    """The names and values of a sweep's file.
-
-    Raises:
-        InputError: if it has none.
-    """
-    return as_mapping(read_yaml(path, "SPEC", SPEC_TEXTS), f"SPEC {path}")
 
 
 def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Callable, Mapping
 from html import escape
@@ -11,6 +9,7 @@ from typing import Any
 
 from abra_wilds.board.tables.notes import footnotes
 from abra_wilds.board.tables.rows import PublishedRow, Table, TableRow
+from abra_wilds.results.files import csv_text as as_csv
 from abra_wilds.results.significance import spread
 
 TEX = {
@@ -156,12 +155,7 @@ def tex(text: str) -> str:
 
 def csv_text(table: Table) -> str:
     """The table in CSV, one value a column, unrounded; what there is not is empty."""
-    rows = [_values(table, row) for row in table.rows]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    return as_csv([_values(table, row) for row in table.rows])
 
 
 def _values(table: Table, row: TableRow) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.terminal import alone
 
+MOST_DRAWS = 1000
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.split == SOURCE:
         raise InputError("--split train would be compared with itself; name another split, such as test")
+    if not 1 <= args.draws <= MOST_DRAWS:
+        raise InputError(f"--draws must be in [1, {MOST_DRAWS}]; got {args.draws}")
     runs, numbers = chosen_runs(args), list(dict.fromkeys(args.figure))
     failed: dict[int, str] = {}
     for checkpoint in args.checkpoint:

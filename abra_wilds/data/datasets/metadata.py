@@ -19,6 +19,9 @@ TEXTS = ("cell_type", "experiment", "well", "dataset")
 SPLITS = ("train", "val", "test")
 _INTEGER = re.compile(r"\s*[0-9]{1,19}\s*")
 _LARGEST = np.iinfo(np.int64).max
+# File systems take 255 bytes, which a well's name shares with its site, stain and ending.
+LONGEST_NAME = 100
+UNSAFE = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 def read_metadata(path: Path) -> pd.DataFrame:
@@ -84,12 +87,22 @@ def check_discarded(rows: pd.DataFrame, path: Path) -> None:
 
 
 def check_text(values: pd.Series[Any], path: Path) -> None:
-    """Refuse a column of text with nothing somewhere.
+    """Refuse a column with anything but text that can be a folder's name.
 
     Raises:
         InputError: with the first wrong line.
     """
     refuse_wrong(values, path, (values == "").to_numpy(), "text")
+    refuse_wrong(values, path, ~values.map(is_name).to_numpy(dtype=bool), "a name that folders can have")
+
+
+def is_name(text: str) -> bool:
+    r"""Whether a text is the name of one file or folder: paths of images are made of the names in tables.
+
+    >>> [is_name(text) for text in ("HEPG2-08", "..", "../x", "/x", "a\\b", "a\0", "x" * 101)]
+    [True, False, False, False, False, False, False]
+    """
+    return text not in ("", ".", "..") and len(text) <= LONGEST_NAME and not UNSAFE.search(text)
 
 
 def _check_splits(values: pd.Series[Any], path: Path) -> None:

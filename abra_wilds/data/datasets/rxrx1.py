@@ -69,7 +69,9 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         split_scheme: str = "wilds",
     ):
         if download:
-            raise InputError("rxrx1_6ch is not downloaded here; get it with 'abra-wilds fetch rxrx1_6ch'")
+            raise InputError(
+                f"rxrx1_6ch is not downloaded here; get it with 'abra-wilds fetch rxrx1_6ch {root_dir}'"
+            )
         self._version = version or "1.0"
         self._split_scheme = split_scheme
         layout = find_layout(Path(root_dir))

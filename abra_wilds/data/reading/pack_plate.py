@@ -21,6 +21,7 @@ from abra_wilds.data.reading.images import check_shape, image_path, read_files
 from abra_wilds.data.reading.packed import suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, sha256, write_text
+from abra_wilds.terminal import remedy
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -94,7 +95,7 @@ def read_plate_table(folder: Path, name: str) -> dict[str, Any] | None:
     try:
         table: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         size = (folder / f"{name}.npy").stat().st_size
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return table if size == table["bytes"] else None
 
@@ -141,8 +142,8 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
         write_text(path.with_suffix(".json"), json.dumps(table))
     except OSError as fault:
         raise InputError(
-            f"{path} cannot be written ({fault.strerror}); fix that and start again, which keeps the plates "
-            "that are packed"
+            f"{path} cannot be written ({fault.strerror}); {remedy(fault)} and start again, which keeps the "
+            "plates that are packed"
         ) from fault
     except Unpackable as fault:
         return fault.faults

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 INDEX = "index.json"
+# What the index of another program, or half of one, leads to.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 Window = tuple[int, int, int]
 
 
@@ -58,6 +60,8 @@ class Pack:
         files: list[dict[str, Any]] = index["files"]
         self.files = [{key: file[key] for key in ("name", "bytes", "sha256")} for file in files]
         counts = [len(file["stems"]) for file in files]
+        if not sum(counts):
+            raise ValueError("no images")
         # As bytes, a quarter of what NumPy takes for text.
         stems = np.array([stem.encode() for file in files for stem in file["stems"]])
         # Arrays, where a dictionary of 125,510 names would be copied into each worker, touch by touch.
@@ -84,17 +88,16 @@ class Pack:
             if index["format"] != FORMAT:
                 raise InputError(f"{path} is of format {index['format']}, and this version reads {FORMAT}")
             pack = cls(folder, index)
+            sizes = [(f["name"], size_of(folder, f["name"]), int(f["bytes"])) for f in pack.files]
         except InputError:
             raise
         except FileNotFoundError as fault:
             raise InputError(f"there is no pack in {folder}, or an unfinished one") from fault
-        except (OSError, ValueError, KeyError, TypeError) as fault:
+        except UNREADABLE as fault:
             raise InputError(f"{path} is not the index of a pack") from fault
-        for file in pack.files:
-            there = folder / file["name"]
-            size = there.stat().st_size if there.is_file() else 0
-            if size != file["bytes"]:
-                raise InputError(f"{there} has {size:,} bytes, and the index says {file['bytes']:,}")
+        for name, size, n_bytes in sizes:
+            if size != n_bytes:
+                raise InputError(f"{folder / name} has {size:,} bytes, and the index says {n_bytes:,}")
         return pack
 
     def __getstate__(self) -> dict[str, Any]:
@@ -150,6 +153,12 @@ class Pack:
             except (OSError, ValueError) as fault:
                 raise InputError(f"{path} cannot be mapped ({fault}); pack the data set again") from fault
         return self._maps[number]
+
+
+def size_of(folder: Path, name: str) -> int:
+    """The bytes of a file in a folder itself; 0 if there is none, or the name leads elsewhere."""
+    there = folder / name
+    return there.stat().st_size if there.parent == folder and there.is_file() else 0
 
 
 def cut(shape: tuple[int, ...], window: Window | None, name: str) -> tuple[slice, slice, slice]:

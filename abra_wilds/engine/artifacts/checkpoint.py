@@ -92,10 +92,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no checkpoint {path}; train first, or give the path of one")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError) as fault:
+    # Damaged files are answered with whatever their bytes lead to: KeyError, struct.error, MemoryError ...
+    except Exception as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise InputError(f"{path} is not a checkpoint that can be loaded ({reason}); restore it") from None
-    if not isinstance(state, dict):
+        if isinstance(fault, pickle.UnpicklingError):  # torch then advises to load it with code
+            reason = "it holds other things than tensors and numbers, or is damaged"
+        raise InputError(
+            f"{path} is not a checkpoint that can be loaded ({reason}); restore it from a copy, or give "
+            "another"
+        ) from None
+    if not isinstance(state, dict) or not isinstance(state.get("algorithm", {}), dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not a checkpoint; give the path of one")
     return state
 
@@ -106,7 +112,7 @@ def read_progress(path: Path) -> Progress:
     Raises:
         InputError: if there is none, or the file is no checkpoint.
     """
-    return progress_of(read_checkpoint(path))
+    return progress_of(read_checkpoint(path), path)
 
 
 def common_progress(path: Path) -> Progress:
@@ -126,9 +132,19 @@ def common_progress(path: Path) -> Progress:
     return found[rank()]
 
 
-def progress_of(state: Mapping[str, Any]) -> Progress:
-    """The progress in a checkpoint's content; what an older version did not record is 0."""
-    return Progress(**{f.name: state[f.name] for f in fields(Progress) if f.name in state})
+def progress_of(state: Mapping[str, Any], path: Path) -> Progress:
+    """The progress in the content of a checkpoint's file; what an older version did not record is 0.
+
+    Raises:
+        InputError: for a value of another type.
+    """
+    found = {f.name: state[f.name] for f in fields(Progress) if f.name in state}
+    for name, value in found.items():
+        like = getattr(Progress(), name)
+        kinds = dict if name == "picked" else int if isinstance(like, int) else (int, float)
+        if not isinstance(value, kinds) and not (like is None and value is None):
+            raise InputError(f"{path} says {name} is {value!r:.40}, which is none; restore the checkpoint")
+    return Progress(**found)
 
 
 def load_checkpoint(
@@ -160,9 +176,10 @@ def load_checkpoint(
             optimizer.load_state_dict(state["optimizer"])
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
-    except (RuntimeError, ValueError) as fault:
+    # The state of an optimiser is taken apart unchecked.
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as fault:
         raise InputError(f"{path} does not fit {method.name} as configured: {brief(fault)}") from None
-    return progress_of(state)
+    return progress_of(state, path)
 
 
 def brief(fault: Exception) -> str:

@@ -293,9 +293,11 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise InputError(f"{path} is not JSON; restore it, or start anew with --overwrite") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or not isinstance(content.get("values", {}), dict):
+        raise InputError(f"{path} is no JSON of a run; restore it, or start anew with --overwrite")
     return content
 
 

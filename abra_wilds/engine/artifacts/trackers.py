@@ -49,7 +49,7 @@ def check_tracker(name: str) -> None:
             import torch.utils.tensorboard  # noqa: F401
         except ImportError:
             raise InputError(
-                "--tracker tensorboard needs the package tensorboard; pip install tensorboard"
+                "--tracker tensorboard needs the package tensorboard; run `pip install 'abra-wilds[track]'`"
             ) from None
 
 

@@ -93,11 +93,14 @@ def saved_config(folder: RunFolder) -> RunConfig:
     """
     content = read_config(folder)
     values = content.get("values", {})
-    if "algorithm" not in values:
-        raise InputError(f"{folder.path / CONFIG} is missing or names no algorithm; restore it from the run")
-    algorithm = values["algorithm"]
+    algorithm, preset, origin = values.get("algorithm"), content.get("preset"), content.get("origin")
+    if not isinstance(algorithm, str) or not isinstance(preset, str) or not isinstance(origin, dict):
+        raise InputError(
+            f"{folder.path / CONFIG} is missing or names no algorithm, preset and origin; restore it from "
+            "the run"
+        )
     parts = schema_of(get_method(algorithm).Config).build(values)
-    config = RunConfig(algorithm, content["preset"], content["origin"], **parts)
+    config = RunConfig(algorithm, preset, origin, **parts)
     return as_trained(folder, config)
 
 

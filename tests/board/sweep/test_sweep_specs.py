@@ -163,7 +163,7 @@ def test_rows_and_seeds_that_are_not_there_are_refused(file, flag, value, known)
     [
         ("same_as: spec.yaml", ["same_as of", "spec.yaml"]),
         ("a: [", ["spec.yaml", "YAML"]),
-        ("- a", ["spec.yaml", "names and values"]),
+        ("- a", ["spec.yaml", "no settings"]),
         (None, ["spec.yaml cannot be read"]),
     ],
 )
