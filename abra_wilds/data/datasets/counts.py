@@ -62,7 +62,7 @@ def class_notes(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list
         new = np.setdiff1d(y[chosen], known).tolist()
         if new:
             named = [*map(str, new[:MOST_CLASSES]), *["others"] * (len(new) > MOST_CLASSES)]
-            notes.append(f"{split} has {len(new):,} classes that train lacks: {', '.join(named)}")
+            notes.append(f"classes of {split} that train lacks: {len(new):,}, namely {', '.join(named)}")
     return notes
 
 

@@ -52,12 +52,13 @@ class Plates:
         images = sorted(path for path in self.left if path.endswith(".png"))
         others = sorted(set(self.left) - set(images))
         named = (
-            ("image files belong", images),
-            ("other files in folders of plates belong", others),
-            ("folders of plates belong", sorted(self.without_rows)),
+            ("image files", images),
+            ("other files in folders of plates", others),
+            ("folders of plates", sorted(self.without_rows)),
         )
         return [
-            f"{len(found):,} {what} to no row of {table} and are not read, first {self.folder / found[0]}"
+            f"{what} that belong to no row of {table} and are not read: {len(found):,}, first "
+            f"{self.folder / found[0]}"
             for what, found in named
             if found
         ]

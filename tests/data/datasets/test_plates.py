@@ -134,10 +134,11 @@ def test_files_without_a_row_are_said_and_decide_nothing(root, folder, run, caps
     assert found.suffixes == before.suffixes and found._input_array.tolist() == before._input_array.tolist()
     table = folder / "metadata.csv"
     notes = (
-        f"3 image files belong to no row of {table} and are not read, first {a}/B02_s1_w01.png",
-        f"1 other files in folders of plates belong to no row of {table} and are not read, first "
+        f"image files that belong to no row of {table} and are not read: 3, first {a}/B02_s1_w01.png",
+        f"other files in folders of plates that belong to no row of {table} and are not read: 1, first "
         f"{plate(folder, 'A-4')}/notes.txt",
-        f"1 folders of plates belong to no row of {table} and are not read, first {folder}/images/Z-9/Plate3",
+        f"folders of plates that belong to no row of {table} and are not read: 1, first "
+        f"{folder}/images/Z-9/Plate3",
     )
     assert found.notes == notes
     code, lines = validated(root, capsys)
@@ -153,7 +154,7 @@ def test_files_without_a_row_are_said_of_three_channels_too(copied_root):
     path = next((folder / "images").glob("*/Plate1/*_s1.png"))
     put(path.with_name("X99_s1.png"), path)
     (note,) = load_dataset("rxrx1", copied_root).notes
-    assert note.startswith("1 image files belong to no row") and note.endswith(f"{path.parent}/X99_s1.png")
+    assert note.startswith("image files that") and note.endswith(f": 1, first {path.parent}/X99_s1.png")
 
 
 def test_classes_that_test_alone_has_are_said(root, folder, run, capsys):
@@ -162,7 +163,7 @@ def test_classes_that_test_alone_has_are_said(root, folder, run, capsys):
     new = (rows["experiment"] == "A-4") & (rows["sirna_id"] == 2)
     rows["sirna_id"] = rows["sirna_id"].mask(new, 3)
     rows.to_csv(path, index=False)
-    note = "note: test has 1 classes that train lacks: 3"
+    note = "note: classes of test that train lacks: 1, namely 3"
     code, lines = validated(root, capsys)
     assert code == 0 and note in lines
     assert note in opening(run, prepare(run), Progress()).splitlines() and note in dry_run(run).splitlines()
