@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from shlex import quote
 
 from abra_wilds.board.extra import BOARD_PACKAGES
 from abra_wilds.config.data import MARKER
@@ -145,7 +146,10 @@ def check_data() -> Iterator[Finding]:
         where = next((table.parent for table in tables if table.is_file()), None)
         if where is None:
             layout = " --layout rxrx1" if name == "rxrx1_6ch" else ""
-            fetch = f"abra-wilds fetch {name} {root}, or a simulated one: abra-wilds simulate {root}{layout}"
+            there = quote(str(root))
+            fetch = (
+                f"abra-wilds fetch {name} {there}, or a simulated one: abra-wilds simulate {there}{layout}"
+            )
             yield Finding(name, f"not in {root / folders[0]}; {fetch}")
             continue
         simulated = " (simulated)" if (where / MARKER).is_file() else ""

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.fetch import FETCHED, fetch
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name} is already there, in {root}")
     else:
         report_fetched(target)
-    print(f"next: abra-wilds validate {root}")
+    print(f"next: abra-wilds validate {quote(str(root))}")
     return 0
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from abra_wilds.board.bundle.build import bundle
 from abra_wilds.terminal import alone
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
     print(bundle(args.runs, args.out, args).split("\n## ")[0])
-    print(f"\nWrote {args.out}; check it with 'abra-wilds verify {args.out} --root_dir ROOT'")
+    print(f"\nWrote {args.out}; check it with 'abra-wilds verify {quote(str(args.out))} --root_dir ROOT'")
     return 0
 
 

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -239,8 +240,8 @@ def data_info(
 def _check_wilds_rxrx1(root: Path, version: str, split_scheme: str) -> None:
     """Refuse an RxRx1-WILDS that WILDS would start to download or meet with an assert."""
     make = (
-        f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
-        f"'abra-wilds simulate {root}'"
+        f"get it with 'abra-wilds fetch rxrx1 {quote(str(root))}', or make a simulated one with "
+        f"'abra-wilds simulate {quote(str(root))}'"
     )
     folder = root / f"rxrx1_v{version}"
     if not (folder / METADATA).is_file():

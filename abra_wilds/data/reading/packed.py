@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -228,7 +229,7 @@ def chosen_pack(
 def pack_command(dataset: WILDSDataset, root_dir: str | Path, size: int = 0) -> str:
     """What makes the pack of a data set, for messages."""
     shrunk = f" --size {size}" if size else ""
-    return f"abra-wilds pack {root_dir} --dataset {dataset.dataset_name}{shrunk}"
+    return f"abra-wilds pack {quote(str(root_dir))} --dataset {dataset.dataset_name}{shrunk}"
 
 
 def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
