@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import re
 import shlex
 import shutil
@@ -71,16 +70,6 @@ def test_a_run_whose_readers_were_killed_goes_on_as_advised(root, tiny, tmp_path
     assert main(argv) == 1 and WORKER_KILLED in capsys.readouterr().err
     assert re.findall(r"--\w+", WORKER_KILLED) == ["--resume", "--loader_kwargs"]
     assert main([*argv[: argv.index("--loader_kwargs")], "--resume", "--loader_kwargs", "num_workers=0"]) == 0
-
-
-def test_extras_that_are_advised_exist():
-    setup = configparser.ConfigParser()
-    setup.read(runs.REPOSITORY / "setup.cfg")
-    sources = "".join(p.read_text() for p in (runs.REPOSITORY / "abra_wilds").rglob("*.py"))
-    named = set(re.findall(r"'abra-wilds\[(\w+)\]'", sources))
-    assert {"board", "embed", "slurm", "ssl", "timm"} <= named <= set(setup["options.extras_require"])
-    assert setup["metadata"]["name"] == "abra-wilds"
-    assert "pip install -e" not in sources  # which works in the repository's root alone
 
 
 def test_networks_of_timm_that_are_advised_can_be_used():

@@ -25,8 +25,9 @@ from abra_wilds.data.datasets.layouts import TABLES, read_wells
 from abra_wilds.data.datasets.metadata import check_discarded, read_metadata
 from abra_wilds.data.datasets.splits import SCHEMES, split_array
 from abra_wilds.data.reading.packed import FORMAT, INDEX, Pack
-from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, load_weights, save_checkpoint
+from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.artifacts.folder import RunFolder
+from abra_wilds.engine.artifacts.weights import load_backbone, load_head
 from abra_wilds.engine.evaluation.saved import saved_config
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.unpack import unpack
@@ -294,7 +295,7 @@ def run_checkpoint(body: bytes, folder: Path) -> None:
     refusals = []
     for read in (
         lambda: load_checkpoint(path, method, torch.optim.Adam(method.parameters())),
-        lambda: load_weights(path, method, featurizer_only=False),
+        lambda: load_head(path, load_backbone(path, method.net)[0], method),
     ):
         try:
             read()

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -242,8 +243,8 @@ def data_info(
 def _wilds_rows(root: Path, version: str, split_scheme: str) -> pd.DataFrame:
     """The rows of RxRx1-WILDS; refused is what WILDS would start to download or meet with an assert."""
     make = (
-        f"get it with 'abra-wilds fetch rxrx1 {root}', or make a simulated one with "
-        f"'abra-wilds simulate {root}'"
+        f"get it with 'abra-wilds fetch rxrx1 {quote(str(root))}', or make a simulated one with "
+        f"'abra-wilds simulate {quote(str(root))}'"
     )
     folder = root / f"rxrx1_v{version}"
     if not (folder / METADATA).is_file():

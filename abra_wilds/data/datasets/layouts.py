@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,8 @@ def find_folder(root: Path) -> Path:
         if (folder / METADATA).is_file() or (folder / TABLES[0]).is_file():
             return folder
     make = (
-        f"get it with 'abra-wilds fetch rxrx1_6ch {root}', or make a simulated one with 'abra-wilds simulate "
-        f"{root} --layout rxrx1'"
+        f"get it with 'abra-wilds fetch rxrx1_6ch {quote(str(root))}', or make a simulated one with "
+        f"'abra-wilds simulate {quote(str(root))} --layout rxrx1'"
     )
     raise absent(named, f"{METADATA} and no {TABLES[0]}", make)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,8 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         split_scheme: str = "wilds",
     ):
         if download:
-            raise InputError(
-                f"rxrx1_6ch is not downloaded here; get it with 'abra-wilds fetch rxrx1_6ch {root_dir}'"
-            )
+            command = f"abra-wilds fetch rxrx1_6ch {quote(str(root_dir))}"
+            raise InputError(f"rxrx1_6ch is not downloaded here; get it with '{command}'")
         self._version = version or "1.0"
         self._split_scheme = split_scheme
         layout = find_layout(Path(root_dir))

@@ -130,3 +130,30 @@ def test_an_optimiser_of_another_kind_does_not_fit(tmp_path):
     save_checkpoint(tmp_path / "c.pth", method, Progress(0), other)
     with pytest.raises(InputError, match="does not fit ERM"):
         load_checkpoint(tmp_path / "c.pth", method, torch.optim.Adam(method.parameters(), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epoch": "last"}, "says epoch is 'last'"),
+        ({"best_val_metric": [0.5]}, r"says best_val_metric is \[0.5\]"),
+        ({"picked": 3}, "says picked is 3"),
+        ({"algorithm": [1]}, "not a checkpoint"),
+        ({"optimizer": {"state": 1}}, "does not fit"),
+    ],
+)
+def test_a_checkpoint_with_other_content_is_a_sentence(tmp_path, changes, said):
+    method = make_method("ERM")
+    optimizer = torch.optim.Adam(method.parameters())
+    save_checkpoint(tmp_path / "c.pth", method, Progress(3, 0.5, 1), optimizer)
+    torch.save(torch.load(tmp_path / "c.pth", weights_only=True) | changes, tmp_path / "c.pth")
+    with pytest.raises(InputError, match=said):
+        load_checkpoint(tmp_path / "c.pth", method, optimizer)
+
+
+def test_no_sentence_advises_to_load_a_file_with_code(tmp_path):
+    """Torch's own message about such a file does."""
+    (tmp_path / "c.pth").write_bytes(pickle.dumps({"algorithm": Progress()}))
+    with pytest.raises(InputError, match="other things than tensors") as fault:
+        read_checkpoint(tmp_path / "c.pth")
+    assert "weights_only" not in str(fault.value) and "trust" not in str(fault.value)
