@@ -20,8 +20,8 @@ from abra_wilds.__main__ import JOBS, make_parser
 from abra_wilds.config.fields import Flag, expanded, flag_of, path, typed
 from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.config.run import SECTIONS
+from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.precision import check_speed, make_scaler
-from abra_wilds.engine.setup import pick_device
 from abra_wilds.engine.step import explain_out_of_memory
 from abra_wilds.errors import InputError, RunAborted
 from abra_wilds.functional.ssl import block_masks

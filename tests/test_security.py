@@ -13,8 +13,6 @@ FILES = sorted(p for name in ("abra_wilds", "leaderboard", "examples") for p in 
 ALLOWED = {
     # Bytes that the process itself made, handed to its own workers, which the pool pickles anyway.
     ("abra_wilds/pools.py", "pickle.loads(pickled)"),
-    # Loader is PyYAML's SafeLoader without keys that are there twice.
-    ("abra_wilds.config.files.py", "yaml.load(text, Loader)"),
 }
 # What loads objects by running what a file says.
 UNPICKLING = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}

@@ -48,7 +48,7 @@ class Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"{key[:40]!r} is there twice; keep one")
             seen.add(key)
         for key_node, value in node.value:
-            if key_node.value in self.texts:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in self.texts:
                 for scalar in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     as_written(scalar)
         return super().construct_mapping(node, deep=deep)
@@ -83,7 +83,9 @@ def read_value(text: str, texts: Iterable[str] = ()) -> Any:
         ValueError: with one line that says why, if it cannot be read.
     """
     try:
-        return yaml.load(text, type("SettingsLoader", (Loader,), {"texts": frozenset(texts)}))
+        loader = Loader(text)
+        loader.texts = frozenset(texts)
+        return loader.get_single_data()
     # An impossible date or a huge number: ValueError and OverflowError; brackets in brackets: RecursionError.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as fault:
         mark = getattr(fault, "problem_mark", None)

@@ -31,8 +31,9 @@ from abra_wilds.data.reading.loaders import (
 from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
-from abra_wilds.dist import local_rank, local_world, world
+from abra_wilds.dist import local_world, world
 from abra_wilds.engine.artifacts.weights import load_backbone, load_head, refuse_random_stem
+from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.precision import check_speed
 from abra_wilds.engine.schedule import warmup_lines
 from abra_wilds.methods import get_method
@@ -310,36 +311,6 @@ def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> N
     if name not in results or not name.startswith("acc"):
         known = ", ".join(k for k in results if k.startswith("acc"))
         raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of --device; an index alone is the CPU where there is no CUDA, as WILDS has it.
-
-    A CUDA device becomes the current one, which torch's pinning thread and its test for bf16 take. Of several
-    processes each has the device of its number on its machine; one that is shown a single device has that.
-
-    Raises:
-        InputError: for a device that is not there.
-    """
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if name == "auto":
-        name = "cuda" if cuda else "mps" if mps and world() == 1 else "cpu"
-    if (name == "mps" and not mps) or (name.startswith("cuda") and not cuda):
-        raise InputError(f"--device {name} finds no such device that this torch can use; give auto or cpu")
-    if name in ("cpu", "mps") or not cuda:
-        return torch.device("mps" if name == "mps" else "cpu")
-    n, k = torch.cuda.device_count(), int(name.removeprefix("cuda").removeprefix(":") or 0)
-    if world() > 1:
-        k = 0 if n == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else local_rank()
-        if k >= n:
-            raise InputError(
-                f"{local_world()} processes on a machine of {n} CUDA devices would have to share them; start "
-                "one for each device, or give --device cpu"
-            )
-    if k >= n:
-        raise InputError(f"--device {name} does not exist; there are {n} CUDA devices, from 0")
-    torch.cuda.set_device(k)
-    return torch.device("cuda", k)
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> Reading:

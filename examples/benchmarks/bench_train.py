@@ -38,10 +38,11 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.engine.artifacts.logs import Meter
+from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.inputs import method_batch
 from abra_wilds.engine.precision import check_speed, configure_precision, make_scaler
 from abra_wilds.engine.schedule import make_optimizer
-from abra_wilds.engine.setup import build_method, pick_device
+from abra_wilds.engine.setup import build_method
 from abra_wilds.engine.step import step
 from abra_wilds.methods.base import Method
 from abra_wilds.pools import usable_cores

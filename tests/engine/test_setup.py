@@ -9,10 +9,11 @@ from abra_wilds import run_config
 from abra_wilds.data.reading import dataset as rows
 from abra_wilds.data.reading import images
 from abra_wilds.data.reading.pack import from_files, pack
-from abra_wilds.engine import setup
+from abra_wilds.engine import device, setup
 from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.fit import opening
-from abra_wilds.engine.setup import pick_device, prepare, reading_kwargs, reading_lines
+from abra_wilds.engine.setup import prepare, reading_kwargs, reading_lines
 from abra_wilds.types import InputError
 from tests import runs
 
@@ -28,9 +29,9 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
         monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-        monkeypatch.setattr(setup, "local_rank", lambda: local_rank)
-        monkeypatch.setattr(setup, "world", lambda: world)
-        monkeypatch.setattr(setup, "local_world", lambda: world)
+        monkeypatch.setattr(device, "local_rank", lambda: local_rank)
+        monkeypatch.setattr(device, "world", lambda: world)
+        monkeypatch.setattr(device, "local_world", lambda: world)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

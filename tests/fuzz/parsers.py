@@ -352,7 +352,9 @@ PACKED = {
     "suffixes": [""],
     "files": [
         {"name": "a.npy", "bytes": 136, "sha256": "0" * 64, "stems": ["x/1.png", "x/2.png"], "crc32": [1, 2]}
+        | {"sizes": [3, 4], "times": [5, 6]}
     ],
+    "tables": {"metadata.csv": "0" * 64},
 }
 
 
