@@ -66,7 +66,7 @@ class Pack:
         self._stems = stems[order]
         self._file = np.repeat(np.arange(len(counts)), counts)[order]
         self._row = np.concatenate([np.arange(count) for count in counts])[order]
-        self._crc = np.array([crc for file in files for crc in file["crc32"]], dtype=np.uint32)[order]
+        self._crc = np.array([int(crc) for file in files for crc in file["crc32"]], dtype=np.uint32)[order]
         self._maps: dict[int, NDArray[np.uint8]] = {}
 
     @classmethod
@@ -80,7 +80,9 @@ class Pack:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["format"] != FORMAT:
-                raise InputError(f"{path} is of format {index['format']}, and this version reads {FORMAT}")
+                raise InputError(
+                    f"{path} is of format {index['format']!r:.40}, and this version reads {FORMAT}"
+                )
             pack = cls(folder, index)
             sizes = [(f["name"], size_of(folder, f["name"]), int(f["bytes"])) for f in pack.files]
         except InputError:
