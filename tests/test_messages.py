@@ -80,9 +80,8 @@ def test_extras_that_a_text_names_are_those_of_the_package():
 def test_what_is_installed_by_its_own_name_is_no_extra():
     said = " ".join(text for path in FILES for text in texts(path))
     named = set(re.findall(r"pip install ([a-z_]+)", said))
-    assert named <= {"huggingface_hub", "safetensors", "it"}, (
-        "the rest comes with an extra, in versions that fit"
-    )
+    # The rest comes with an extra, in versions that fit.
+    assert named <= {"huggingface_hub", "safetensors", "it"}
 
 
 def test_no_text_says_mend():

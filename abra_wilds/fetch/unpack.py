@@ -30,7 +30,7 @@ _ARCHIVE = re.compile(
 
 DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError),
-    *(RuntimeError, ValueError, LookupError, OverflowError, MemoryError),
+    *(RuntimeError, ValueError, TypeError, LookupError, OverflowError, MemoryError),
 )
 # What is no place for a file, or of a member's name none; None is bz2's and gzip's.
 NO_NAME = (None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EILSEQ)

@@ -70,7 +70,7 @@ class Pack:
         self._file = np.repeat(np.arange(len(counts)), counts)[order]
         self._row = np.concatenate([np.arange(count) for count in counts])[order]
         self._crc, self.sizes, self.times = (
-            np.array([number for file in files for number in file[name]], dtype=np.uint32)[order]
+            np.array([int(number) for file in files for number in file[name]], dtype=np.uint32)[order]
             for name in ("crc32", "sizes", "times")
         )
         self._maps: dict[int, NDArray[np.uint8]] = {}
@@ -86,7 +86,9 @@ class Pack:
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
             if index["format"] != FORMAT:
-                raise InputError(f"{path} is of format {index['format']}, and this version reads {FORMAT}")
+                raise InputError(
+                    f"{path} is of format {index['format']!r:.40}, and this version reads {FORMAT}"
+                )
             pack = cls(folder, index)
             sizes = [(f["name"], size_of(folder, f["name"]), int(f["bytes"])) for f in pack.files]
         except InputError:
