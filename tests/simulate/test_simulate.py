@@ -322,7 +322,9 @@ def test_an_interrupted_write_leaves_nothing(
 def test_the_release_file_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     write_text = Path.write_text
-    monkeypatch.setattr(Path, "write_text", lambda p, t: (order.append(p.name), write_text(p, t))[1])
+    monkeypatch.setattr(
+        Path, "write_text", lambda p, t, **k: (order.append(p.name), write_text(p, t, **k))[1]
+    )
     monkeypatch.setattr(pd.DataFrame, "to_csv", lambda *_a, **_k: order.append("metadata.csv"))
     writing._write_tables(tmp_path, pd.DataFrame(), small())
     assert order == ["SIMULATED.json", "metadata.csv", "RELEASE_v1.0.txt"]
