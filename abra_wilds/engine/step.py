@@ -33,7 +33,7 @@ def explain_out_of_memory() -> Iterator[None]:
     """Inside, memory of the device that does not suffice is one sentence.
 
     Raises:
-        Lost: with what needs less.
+        RunAborted: with what needs less.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Weights under other names than a StagedNet's: files of torchvision and timm, WILDS' checkpoints.
 
 A backbone knows what its builder called its tensors (`StagedNet.published`). What stands before those names,
-`module.` or `model.0.`, is found by looking for all of them behind one prefix.
+`module.` or `model.0.`, is found by looking for all of them after one prefix.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def prefixes(state: Mapping[str, Tensor], names: Mapping[str, str]) -> list[str]
 
 
 def reading(state: Mapping[str, Tensor], names: Mapping[str, str], prefix: str, own: bool) -> Weights:
-    """A state dict read by names (theirs -> ours) behind a prefix."""
+    """A state dict read by names (theirs -> ours) after a prefix."""
     there = {ours: state[prefix + theirs] for theirs, ours in names.items() if prefix + theirs in state}
     missing = [ours for ours in names.values() if ours not in there and not ours.endswith(COUNTERS)]
     head = next((h for h in heads(prefix) if f"{h}weight" in state), "")
