@@ -44,8 +44,8 @@ SCREEN = SimulationConfig(
 )
 RUN = "--model resnet18 --pretrained false --batch_size 8 --warmup_epochs 0 --device cpu --preset wilds"
 EXAMPLES = Path(__file__).resolve().parents[1]
-# What differs between two runs of one command: times, commits and the folder's name.
-TIMES = ("seconds", "wall_s", "commit", "command", "origin", "versions")
+# What differs between two runs of one command: times, checksums of files that hold them, and commits.
+TIMES = ("seconds", "wall_s", "commit", "checkpoint_sha256")
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,11 @@ def tree_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what no two runs share."""
-    return {k: v for k, v in record.items() if k not in TIMES}
+def without_times(record: Any) -> Any:
+    """A record without what no two runs share, inside it too."""
+    if not isinstance(record, dict):
+        return record
+    return {k: without_times(v) for k, v in record.items() if k not in TIMES}
 
 
 def digest(value: Any) -> str:
