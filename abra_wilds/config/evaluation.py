@@ -9,11 +9,12 @@ from typing import Any
 from abra_wilds.config.fields import Options, option, require
 from abra_wilds.errors import InputError
 
-TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn")
+TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn", "eb_bn")
 # Adaptations to a bio-batch, which --tta_group defines.
-GROUPED_TTA = ("plate_bn", "mixed_bn", "controls_bn")
+GROUPED_TTA = ("plate_bn", "mixed_bn", "controls_bn", "eb_bn")
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
+CONTROL_KINDS = ("all", "positive", "negative", "none")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class EvalConfig(Options):
     tta: str = option(
         "none",
         "test-time adaptation: predict by batch-norm statistics of each batch in dataset order, of each "
-        "bio-batch, mixed of those and the running ones, or of each bio-batch's control wells",
+        "bio-batch, mixed of those and the running ones, of each bio-batch's control wells, or of each "
+        "bio-batch with its class mix taken into account (eb_bn)",
         choices=TTA,
     )
     tta_group: str = option("plate", "what one bio-batch is to --tta", choices=tuple(TTA_GROUPS))
@@ -53,6 +55,12 @@ class EvalConfig(Options):
         TTA_MIN,
         "statistics of fewer images are not used: those images are predicted with the running ones",
         at_least=1,
+    )
+    tta_controls: str = option(
+        "all",
+        "control wells whose statistics controls_bn takes, and whose classes eb_bn knows",
+        choices=CONTROL_KINDS,
+        later=True,
     )
     also_tta: tuple[str, ...] = option(
         (),
@@ -109,11 +117,17 @@ class EvalConfig(Options):
         works = {
             "eval_loader": ("none",),
             "tta_group": GROUPED_TTA,
-            "tta_batch_size": ("batch_bn", "plate_bn", "mixed_bn"),
+            "tta_batch_size": ("batch_bn", "plate_bn", "mixed_bn", "eb_bn"),
+            "tta_controls": ("controls_bn", "eb_bn"),
             "tta_prior": ("mixed_bn",),
             "tta_min": TTA[1:],
         }
         return {name: f"--tta {' or '.join(tta)}" for name, tta in works.items() if self.tta not in tta}
+
+    @property
+    def needs_components(self) -> bool:
+        """Whether --tta works with components of the model's batch norms."""
+        return self.tta == "eb_bn"
 
     @property
     def adaptation(self) -> str | None:
@@ -129,12 +143,16 @@ class EvalConfig(Options):
             f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
             f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta != "controls_bn" else "",
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
+            f"{self.tta_controls}_controls" if self.tta_controls != "all" else "",
         ]
         return "_".join([self.tta, *filter(None, parts)])
 
 
 # What --also_tta may say of an adaptation after commas, and its kind; the flags have tta_ before the name.
-ADAPTATION_PARTS: Mapping[str, type] = {"group": str, "batch_size": int, "prior": float, "min": int}
+ADAPTATION_PARTS: Mapping[str, type] = {
+    **{"group": str, "batch_size": int, "prior": float, "min": int},
+    "controls": str,
+}
 
 
 def adaptation_flags(text: str) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def adaptation_flags(text: str) -> dict[str, Any]:
         try:
             found[f"tta_{key}"] = ADAPTATION_PARTS[key](value)
         except (KeyError, ValueError):
-            allowed = f"{', '.join(TTA)}, and after commas group=, batch_size=, prior= or min="
+            allowed = f"{', '.join(TTA)}, and after commas group=, batch_size=, prior=, min= or controls="
             raise InputError(f"--also_tta got {text!r}; give one of {allowed}") from None
     return found
 

@@ -38,6 +38,7 @@ class Flag:
         infinite: whether inf is a number to it.
         distinct: whether its values must differ.
         local: whether it says where or how a run happens, without changing its numbers.
+        later: whether it came after digests were recorded, which leave it out where it is the default.
         path: whether it is a path, in which `~` and variables are expanded.
     """
 
@@ -53,6 +54,7 @@ class Flag:
     infinite: bool = False
     distinct: bool = False
     local: bool = False
+    later: bool = False
     path: bool = False
 
     @property

@@ -70,7 +70,7 @@ SECTIONS: dict[str, type[Options]] = {
 COMMON = Schema(SECTIONS)  # what runs of every method have
 # What a saved model may be used with; what is not given is as in its run.
 PREDICTION_FLAGS = (
-    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min"),
+    *("tta", "tta_group", "tta_batch_size", "tta_prior", "tta_min", "tta_controls"),
     *("root_dir", "data_format", "device", "loader_kwargs", "amp", "channels_last", "compile"),
 )
 OWN_LOOP = "abra_wilds"

@@ -39,6 +39,10 @@ class Setting:
         value = typed(name, value, self.flag, self.default)
         return {**self.default, **value} if self.flag.kind is dict else value
 
+    def without_effect(self, value: Any) -> bool:
+        """Whether digests leave this value out."""
+        return self.flag.local or (self.flag.later and value == self.default)
+
 
 class Schema:
     """What a configuration consists of.
@@ -93,10 +97,11 @@ class Schema:
 
     def flatten(self, config: Any, local: bool = True) -> dict[str, Any]:
         """Flag name -> value of such a configuration; without `local` only what can change a number."""
+        values = {name: getattr(getattr(config, s.section), s.field) for name, s in self.settings.items()}
         return {
-            name: getattr(getattr(config, s.section), s.field)
-            for name, s in self.settings.items()
-            if local or not s.flag.local
+            name: value
+            for name, value in values.items()
+            if local or not self.settings[name].without_effect(value)
         }
 
     def defaults(self) -> dict[str, Any]:

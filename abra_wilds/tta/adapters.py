@@ -7,7 +7,7 @@ each pass. Weights, affine parameters included, never change, and no label is re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -17,18 +17,25 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
+from abra_wilds.tta.components import Components
+from abra_wilds.tta.eb_bn import class_aware_statistics
 
-Adapter = Callable[[Method, Iterable[Tensor]], list[Tensor]]
+# The method, the images of each pass, and class ids of each pass where they are known (controls), or ().
+Adapter = Callable[[Method, Iterable[Tensor], Sequence[Tensor]], list[Tensor]]
 
 
 @torch.no_grad()
-def running_statistics(method: Method, passes: Iterable[Tensor]) -> list[Tensor]:
+def running_statistics(
+    method: Method, passes: Iterable[Tensor], known: Sequence[Tensor] = ()
+) -> list[Tensor]:
     """No adaptation."""
     return [method.predict(x) for x in passes]
 
 
 @torch.no_grad()
-def own_statistics(method: Method, passes: Iterable[Tensor], prior: float = 0.0) -> list[Tensor]:
+def own_statistics(
+    method: Method, passes: Iterable[Tensor], known: Sequence[Tensor] = (), *, prior: float = 0.0
+) -> list[Tensor]:
     """Each pass by the statistics of its images, mixed with the running ones where prior is not 0.
 
     Over a whole plate it is AdaBN (Li et al. 2016, arXiv 1603.04779) with the plate as domain, as in BEN (Lin
@@ -40,7 +47,9 @@ def own_statistics(method: Method, passes: Iterable[Tensor], prior: float = 0.0)
 
 
 @torch.no_grad()
-def first_pass_statistics(method: Method, passes: Iterable[Tensor]) -> list[Tensor]:
+def first_pass_statistics(
+    method: Method, passes: Iterable[Tensor], known: Sequence[Tensor] = ()
+) -> list[Tensor]:
     """Every pass by the statistics of the first, which holds the bio-batch's control wells.
 
     In BEN's code (Lin & Lu 2022) this is an option that the paper does not report.
@@ -58,13 +67,16 @@ ADAPTERS: dict[str, Callable[..., list[Tensor]]] = {
     "plate_bn": own_statistics,
     "mixed_bn": own_statistics,
     "controls_bn": first_pass_statistics,
+    "eb_bn": class_aware_statistics,
 }
 
 
-def make_adapter(e: EvalConfig) -> Adapter:
-    """The adapter of --tta, with its prior."""
+def make_adapter(e: EvalConfig, components: Components | None = None) -> Adapter:
+    """The adapter of --tta, with its prior or the method's components, which `needs_components` asks for."""
     adapter = ADAPTERS[e.tta]
-    return partial(adapter, prior=e.tta_prior) if e.tta == "mixed_bn" else adapter
+    if e.tta == "mixed_bn":
+        return partial(adapter, prior=e.tta_prior)
+    return partial(adapter, components=components) if e.needs_components else adapter
 
 
 def check_adaptable(method: Method, e: EvalConfig) -> None:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
 from abra_wilds.data.datasets.catalogue import make_grouper
-from abra_wilds.data.datasets.controls import control_rows
+from abra_wilds.data.datasets.controls import control_rows, has_controls
 from abra_wilds.data.samplers.batches import RowIds, SequentialSampler, even_chunks, members_of
 from abra_wilds.data.samplers.passes import BioBatch
 from abra_wilds.errors import InputError
@@ -39,12 +41,23 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioB
     grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
     members = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
     if e.tta == "controls_bn":
-        is_control = control_rows(subset.dataset)[np.asarray(subset.indices)]
+        is_control = control_rows(subset.dataset, e.tta_controls)[np.asarray(subset.indices)]
         return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members.values()]
     return [
         BioBatch(random_parts(rows, e.tta_batch_size or len(rows), group), len(rows) >= e.tta_min)
         for group, rows in members.items()
     ]
+
+
+def known_controls_of(subset: WILDSSubset, e: EvalConfig) -> Tensor | None:
+    """Class ids (n,) of the controls of a split that --tta may know, -1 of all other rows; None if none.
+
+    The class of a control well is known from the layout of its plate.
+    """
+    if e.tta != "eb_bn" or not has_controls(subset.dataset):
+        return None
+    is_control = torch.from_numpy(control_rows(subset.dataset, e.tta_controls)[np.asarray(subset.indices)])
+    return torch.where(is_control, subset.y_array, -1)
 
 
 def random_parts(rows: RowIds, most: int, seed: int) -> tuple[RowIds, ...]:

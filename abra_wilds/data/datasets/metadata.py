@@ -17,7 +17,7 @@ from abra_wilds.errors import InputError
 INTEGERS = ("plate", "site", "sirna_id")
 TEXTS = ("cell_type", "experiment", "well", "dataset")
 SPLITS = ("train", "val", "test")
-_INTEGER = re.compile(r"\s*[0-9]{1,19}\s*")
+_INTEGER = re.compile(r" *[0-9]{1,19} *")
 _LARGEST = np.iinfo(np.int64).max
 # File systems take 255 bytes, which a well's name shares with its site, stain and ending.
 LONGEST_NAME = 100

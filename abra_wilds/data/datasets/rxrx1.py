@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from abra_wilds.compat.imports import import_wilds
-from abra_wilds.data.datasets.controls import known_controls, treatment_classes
+from abra_wilds.data.datasets.controls import known_kinds, treatment_classes
 from abra_wilds.data.datasets.layouts import find_layout
 from abra_wilds.data.datasets.splits import SPLIT_NUMBERS, split_array
 from abra_wilds.data.reading.images import unreadable_file
@@ -52,6 +52,7 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
     Attributes:
         suffixes: what follows an entry of `_input_array` in the names of its files, stain by stain.
         notes: a sentence for each kind of file beside the images that belongs to no row.
+        well_kinds: (n,) the kind of each row's well, one of WELL_TYPES; None if nothing says it.
         controls: (n,) bool, which rows show control wells; None if nothing says it.
         treatments: (T,) int64, the classes that are treatments; None if that is not known.
 
@@ -83,7 +84,8 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
         labels = rows["sirna_id"].to_numpy()
         self._y_array, self._y_size = torch.tensor(labels), 1
         self._n_classes = int(labels.max()) + 1
-        self.controls = known_controls(rows.get("well_type"), labels, self._n_classes, layout.table)
+        self.well_kinds = known_kinds(rows.get("well_type"), labels, self._n_classes, layout.table)
+        self.controls = None if self.well_kinds is None else self.well_kinds != "treatment"
         treatments = treatment_classes(self.controls, labels)
         self.treatments = None if treatments is None else torch.tensor(treatments)
         codes, self._metadata_map = coded(rows, ("cell_type", "experiment", "well"))

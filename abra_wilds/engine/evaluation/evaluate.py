@@ -41,6 +41,7 @@ def predict(
     watch: Watch | None = None,
     *,
     adapter: Adapter = running_statistics,
+    known: Tensor | None = None,
 ) -> Tensor:
     """Class ids of a split, (n,) int64 on the host, in dataset order whatever the loader's order.
 
@@ -54,6 +55,7 @@ def predict(
         watch: called with the logits (N, O) of a pass and its batch without images, for whoever averages
             losses.
         adapter: predicts the bio-batches of a loader with a `PassSampler`.
+        known: (n,) class ids of the split's rows that the adapter may know (controls), -1 of all others.
 
     Raises:
         InputError: if a pass does not fit the device.
@@ -63,7 +65,8 @@ def predict(
     for passes, adapted in bio_batches(loader):
         images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
         try:
-            logits = (adapter if adapted else running_statistics)(method, images)  # (N, O) each
+            told = () if known is None else [known[b.rows.cpu()].to(device) for b in passes]
+            logits = (adapter if adapted else running_statistics)(method, images, told)  # (N, O) each
         except RuntimeError as fault:
             if not out_of_memory(fault):
                 raise

@@ -15,11 +15,12 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import predict, score
 from abra_wilds.engine.setup import Setup, adapted_loader
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
-from abra_wilds.tta.adapters import make_adapter
+from abra_wilds.tta.plan import known_controls_of
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ def pick_epochs(
     """
     e, values, best = config.eval, {}, dict(done.picked)
     for name, pick in picks.items():
-        y_pred = predict(method, pick.loader, setup.device, config.data.size, adapter=make_adapter(pick.e))
-        values[name] = score(setup.subsets["val"], y_pred)[e.val_metric]
+        val, adapter = setup.subsets["val"], adapter_of(pick.e, config, setup, method)
+        controls = known_controls_of(val, pick.e)
+        y_pred = predict(method, pick.loader, setup.device, config.data.size, adapter=adapter, known=controls)
+        values[name] = score(val, y_pred)[e.val_metric]
         known = best.get(name)
         if known is None or better(values[name], known[0], e.val_metric_decreasing):
             best[name] = (values[name], done.epoch)

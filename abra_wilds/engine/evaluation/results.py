@@ -20,6 +20,7 @@ from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, re
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, hold_folder, open_folder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.evaluation.budget import budget_of
+from abra_wilds.engine.evaluation.components import adapter_of, saved_components
 from abra_wilds.engine.evaluation.evaluate import by_cell, predict, save_predictions, score
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
 from abra_wilds.engine.precision import configure_precision
@@ -28,8 +29,8 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import same_file, sha256
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import RESULTS, Record, append_records, results_table
-from abra_wilds.tta.adapters import make_adapter
-from abra_wilds.tta.plan import tally
+from abra_wilds.tta.adapters import Adapter, make_adapter
+from abra_wilds.tta.plan import known_controls_of, tally
 from abra_wilds.types import Batch, InputError
 
 Results = Mapping[str, float]
@@ -87,7 +88,13 @@ def evaluate_checkpoint(
     for line in [*adaptation_lines(config, setup), *folder.sign_lines()]:
         log.write(line)
     csvs = csv_logs(setup, folder)
-    predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch)
+    if config.eval.needs_components:
+        found = on_rank_zero(lambda: saved_components(checkpoint, config, setup, method))
+        log.write(found.line())
+        adapter = make_adapter(config.eval, found.to(setup.device))
+    else:
+        adapter = make_adapter(config.eval)
+    predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch, adapter)
     if config.train.save_pred and is_main():
         for split, y_pred in predictions.items():
             save_predictions(folder.predictions(split, label), y_pred)
@@ -129,12 +136,20 @@ def run_progress(last: Path, saved: Progress) -> Progress:
 
 
 def evaluate_splits(
-    config: RunConfig, setup: Evaluation, method: Method, csvs: Mapping[str, CsvLog], epoch: int
+    config: RunConfig,
+    setup: Evaluation,
+    method: Method,
+    csvs: Mapping[str, CsvLog],
+    epoch: int,
+    adapter: Adapter | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, float]]]:
-    """Predict and evaluate every split, and write its rows of the two csv files."""
+    """Predict and evaluate every split, and write its rows of the two csv files.
+
+    Without an adapter it is that of the configuration, for the method as it is now.
+    """
     predictions: dict[str, Tensor] = {}
     results: dict[str, dict[str, float]] = {}
-    adapter = make_adapter(config.eval)
+    adapter = adapter or adapter_of(config.eval, config, setup, method)
     for split, loader in setup.eval_loaders.items():
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
         screen = screen_scores(setup, split)
@@ -144,7 +159,8 @@ def evaluate_splits(
             if screen is not None:
                 screen.add(logits, batch.rows)
 
-        y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter)
+        known = known_controls_of(setup.subsets[split], config.eval)
+        y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter, known=known)
         predictions[split], results[split] = y_pred, score(setup.subsets[split], y_pred)
         meter.merge()
         if screen is not None:

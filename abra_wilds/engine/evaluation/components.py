@@ -1,0 +1,215 @@
+"""Components of a model's batch norms: measured on images of training and val, kept beside the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.run import RunConfig
+from abra_wilds.data.augment.transforms import augment
+from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
+from abra_wilds.data.reading.images import check_images
+from abra_wilds.data.reading.loaders import Loader
+from abra_wilds.data.samplers.batches import RowIds, members_of
+from abra_wilds.data.samplers.passes import BioBatch, PassSampler
+from abra_wilds.dist import on_rank_zero
+from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
+from abra_wilds.engine.artifacts.logs import no_bar
+from abra_wilds.engine.setup import Data, reading_kwargs
+from abra_wilds.functional.effects import Effects, EffectSums, mix_spread
+from abra_wilds.functional.precision import at_least_fp32, in_float64
+from abra_wilds.functional.stats import instance_moments
+from abra_wilds.methods.base import Method
+from abra_wilds.results.files import atomic_write, sha256
+from abra_wilds.tta.adapters import Adapter, make_adapter
+from abra_wilds.tta.bn_state import tracking_norms
+from abra_wilds.tta.components import Components
+from abra_wilds.tta.eb_bn import adapted
+from abra_wilds.tta.mix import Reliability, no_labels, reliability
+
+IMAGES_PER_BIO_BATCH = 128
+# Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
+MEASURED_ON = ("val", "id_val", "id_test", "train")
+Part = tuple[RowIds, Tensor, Tensor]  # rows, standardised images (n, C_in, H, W) and class ids (n,)
+
+
+def adapter_of(e: EvalConfig, config: RunConfig, data: Data, method: Method) -> Adapter:
+    """The adapter of some evaluation settings for a method as it is now, with components if it needs them."""
+    if not e.needs_components:
+        return make_adapter(e)
+    found = on_rank_zero(lambda: fit_components(replace(config, eval=e), data, method))
+    return make_adapter(e, found.to(data.device))
+
+
+def saved_components(checkpoint: Path, config: RunConfig, data: Data, method: Method) -> Components:
+    """The components of a saved model; where none of it are kept, they are fitted and kept.
+
+    Args:
+        checkpoint: the model's file.
+        config: with what a bio-batch is to its --tta.
+        data: that it was trained on.
+        method: as it is in the file, on its device.
+
+    Raises:
+        InputError: if what is kept cannot be read, or images are missing.
+    """
+    path = components_path(checkpoint, config.eval.tta_group)
+    of = {"checkpoint_sha256": sha256(checkpoint), "data_sha256": data_digest(data.dataset)}
+    if path.exists():
+        state = read_checkpoint(path)
+        if {key: state.pop(key, None) for key in of} == of:
+            return Components.from_state(state)
+    found = fit_components(config, data, method)
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save({**found.to("cpu").state(), **of}, file)
+    return found
+
+
+def components_path(checkpoint: Path, group: str) -> Path:
+    """Where components of a saved model are kept."""
+    return checkpoint.with_name(checkpoint.name.replace("_model.pth", f"_components_{group}.pth"))
+
+
+@torch.no_grad()
+def fit_components(config: RunConfig, data: Data, method: Method) -> Components:
+    """Components of a method's batch norms as they are now.
+
+    Up to 128 random images of each bio-batch are read, first of train, then of the split that shows how the
+    posteriors of new bio-batches err (val where there is one).
+
+    Args:
+        config: of the run; `eval.tta_group` says what a bio-batch is.
+        data: that it trains on.
+        method: is left in evaluation mode.
+
+    Raises:
+        InputError: if images are missing.
+    """
+    method.eval()
+    source = Split(config, data, "train")
+    counts = torch.stack([torch.bincount(y, minlength=data.info.n_classes) for y in source.labels()])
+    pi = counts.sum(0).double() / counts.sum()
+    norms = {name: m for name, m in method.named_modules() if m in set(tracking_norms(method))}
+    means, variances = norm_effects(method, norms, source, data.info.n_classes)
+    known = [s for s in MEASURED_ON if s in data.dataset.split_dict]
+    unknown = Reliability(1.0, 1.0, 1.0)
+    found = Components(
+        config.eval.tta_group, pi, mix_spread(counts), means, variances, unknown, unknown, known[0]
+    )
+    unadapted, halfway = posterior_errors(method, found.to(data.device), Split(config, data, known[0]))
+    return replace(found, unadapted=unadapted, adapted=halfway)
+
+
+class Split:
+    """Some images of each bio-batch of a split.
+
+    Args:
+        config: of the run.
+        data: whose split it is.
+        name: such as "train".
+    """
+
+    def __init__(self, config: RunConfig, data: Data, name: str):
+        self.config, self.data, self.name = config, data, name
+        dataset = data.dataset
+        self.subset = data.subsets.get(name) or split_subset(dataset, name, config.data.frac)
+        grouper = make_grouper(dataset, TTA_GROUPS[config.eval.tta_group])
+        self.members = list(
+            members_of(grouper.metadata_to_group(self.subset.metadata_array).numpy()).values()
+        )
+        rng = np.random.default_rng(config.train.seed)
+        self.drawn = [np.sort(rng.permutation(rows)[:IMAGES_PER_BIO_BATCH]) for rows in self.members]
+        indices = np.asarray(self.subset.indices)
+        check_images(dataset, np.concatenate([indices[rows] for rows in self.drawn]))
+
+    def labels(self) -> list[Tensor]:
+        """Class ids of all images of each bio-batch."""
+        y = self.subset.y_array
+        return [y[rows] for rows in self.members]
+
+    def read(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Number of a bio-batch, standardised images of it on the device, and their class ids on the host."""
+        d = self.config.data
+        sampler = PassSampler([BioBatch((rows,), False) for rows in self.drawn], d.batch_size)
+        loader = Loader(self.subset, self.data.grouper, sampler, **reading_kwargs(d, self.data.device))
+        parts = [g for g, reads in enumerate(sampler.reads) for _ in range(reads[0])]
+        bar = tqdm(
+            zip(parts, loader, strict=True),
+            desc=f"components of batch norms, {self.name}",
+            total=len(parts),
+            unit="batch",
+            disable=no_bar(self.config.train),
+        )
+        for g, batch in bar:
+            x = augment(batch.x.to(self.data.device, non_blocking=True), "none", size=d.size)
+            yield g, x, batch.target.y.cpu()
+
+
+def norm_effects(
+    method: Method, norms: Mapping[str, Any], split: Split, n_classes: int
+) -> tuple[dict[str, Effects], dict[str, Effects]]:
+    """Effects on means and on variances of images' channels, of each batch norm that predicts."""
+    sums: dict[str, tuple[EffectSums, EffectSums]] = {}
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def look(name: str, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = at_least_fp32(args[0])
+        seen[name] = instance_moments(x.reshape(*x.shape[:2], -1, 1))
+
+    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            for g, x, y in split.read():
+                method.predict(x)
+                for name, found in seen.items():
+                    if name not in sums:
+                        size = (n_classes, len(split.drawn), found[0].shape[1])
+                        sums[name] = EffectSums(*size), EffectSums(*size)
+                    own = norms[name].running_mean, norms[name].running_var
+                    for total, s, origin in zip(sums[name], found, own, strict=True):
+                        total.add(in_float64(s - origin).cpu(), y, torch.full_like(y, g))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = {name: of_means.effects() for name, (of_means, _) in sums.items()}
+    return means, {name: of_variances.effects() for name, (_, of_variances) in sums.items()}
+
+
+def posterior_errors(method: Method, components: Components, split: Split) -> tuple[Reliability, Reliability]:
+    """How posteriors err on a split's bio-batches: without adaptation, and half way to the first one's."""
+    before: list[Tensor] = []
+    halfway: list[Tensor] = []
+    labels: list[Tensor] = []
+    parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for g, x, y in split.read():
+        parts.setdefault(g, []).append((method.predict(x).softmax(1).cpu(), y))
+    before = [torch.cat([p for p, _ in group]) for group in parts.values()]
+    labels = [torch.cat([y for _, y in group]) for group in parts.values()]
+    pi = components.pi.cpu()
+    first = reliability(before, labels, pi)
+    for (_, x), p in zip(whole_bio_batches(split), before, strict=True):
+        p = p.to(components.pi.device)
+        z, _ = adapted(method, [x], no_labels(x), p, components, first)
+        halfway.append(((p + z[0].softmax(1)) / 2).cpu())
+    return first, reliability(halfway, labels, pi)
+
+
+def whole_bio_batches(split: Split) -> Iterator[tuple[int, Tensor]]:
+    """Number and standardised images (n, C_in, H, W) of each bio-batch of a split, as drawn."""
+    held: list[Tensor] = []
+    number = 0
+    for g, x, _ in split.read():
+        if g != number:
+            yield number, torch.cat(held)
+            held, number = [], g
+        held.append(x)
+    yield number, torch.cat(held)

@@ -1,0 +1,158 @@
+"""Class-aware empirical-Bayes batch norm: a bio-batch's shift is removed, its class mix is not.
+
+Whole-batch adaptation (`plate_bn`) takes whatever makes a bio-batch's statistics differ for a shift. Where
+the classes are mixed otherwise than in training, part of the difference is what the classifier should see.
+Here, for every batch norm and channel,
+
+    mu_g      = mean_i m_i - (p - pi) a
+    sigma_g^2 = mean_i v_i + var_i m_i - (p - pi) a_v - (Var_p a - Var_pi a)
+
+are the statistics that the bio-batch would have with the class mix of training pi, by the laws of total
+expectation and variance: m_i, v_i are means and variances of image i, a and a_v their class effects, and p
+the bio-batch's class mix as far as its posteriors tell it (mix.py). They are mixed with the running ones by
+
+    w = tau_b^2 / (tau_b^2 + s^2 / (n - 1) + U Var_pi a),
+
+the share that bio-batches have in what is seen: tau_b^2 is their spread in training, s^2 that of the rest,
+and U what is not known of p. So balanced bio-batches get the statistics of `plate_bn`, one image alone gets
+the running ones, and a class mix that posteriors leave open holds back the layers that classes move.
+
+The rule is ours; its parts are adaptive batch norm (Li et al. 2016, arXiv 1603.04779), shrinkage towards
+source statistics (Schneider et al. 2020, arXiv 2006.16971) and empirical Bayes (Efron & Morris 1973).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from abra_wilds.functional.effects import Effects
+from abra_wilds.functional.precision import in_float64
+from abra_wilds.methods.base import Method
+from abra_wilds.tta.bn_state import buffers_put_back
+from abra_wilds.tta.components import Components
+from abra_wilds.tta.mix import Mix, Reliability, class_mix, no_labels
+from abra_wilds.tta.together import SetNorm, predict_together
+
+# Logits are those of the adapted model as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
+CAUTION = 5.0
+LEAST_VARIANCE = 0.05  # of the running one, where class effects would explain more than all of it
+
+
+@torch.no_grad()
+def class_aware_statistics(
+    method: Method,
+    passes: Iterable[Tensor],
+    known: Sequence[Tensor] = (),
+    *,
+    components: Components,
+    prior: float = 1.0,
+) -> list[Tensor]:
+    """Logits of a bio-batch by its class-aware statistics, all passes taken together.
+
+    Three forward passes: without adaptation, then twice with it, each by the posteriors of those before.
+
+    Args:
+        method: in evaluation mode.
+        passes: images (N, C_in, H, W) of each pass of one bio-batch.
+        known: class ids (N,) of each pass, -1 where the class is not known; empty if none is.
+        components: of the method, on its device.
+        prior: weight of the running statistics; 1 is the empirical Bayes one, infinity no adaptation.
+
+    Returns:
+        (N, O) of each pass.
+    """
+    images = list(passes)
+    plain = [method.predict(x) for x in images]
+    if sum(map(len, images)) < 2:
+        return plain
+    labels = torch.cat(list(known) or [no_labels(x) for x in images])
+    before = torch.cat(plain).softmax(1)
+    first, _ = adapted(method, images, labels, before, components, components.unadapted, prior)
+    halfway = (before + torch.cat(first).softmax(1)) / 2
+    second, mix = adapted(method, images, labels, halfway, components, components.adapted, prior)
+    way = 1 / (1 + CAUTION * mix.spread)
+    return [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
+
+
+def adapted(
+    method: Method,
+    images: Sequence[Tensor],
+    labels: Tensor,
+    posteriors: Tensor,
+    components: Components,
+    reliable: Reliability,
+    prior: float = 1.0,
+) -> tuple[list[Tensor], Mix]:
+    """Logits (N, O) of each pass by class-aware statistics, and the mix that posteriors (n, O) tell."""
+    mix = class_mix(
+        in_float64(posteriors), labels.to(components.pi.device), components.pi, components.usual, reliable
+    )
+    modules = dict(method.named_modules())
+    norms: dict[nn.Module, SetNorm] = {
+        modules[name]: _Setting(
+            modules[name], components.means[name], components.variances[name], components.pi, mix, prior
+        )
+        for name in components.means
+    }
+    with buffers_put_back(method):
+        return predict_together(method.predict, images, norms), mix
+
+
+class _Setting:
+    """Sets a batch norm's buffers from the moments of a bio-batch's images at its input."""
+
+    def __init__(self, norm: Any, means: Effects, variances: Effects, pi: Tensor, mix: Mix, prior: float):
+        self.mean, self.var = norm.running_mean, norm.running_var
+        self.means, self.variances = means, variances
+        self.pi, self.mix, self.prior = pi, mix, prior
+
+    def __call__(self, norm: Any, m: Tensor, v: Tensor) -> None:
+        m, v = in_float64(m), in_float64(v)
+        mu, var = standardised_moments(m, v, self.means, self.variances, self.mix.frequencies, self.pi)
+        own_var = in_float64(self.var)
+        var = torch.maximum(var, LEAST_VARIANCE * own_var)
+        for name, own, new, effects in (
+            ("running_mean", self.mean, mu, self.means),
+            ("running_var", self.var, var, self.variances),
+        ):
+            w = share_of_bio_batch(effects, self.pi, len(m), self.mix.doubt, self.prior)
+            setattr(norm, name, torch.lerp(in_float64(own), new, w).to(own.device, own.dtype))
+
+
+def standardised_moments(
+    m: Tensor, v: Tensor, means: Effects, variances: Effects, mix: Tensor, pi: Tensor
+) -> tuple[Tensor, Tensor]:
+    """mu_g and sigma_g^2: mean and variance of each channel as they would be with the class mix pi.
+
+    Args:
+        m: (n, C) channel means of the images.
+        v: (n, C) their biased channel variances.
+        means: effects on m.
+        variances: effects on v.
+        mix: (O,) class frequencies among the images.
+        pi: (O,) class frequencies in training.
+
+    Returns:
+        (C,) each; the second may be negative where the effects do not fit.
+    """
+    between, mu = torch.var_mean(m, dim=0, correction=0)
+    by_classes = means.spread_of_mix(mix) - means.spread_of_mix(pi)
+    return mu - means.of_mix(mix - pi), v.mean(0) + between - variances.of_mix(mix - pi) - by_classes
+
+
+def share_of_bio_batch(effects: Effects, pi: Tensor, n: int, doubt: float, prior: float = 1.0) -> Tensor:
+    """W (C,): how much of what n images show is their bio-batch's own.
+
+    Args:
+        effects: of the statistic.
+        pi: (O,) class frequencies in training.
+        n: images, 2 or more.
+        doubt: U, the variance of the class mix that posteriors leave open.
+        prior: factor of all that is not the bio-batch's.
+    """
+    other = effects.within / (n - 1) + doubt * effects.spread_of_mix(pi)
+    return effects.between / (effects.between + prior * other).clamp_min(1e-300)
