@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,14 @@ class CsvLog:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, [*columns, *new]).writerow(row)
 
+    def replace(self, row: Mapping[str, Any]) -> None:
+        """Write an epoch's one row, in place of an earlier one and of what a kill cut short."""
+        if not is_main():
+            return
+        others = [other for other in self._rows() if int(other["epoch"]) != row["epoch"]]
+        columns = dict.fromkeys([*self._columns(), *row])
+        self._rewrite(list(columns), sorted([*others, row], key=lambda each: int(each["epoch"])))
+
     def row(self, epoch: int) -> dict[str, str]:
         """The last row of an epoch; empty if there is none."""
         return next((row for row in reversed(self._rows()) if int(row["epoch"]) == epoch), {})
@@ -95,7 +103,7 @@ class CsvLog:
     def _rows(self) -> list[dict[str, str]]:
         return list(csv.DictReader(self._lines())) if self.path.exists() else []
 
-    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+    def _rewrite(self, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
         with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
