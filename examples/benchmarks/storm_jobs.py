@@ -33,8 +33,10 @@ SCREEN = SimulationConfig(
     val_experiments=(1, 0, 0, 0),
     test_experiments=(0, 1, 0, 0),
 )
+# The large one's checkpoints take long to write, so that a kill meets one; the small one makes kills cheap.
+LARGE, SMALL = ("--model", "resnet18", "--n_epochs", "2"), ("--model", "timm:test_resnet", "--n_epochs", "3")
 RUN = (
-    "--model resnet18 --pretrained false --batch_size 8 --warmup_epochs 0 --device cpu --preset wilds "
+    "--pretrained false --batch_size 8 --warmup_epochs 0 --device cpu --preset wilds "
     "--loader_kwargs num_workers=0"
 )
 EXAMPLES = Path(__file__).resolve().parents[1]
@@ -73,13 +75,12 @@ def jobs(folder: Path, place: str, source: str) -> list[Job]:
     archive = here / "bundle" / "row.tar.gz"
     fetch = [*tools, "fetch", "rxrx1", str(here / "fetch"), "--source", source]
     bundle = [*tools, "bundle", str(folder / "runs"), "--out", str(archive)]
+    runs = {
+        name: train(root, here / name, "--algorithm", name, *size)
+        for name, size in {"ERM": LARGE, "ABRA": SMALL}.items()
+    }
     return [
-        *(
-            Job(
-                name, train(root, here / name, "--algorithm", name, "--n_epochs", "3"), here / name, run_facts
-            )
-            for name in ("ERM", "ABRA")
-        ),
+        *(Job(name, command, here / name, run_facts) for name, command in runs.items()),
         Job("pack", [*tools, "pack", str(own), "--workers", "1"], own, pack_facts),
         Job("sweep", sweep, here / "sweep", tree_facts),
         Job("fetch", fetch, here / "fetch", file_facts, at_once=True),
@@ -107,7 +108,7 @@ def begin(folder: Path) -> None:
     if not (folder / "screen").exists():
         simulate(folder / "screen", SCREEN, workers=2)
     for seed in "012":
-        flags = ("--algorithm", "ERM", "--n_epochs", "1", "--seed", seed)
+        flags = ("--algorithm", "ERM", *SMALL, "--seed", seed)
         subprocess.run(
             train(folder / "screen", folder / "runs" / seed, *flags), check=True, capture_output=True
         )
@@ -238,8 +239,8 @@ def lines(path: Path) -> Iterator[str]:
 SPEC = """name: storm
 seeds: [0]
 reference: ERM
-settings: {dataset: rxrx1, preset: wilds, model: resnet18, pretrained: false, batch_size: 8, n_epochs: 2,
-  warmup_epochs: 0, loader_kwargs: {num_workers: 0}}
+settings: {dataset: rxrx1, preset: wilds, model: 'timm:test_resnet', pretrained: false, batch_size: 8,
+  n_epochs: 2, warmup_epochs: 0, loader_kwargs: {num_workers: 0}}
 rows:
   - {label: ERM, algorithm: ERM, tta: [{tta: plate_bn, tta_group: experiment, tta_min: 2}]}
 """
