@@ -17,7 +17,7 @@ from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
-from abra_wilds.terminal import alone
+from abra_wilds.terminal import alone, remedy
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         write_text(args.out, page)
     except OSError as fault:
         raise InputError(
-            f"--out {args.out} cannot be written ({fault.strerror}); give another file"
+            f"--out {args.out} cannot be written ({fault.strerror}); {remedy(fault)}, and the same command "
+            "starts again"
         ) from None
     print(args.out)
     return 0

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from abra_wilds.config.run import TrainConfig
 from abra_wilds.dist import all_gather, is_main, world
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.results.files import atomic_write
+from abra_wilds.results.files import atomic_write, refusals_named
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
 
 EVERY = slice(None)  # every row of a batch
@@ -40,7 +40,10 @@ class TextLog:
             return
         tqdm.write(text, file=sys.stdout)
         # A path may have bytes that are no text.
-        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            refusals_named(self.path),
+            open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write(text + "\n")
 
 
@@ -61,7 +64,7 @@ class CsvLog:
         new = [name for name in row if name not in columns]
         if new:
             self._rewrite([*columns, *new], self._rows())
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with refusals_named(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, [*columns, *new]).writerow(row)
 
     def replace(self, row: Mapping[str, Any]) -> None:
