@@ -137,7 +137,7 @@ def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, help="where screens and runs go")
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--most", type=int, default=12, help="kills of one job before it may end")
+    parser.add_argument("--most", type=int, default=6, help="kills of one job before it may end")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     result = storm(args)
