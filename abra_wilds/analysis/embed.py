@@ -44,7 +44,7 @@ from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
 from abra_wilds.engine.setup import evaluation_loaders
 from abra_wilds.methods.base import Method
-from abra_wilds.results.files import write_text
+from abra_wilds.results.files import all_or_none, write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.types import Batch
@@ -138,7 +138,8 @@ def embed_saved(
         if metrics:
             write_metrics(folder / METRICS_FILE, found, table, about)
 
-    on_rank_zero(write)
+    with all_or_none(folder / name for name in names):
+        on_rank_zero(write)
     return folder
 
 

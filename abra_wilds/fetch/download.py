@@ -23,6 +23,7 @@ from tqdm import tqdm
 from urllib3.util import Retry
 
 from abra_wilds.errors import InputError
+from abra_wilds.results.files import refusals_named
 
 TIMEOUT = 60.0  # seconds without a byte after which a connection counts as lost
 TRIES, WAIT = 6, 0.5  # after which a server is given up; seconds before the second try, doubled for each
@@ -155,7 +156,7 @@ def _append(talk: requests.Session, remote: Remote, path: Path, have: int, bar: 
     with opened(talk, remote.url, headers) as answer:
         rest = have and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         bar.update(0 if rest else -have)
-        with path.open("ab" if rest else "wb") as file:
+        with refusals_named(path), path.open("ab" if rest else "wb") as file:
             for block in answer.iter_content(1 << 16):
                 bar.update(file.write(block))
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,43 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @contextmanager
+def refusals_named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Inside, what the system refuses carries the name of a file, in place of none or of its temporary name.
+
+    A full disk refuses a write, and a write knows no name.
+
+    Raises:
+        OSError: with that name.
+    """
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno is None or str(fault.filename or temporary) != str(temporary):
+            raise
+        raise OSError(fault.errno, os.strerror(fault.errno), str(path)) from fault
+
+
+@contextmanager
+def all_or_none(paths: Iterable[Path]) -> Iterator[None]:
+    """Files that are new go again where the block fails, so that the same command may write them."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name to write to; renamed to `path` when the block ends well, removed when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        with refusals_named(path, temporary):
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -23,7 +23,7 @@ from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.methods.abra.config import ABRAConfig
-from tests import runs
+from tests import disks, runs
 from tests.helpers import make_batch, make_method
 
 MODEL = "rxrx1_seed:0_epoch:best_model.pth"
@@ -265,3 +265,16 @@ def test_parquet_needs_pyarrow(trained, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(InputError, match=r"pyarrow.*\[embed\]"):
         embed_saved(trained / MODEL)
+
+
+@pytest.mark.parametrize("room", [0, 5_000, 12_000])
+def test_embeddings_that_the_disk_cannot_hold_are_written_by_the_same_command(
+    trained, tmp_path, capsys, room
+):
+    out = tmp_path / "out"
+    with disks.files_of_at_most(room):
+        said = runs.sentence(capsys, command, trained, "--out", out, code=1)
+    runs.assert_says(said, f"File too large ({out}/", ".parquet); make room there; the same command")
+    assert not list(out.iterdir())
+    assert command(trained, "--out", out) == 0
+    assert runs.names_in(out) == {"site.parquet", "well.parquet"}

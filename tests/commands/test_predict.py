@@ -13,7 +13,7 @@ from abra_wilds.engine.evaluation.saved import predict_saved, saved_config
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import sha256
 from abra_wilds.results.records import read_records
-from tests import runs
+from tests import disks, runs
 
 MODEL = "rxrx1_seed:0_epoch:best_model.pth"
 
@@ -164,3 +164,21 @@ def test_a_file_that_is_no_model_of_a_run_is_refused(run_folder, capsys, tmp_pat
     assert "CHECKPOINT" in runs.sentence(capsys, main, ["predict", str(tmp_path / "w.pth")])
     (run_folder / "config.json").unlink()
     assert "config.json" in runs.sentence(capsys, command, run_folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.txt", "val_eval.csv", "split:test", "results.jsonl"])
+@pytest.mark.parametrize("room", [0, 100])
+def test_a_prediction_that_fills_the_disk_is_made_by_the_same_command(run_folder, capsys, name, room):
+    before, out = runs.content(run_folder), run_folder / "tta_plate_bn_min10"
+    words = ("--split", "val", "test", "--tta", "plate_bn", "--tta_min", "10")
+    with pytest.MonkeyPatch.context() as patch:
+        disks.fill(patch, out, f"*{name}*", room)
+        said = runs.sentence(capsys, command, run_folder, *words, code=1)
+    runs.assert_says(said, "No space left on device", f"{out}/", name, "make room there; the same command")
+    assert not list(out.glob("*_pred.csv")) and not list(out.glob(".*.tmp"))
+    assert command(run_folder, *words) == 0
+    assert command(run_folder, *words, "--out", run_folder / "again") == 0
+    assert runs.texts(out) == runs.texts(run_folder / "again")
+    for record in read_records(out / "results.jsonl"):
+        assert sha256(out / record.predictions) == record.predictions_sha256
+    assert {name: text for name, text in runs.content(run_folder).items() if name in before} == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from abra_wilds.__main__ import main
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import FOLDERS
 from abra_wilds.errors import InputError
-from abra_wilds.fetch import fetch as module
 from abra_wilds.fetch.fetch import fetch
 from abra_wilds.fetch.sources import SOURCES
 from tests import runs
@@ -157,18 +155,6 @@ def test_archives_without_the_data_set_are_refused(site, six_archives, tmp_path)
     assert os.listdir(tmp_path) == [".rxrx1.fetch"]
 
 
-def test_too_little_disk_is_said_before_the_first_byte(site, wilds_archive, tmp_path, monkeypatch):
-    enough = len(wilds_archive) * (1 + module.UNPACKED)
-    usage = shutil.disk_usage(tmp_path)
-    free = {"now": enough - 1}
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free["now"]))
-    with pytest.raises(InputError, match=r"GB free, and rxrx1 needs 0\.0 GB"):
-        get(site, tmp_path / "data")
-    assert site.bodies("rxrx1_v1.0.tar.gz") == [] and not (tmp_path / "data").exists()
-    free["now"] = enough + 1
-    get(site, tmp_path / "data")
-
-
 @pytest.mark.parametrize(
     ("kind", "name", "said"),
     [
@@ -242,13 +228,6 @@ def test_a_bad_flag_is_refused(site, six_archives, tmp_path, capsys, flags, said
     site.files = six_archives
     assert main(["fetch", "rxrx1_6ch", str(tmp_path / "data"), "--source", site.url, *flags]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "data").exists()
-
-
-def test_a_root_that_cannot_be_written_is_named(site, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert main(["fetch", "rxrx1", str(tmp_path / "file" / "data"), "--source", site.url]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("error: ") and "cannot be written" in said
 
 
 PROGRAM = """

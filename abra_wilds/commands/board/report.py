@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.select import add_runs, chosen_runs
 from abra_wilds.config.fields import path
-from abra_wilds.errors import InputError
-from abra_wilds.results.files import write_text
+from abra_wilds.results.files import make_out, write_text
 from abra_wilds.terminal import alone
 
 
@@ -41,20 +40,15 @@ def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code.
 
     Raises:
-        InputError: if there is no run, or the page cannot be written.
+        InputError: if there is no run, or no folder for the page.
     """
     check_board_packages("reports")
     from abra_wilds.board.report.page import figures_folder, report
 
     figures = figures_folder(args.figures, args.runs)
     page = report(chosen_runs(args), args.root_dir, figures, args.split_settings)
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text(args.out, page)
-    except OSError as fault:
-        raise InputError(
-            f"--out {args.out} cannot be written ({fault.strerror}); give another file"
-        ) from None
+    make_out(args.out.parent)
+    write_text(args.out, page)
     print(args.out)
     return 0
 

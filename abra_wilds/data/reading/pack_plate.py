@@ -21,7 +21,6 @@ from abra_wilds.data.reading.images import check_shape, image_path, read_files
 from abra_wilds.data.reading.packed import suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, sha256, write_text
-from abra_wilds.terminal import remedy
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
@@ -125,7 +124,7 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
     """Pack a plate, or leave it out and say what is wrong with each of its images that cannot be packed.
 
     Raises:
-        InputError: if the disk does not take it.
+        OSError: naming the file, if the disk does not take it; the same start then goes on with this plate.
     """
     # Before the pixels: a file that changes meanwhile is then not what the table says.
     facts = facts_of(dataset, stems_of(dataset, plate))
@@ -140,11 +139,6 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
             table |= {"sha256": sha256(temporary), "bytes": temporary.stat().st_size}
         table |= {"sizes": facts.sizes.tolist(), "times": facts.times.tolist()}
         write_text(path.with_suffix(".json"), json.dumps(table))
-    except OSError as fault:
-        raise InputError(
-            f"{path} cannot be written ({fault.strerror}); {remedy(fault)} and start again, which keeps the "
-            "plates that are packed"
-        ) from fault
     except Unpackable as fault:
         return fault.faults
     return []

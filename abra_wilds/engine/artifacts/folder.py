@@ -166,14 +166,18 @@ def open_folder(config: RunConfig) -> RunFolder:
 
 
 def check_last_model(folder: RunFolder) -> None:
-    """Raise where a run would start over in a folder that holds more of one than logs of its first epoch.
+    """Raise where a run would start over in a folder that holds more of one than its first epoch.
+
+    Models and predictions of an epoch come after its line in the csv files, and its last model after them.
 
     Raises:
         InputError: naming the last model, which is missing, and what there is.
     """
     last, path = folder.model("last").name, folder.path
-    found = [name for pattern in ("*_model.pth", "*_pred.csv", RESULTS) for name in path.glob(pattern)]
-    found += [log for log in path.glob("*_eval.csv") if len(log.read_text(encoding="utf-8").splitlines()) > 2]
+    logs = {log: len(log.read_text(encoding="utf-8").splitlines()) for log in path.glob("*_eval.csv")}
+    found = [log for log, n in logs.items() if n > 2] + list(path.glob(RESULTS))
+    if max(logs.values(), default=0) < 2:  # nothing says of which epoch they are
+        found += [name for pattern in ("*_model.pth", "*_pred.csv") for name in path.glob(pattern)]
     if found and not folder.model("last").exists():
         raise InputError(
             f"--resume goes on from {last}, which --log_dir {path} does not hold, although it holds "

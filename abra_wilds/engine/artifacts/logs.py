@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from abra_wilds.config.run import TrainConfig
 from abra_wilds.dist import all_gather, is_main, world
 from abra_wilds.functional.losses import cross_entropies
-from abra_wilds.results.files import atomic_write
+from abra_wilds.results.files import atomic_write, refusals_named
 from abra_wilds.types import Batch, Diverged, StepOutput, Target
 
 EVERY = slice(None)  # every row of a batch
@@ -40,7 +40,10 @@ class TextLog:
             return
         tqdm.write(text, file=sys.stdout)
         # A path may have bytes that are no text.
-        with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file:
+        with (
+            refusals_named(self.path),
+            open(self.path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        ):
             file.write(text + "\n")
 
 
@@ -61,8 +64,16 @@ class CsvLog:
         new = [name for name in row if name not in columns]
         if new:
             self._rewrite([*columns, *new], self._rows())
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with refusals_named(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, [*columns, *new]).writerow(row)
+
+    def replace(self, row: Mapping[str, Any]) -> None:
+        """Write an epoch's one row, in place of an earlier one and of what a kill cut short."""
+        if not is_main():
+            return
+        others = [other for other in self._rows() if int(other["epoch"]) != row["epoch"]]
+        columns = dict.fromkeys([*self._columns(), *row])
+        self._rewrite(list(columns), sorted([*others, row], key=lambda each: int(each["epoch"])))
 
     def row(self, epoch: int) -> dict[str, str]:
         """The last row of an epoch; empty if there is none."""
@@ -95,7 +106,7 @@ class CsvLog:
     def _rows(self) -> list[dict[str, str]]:
         return list(csv.DictReader(self._lines())) if self.path.exists() else []
 
-    def _rewrite(self, columns: list[str], rows: list[dict[str, str]]) -> None:
+    def _rewrite(self, columns: list[str], rows: Sequence[Mapping[str, Any]]) -> None:
         with atomic_write(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from abra_wilds.dist import max_across_ranks, means_across_ranks
 from abra_wilds.engine.step import out_of_memory
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
-from abra_wilds.results.files import atomic_write
+from abra_wilds.results.files import write_text
 from abra_wilds.tta.adapters import Adapter, running_statistics
 from abra_wilds.types import Batch, InputError, Target
 
@@ -189,5 +188,4 @@ def plain_images(loader: Loader, device: torch.device, size: Size) -> Iterable[T
 
 def save_predictions(path: Path, y_pred: Tensor) -> None:
     """Write one class id a line, as WILDS does."""
-    with atomic_write(path) as temporary:
-        np.savetxt(temporary, y_pred.numpy(), fmt="%d")
+    write_text(path, "".join(f"{label}\n" for label in y_pred.tolist()))

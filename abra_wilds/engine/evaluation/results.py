@@ -191,10 +191,10 @@ def note_evaluation(
     scores: Results,
 ) -> None:
     """Write a split's rows of the two csv files."""
-    csvs[f"{split}_algo"].write(
+    csvs[f"{split}_algo"].replace(
         {"epoch": epoch, "batch": n_batches, "objective": averages["loss_avg"], **averages}
     )
-    csvs[f"{split}_eval"].write({"epoch": epoch, **scores})
+    csvs[f"{split}_eval"].replace({"epoch": epoch, **scores})
 
 
 def adaptation_lines(config: RunConfig, setup: Evaluation) -> list[str]:

@@ -27,7 +27,7 @@ from abra_wilds.engine.evaluation.results import evaluate_checkpoint
 from abra_wilds.engine.setup import open_evaluation
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
-from abra_wilds.results.files import make_out
+from abra_wilds.results.files import all_or_none, make_out
 from abra_wilds.results.names import found, read_model_name
 from abra_wilds.results.records import CONFIG, Record
 
@@ -68,7 +68,8 @@ def predict_saved(
         folder = on_rank_zero(lambda: opened(own, folder, names, label, stack))
         if is_main():
             note_predictions(folder, config, read_config(own), checkpoint)
-        return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
+        with all_or_none(folder.predictions(split, label) for split in names):
+            return evaluate_checkpoint(config, setup, folder, checkpoint, label, picked_by)
 
 
 def located(checkpoint: Path) -> tuple[RunFolder, str]:

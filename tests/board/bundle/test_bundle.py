@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.results.records import RESULTS, read_records
+from tests import disks
 from tests import runs as tiny
 from tests.board import boards
 from tests.board.boards import SPLITS, change_records, make_runs, script
@@ -136,14 +136,17 @@ def test_test_images_that_change_a_model_otherwise_enter_no_submission(three, re
     assert "changed the model of" in refused_bundle(three, "--non_standard")
 
 
-def test_an_archive_that_fails_to_be_written_leaves_the_old_one(three, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "b.zip"
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.zip"])
+@pytest.mark.parametrize("room", [0, 300])
+def test_an_archive_that_the_disk_cannot_hold_leaves_the_old_one_and_the_same_command_works(
+    three, tmp_path, capsys, name, room
+):
+    out = tmp_path / name
     out.write_text("old")
-
-    def full(self: Path, content: bytes) -> int:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    assert bundle_main([str(three), "--out", str(out)]) == 1
-    assert capsys.readouterr().err.startswith("error: No space left on device; make room there; the same ")
-    assert out.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == ["b.zip", "runs"]
+    with pytest.MonkeyPatch.context() as patch:
+        disks.fill(patch, tmp_path, f"*{name}*", room)
+        said = tiny.sentence(capsys, bundle_main, [str(three), "--out", str(out)], code=1)
+    tiny.assert_says(said, f"No space left on device ({out}); make room there; the same command")
+    assert out.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == [name, "runs"]
+    assert bundle_main([str(three), "--out", str(out)]) == 0
+    assert set(unpacked(out)) == NINE | {"README.md"}

@@ -14,6 +14,7 @@ from abra_wilds.commands.board.report import main as report_main
 from abra_wilds.errors import InputError
 from abra_wilds.results.records import RESULTS
 from abra_wilds.results.runs import find_runs
+from tests import disks
 from tests import runs as tiny
 from tests.board import boards
 
@@ -37,6 +38,19 @@ def test_what_cannot_be_read_is_named(refused_page, three, tmp_path):
     with (three / "seed1" / RESULTS).open("a") as file:
         file.write("{}\n")
     tiny.assert_says(refused_page(three), "line 4", f"seed1/{RESULTS}")
+
+
+def test_a_page_that_the_disk_cannot_hold_leaves_the_old_one_and_the_same_command_works(
+    three, tmp_path, capsys
+):
+    out = tmp_path / "r.html"
+    out.write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        disks.fill(patch, tmp_path, "*r.html*", 5_000)
+        said = tiny.sentence(capsys, report_main, [str(three), "--out", str(out)], code=1)
+    assert said.startswith(f"No space left on device ({out}); make room there; the same command")
+    assert out.read_text() == "old"
+    assert report_main([str(three), "--out", str(out)]) == 0 and "</html>" in out.read_text()
 
 
 def test_runs_without_a_record_are_named_and_refused_where_no_run_has_one(refused_page, three):

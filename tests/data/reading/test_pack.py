@@ -241,14 +241,6 @@ def test_images_of_another_size_beside_kept_plates_are_refused(root, load):
     )  # fmt: skip
 
 
-def test_a_disk_that_takes_no_more_is_said(load, monkeypatch):
-    def full(path, text):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("abra_wilds.data.reading.pack_plate.write_text", full)
-    refused("A-1_plate1.npy .*No space left on device", pack, load())
-
-
 def test_a_folder_that_cannot_be_made_is_said(root, load):
     (root / "rxrx1" / "packed").touch()
     refused("rxrx1/packed .*File exists", pack, load())

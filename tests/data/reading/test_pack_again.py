@@ -24,6 +24,7 @@ from abra_wilds.data.reading import pack_plate
 from abra_wilds.data.reading.images import image_files, read_image
 from abra_wilds.data.reading.pack import from_files, pack
 from abra_wilds.data.reading.packed import INDEX, Pack
+from tests import disks, runs
 from tests.data.datasets.test_catalogue import refused
 from tests.data.screens import own_screen
 
@@ -217,3 +218,30 @@ def test_a_pack_of_other_tables_or_images_is_not_read_until_the_command_that_is_
     assert main([*command, "--workers", "1"]) == 0
     found, files = load_dataset("rxrx1_6ch", root, **asked), load()
     assert all(torch.equal(read_image(found, row), read_image(files, row)) for row in range(12))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["*A-1_plate1.npy*", "*A-2_plate1.npy*", "*A-2_plate1.json*", "*index.json*"]
+)
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_pack_that_fills_the_disk_is_finished_by_the_same_command(root, capsys, tmp_path, pattern, share):
+    shutil.copytree(root, tmp_path / "twin", copy_function=shutil.copy2)
+    command = ["pack", str(root), "--workers", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        disk = disks.fill(patch, tmp_path / "twin", pattern)
+        assert main(["pack", str(tmp_path / "twin"), "--workers", "1"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        disks.fill(patch, root, pattern, int(share * disk.taken))
+        said = runs.sentence(capsys, main, command, code=1)
+    folder = root / "rxrx1" / "packed"
+    named = folder / pattern.strip("*")
+    runs.assert_says(said, f"No space left on device ({named}); make room there; the same command goes on")
+    assert not list(folder.glob(".*.tmp")) and not (folder / INDEX).exists()
+    tables = [path for path in folder.glob("*.json") if json.loads(path.read_text())]
+    before = {path.with_suffix(".npy"): path.with_suffix(".npy").stat().st_ino for path in tables}
+    assert len(before) == {"A-1": 0, "A-2": 1, "ind": 2}[pattern[1:4]]
+    assert main(command) == 0
+    assert {path: path.stat().st_ino for path in before} == before
+    for path in folder.glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / "twin" / "rxrx1" / "packed" / path.name).read_bytes()
+    assert load_dataset("rxrx1_6ch", root, split_scheme="official").pack is not None

@@ -135,6 +135,21 @@ def test_keep_through_drops_a_row_that_was_cut_short(tmp_path):
     assert [row["epoch"] for row in runs.rows_of(path)] == [str(epoch) for epoch in range(12)]
 
 
+@pytest.mark.parametrize("cut", [0, 3])
+def test_a_row_of_an_epoch_that_is_there_or_was_cut_short_is_replaced(tmp_path, cut):
+    log, path = CsvLog(tmp_path / "a.csv"), tmp_path / "a.csv"
+    for epoch in (0, 1, 10):
+        log.replace({"epoch": epoch, "acc": 0.5})
+    path.write_bytes(path.read_bytes()[: -cut or None])
+    log.replace({"epoch": 10, "acc": 0.25})
+    log.replace({"epoch": 1, "acc": 0.125, "more": 7})
+    assert runs.rows_of(path) == [
+        {"epoch": "0", "acc": "0.5", "more": ""},
+        {"epoch": "1", "acc": "0.125", "more": "7"},
+        {"epoch": "10", "acc": "0.25", "more": ""},
+    ]
+
+
 def test_the_text_log_writes_to_file_and_terminal(tmp_path, capsys):
     log = TextLog(tmp_path / "log.txt")
     log.write("one")

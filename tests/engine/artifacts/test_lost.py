@@ -1,9 +1,7 @@
 """What ends a run from outside, memory, disk or a killed process: one sentence, and earlier epochs stay."""
 
 import os
-import resource
 import signal
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,7 +14,7 @@ from abra_wilds.engine import fit as fit_module
 from abra_wilds.engine.artifacts.checkpoint import Progress, save_checkpoint
 from abra_wilds.errors import RunAborted
 from abra_wilds.terminal import exit_cleanly
-from tests import runs
+from tests import disks, runs
 from tests.helpers import make_method
 
 KILLED = ("worker", "/dev/shm", "num_workers")  # what the sentence names
@@ -104,23 +102,12 @@ def test_other_errors_keep_their_traceback():
         exit_cleanly(body)
 
 
-@contextmanager
-def files_of_at_most(n):
-    """Inside, the system refuses whatever would make a file longer than n bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
 def test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stays(tmp_path, capsys, share):
     path, method = tmp_path / "c.pth", make_method("ERM")
     save_checkpoint(path, method, Progress(0))
     before = path.read_bytes()
-    with files_of_at_most(int(share * len(before))):
+    with disks.files_of_at_most(int(share * len(before))):
         said = runs.sentence(capsys, exit_cleanly, lambda: save_checkpoint(path, method, Progress(1)), code=1)
     assert f"File too large ({path})" in said
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -86,6 +86,20 @@ def test_a_run_that_ended_in_its_first_epoch_starts_over(root, tiny, tmp_path):
     assert main([*argv, "--resume"]) == 0 and runs.state(folder)["epoch"] == 1
 
 
+@pytest.mark.parametrize("without", ["logs", "rows"])
+def test_models_of_which_no_log_tells_the_epoch_are_not_taken_for_the_first_ones(
+    root, tiny, tmp_path, capsys, without
+):
+    argv = runs.command(root, tmp_path, "ERM", n_epochs=1)
+    assert main(argv) == 0
+    for path in [tmp_path / LAST, tmp_path / "results.jsonl", *tmp_path.glob("*_eval.csv")]:
+        if without == "rows" and path.suffix == ".csv":
+            path.write_text(path.read_text().splitlines(True)[0])
+        else:
+            path.unlink()
+    assert "best_model.pth" in runs.sentence(capsys, main, [*argv, "--resume"])
+
+
 def test_a_refused_run_leaves_no_folder_of_its_own(root, tiny, tmp_path, capsys):
     folder = tmp_path / "new" / "run"
     assert main(runs.command(root, folder, "ERM", val_metric="acc_none")) == 2
