@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 WORLD = 2
-PATIENCE = 600  # seconds
+PATIENCE, END = 600, 10  # seconds for a task, and for the end of a process
 
 
 class Ranks:
@@ -43,7 +43,7 @@ class Ranks:
 
 
 def serve(rank: int, pipe: Connection) -> None:
-    """One process: does what comes through the pipe, with the tiny networks, until it is killed."""
+    """One process: does what comes through the pipe, with the tiny networks, until None comes."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
     os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
@@ -53,8 +53,8 @@ def serve(rank: int, pipe: Connection) -> None:
     from tests import runs
 
     backbones.BACKBONES |= {"resnet18": runs.tiny_backbone, "vit_small": runs.tiny_transformer}
-    while True:
-        port, work, args, kwargs = pipe.recv()
+    while (task := pipe.recv()) is not None:
+        port, work, args, kwargs = task
         os.environ["MASTER_PORT"] = str(port)
         try:
             pipe.send((True, work(*args, **kwargs)))
@@ -76,7 +76,10 @@ def two_ranks() -> Iterator[Ranks]:
     try:
         yield Ranks([pair[0] for pair in pairs])
     finally:
+        for pipe, _ in pairs:
+            pipe.send(None)
         for worker in workers:
+            worker.join(END)  # coverage writes what it has seen
             worker.kill()
             worker.join()
 

@@ -109,8 +109,11 @@ def test_a_file_that_changed_between_two_calls_starts_anew(site, wilds_files, tm
     assert read_tree(tmp_path / "rxrx1_v1.0")["notes.txt"] == b"new"
 
 
-def test_wrong_bytes_leave_nothing_in_place_and_the_way_by_hand_is_said(site, tmp_path):
-    site.files["rxrx1_v1.0.tar.gz"] = b"?" + site.files["rxrx1_v1.0.tar.gz"][1:]
+@pytest.mark.parametrize("wrong", ["broken", "another archive"])
+def test_wrong_bytes_leave_nothing_in_place_and_the_way_by_hand_is_said(site, wilds_files, tmp_path, wrong):
+    own = site.files["rxrx1_v1.0.tar.gz"]
+    others = {"broken": b"?" + own[1:], "another archive": tar({**wilds_files, "notes.txt": b"new"})}
+    site.files["rxrx1_v1.0.tar.gz"] = others[wrong]
     with pytest.raises(InputError) as refusal:
         get(site, tmp_path)
     said = str(refusal.value)

@@ -415,6 +415,24 @@ def test_an_existing_screen_is_replaced_only_on_demand(tmp_path: Path) -> None:
     assert after.keys() == before.keys() and after != before and list(tmp_path.iterdir()) == [target]
 
 
+def test_a_screen_stays_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = small(sites=1, val_experiments=(0,) * 4, test_experiments=(0,) * 4)
+    target = simulate(tmp_path, few)
+    before, rename = contents(target), Path.rename
+
+    def refuse(path: Path, to: Path) -> Path:
+        if to == target and ".old-" not in str(path):
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(InputError, match="Input/output error"):
+        simulate(tmp_path, replace(few, seed=1), overwrite=True)
+    assert contents(target) == before and list(tmp_path.iterdir()) == [target]
+
+
 def test_real_data_is_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "rxrx1_v1.0").mkdir()
     (tmp_path / "rxrx1_v1.0" / "metadata.csv").touch()

@@ -190,6 +190,12 @@ def test_without_the_column_the_class_ids_of_rxrx1_say_it(sim_root, tmp_path):
     assert control_rows(data).tolist() == (data.y_array >= 1108).tolist()
 
 
+def test_controls_of_six_channels_are_those_of_their_table(six_root):
+    rows = pd.read_csv(six_root / "rxrx1" / "metadata.csv")
+    found = control_rows(load_dataset("rxrx1_6ch", six_root))
+    assert found.tolist() == (rows["well_type"] != "treatment").tolist() and 0 < found.mean() < 1
+
+
 @pytest.mark.parametrize(("value", "shown"), [("control", "'control'"), (None, "nothing")])
 def test_another_kind_of_well_is_named(sim_root, tmp_path, value, shown):
     def change(rows):

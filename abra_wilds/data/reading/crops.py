@@ -42,9 +42,6 @@ class Requests:
         self.height = height
         self.side = side
 
-    def __len__(self) -> int:
-        return len(self.sampler)
-
     def __iter__(self) -> Iterator[Request]:
         # Read once: an epoch that is set meanwhile is for the next pass.
         key = (self.sampler.seed, self.sampler.epoch)

@@ -123,6 +123,7 @@ BAD = [
     ({}, {"seeds": 3}, ["seeds of", "3"]),
     ({}, {"seeds": [0, 1, 0]}, ["seeds", "twice: 0"]),
     ({}, {"sed": 1}, ["'sed'", "seeds"]),
+    ({}, {"reference": "ERN"}, ["reference", "'ERN'", "label"]),
     ({"setting": {}}, {}, ["row 'ERM'", "'setting'"]),
     ({"algorithm": None, "label": ""}, {}, ["label", "algorithm or config"]),
     ({}, {"gpus_per_run": 0}, ["gpus_per_run", "0"]),

@@ -156,6 +156,10 @@ def test_what_is_no_table_is_named(table, content, match):
     assert "/t.csv" in refused(match, table, content)
 
 
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    refused(f"{tmp_path} cannot be read .*; restore the file", read_table, tmp_path, NEEDED)
+
+
 @pytest.mark.parametrize("value", ["1.0", "1e0", "+1", "-1", "x", "", "1_0", "\u0661", "9" * 19, "9" * 25])
 def test_a_number_that_is_none_is_named_with_its_line_and_text(tmp_path, value):
     own_screen(tmp_path, {"A-1": "train", "A-2": "test"})

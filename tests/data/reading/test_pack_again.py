@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from PIL import Image
 
 from abra_wilds.__main__ import main
 from abra_wilds.data.datasets.catalogue import load_dataset
+from abra_wilds.data.reading import pack as packing
 from abra_wilds.data.reading import pack_plate
 from abra_wilds.data.reading.images import image_files, read_image
 from abra_wilds.data.reading.pack import from_files, pack
@@ -73,6 +75,29 @@ def test_a_second_start_waits_for_the_first_and_finds_its_work_done(root, load, 
         assert not second.done()
         first.communicate()
         assert (second.result(300) / INDEX).exists() and not left.exists()
+
+
+def test_a_folder_that_cannot_be_locked_is_packed_and_that_is_said(root, load, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert len(Pack.open(pack(load()))) == 12
+    assert f"{root / 'rxrx1'} cannot be locked; pack it by one command at a time" in capsys.readouterr().err
+
+
+def test_a_plate_that_is_removed_while_others_are_packed_leaves_no_whole_pack(root, load, monkeypatch):
+    write = packing.write_plates
+
+    def write_and_remove(dataset, plan, todo, workers):
+        write(dataset, plan, todo, workers)
+        (plan.folder / "A-2_plate1.npy").unlink()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packing, "write_plates", write_and_remove)
+        refused(r"A-2_plate1.npy was removed while .*; start again", pack, load())
+    assert not (root / "rxrx1" / "packed" / INDEX).exists()
+    assert len(Pack.open(pack(load()))) == 12
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 
 import pytest
@@ -113,3 +114,14 @@ def test_a_lock_is_waited_for_and_names_its_holder(tmp_path):
         assert path.read_text().startswith("process ")
     with hold(path) as again:
         assert again
+
+
+def test_a_file_system_without_locks_is_refused_before_training(root, tiny, tmp_path, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    folder = tmp_path / "run"
+    said = runs.sentence(capsys, main, runs.command(root, folder, "ERM"))
+    runs.assert_says(said, str(folder / LOCK), "cannot be locked", "give a folder")
+    assert not list(folder.glob("*.csv")) and not list(folder.glob("*.pth"))
