@@ -24,6 +24,7 @@ source statistics (Schneider et al. 2020, arXiv 2006.16971) and empirical Bayes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,31 +67,78 @@ def class_aware_statistics(
         (N, O) of each pass.
     """
     images = list(passes)
-    plain = [method.predict(x) for x in images]
+    plain, shifts = unadapted(method, images, components)
     if sum(map(len, images)) < 2:
         return plain
     labels = torch.cat(list(known) or [no_labels(x) for x in images])
     before = torch.cat(plain).softmax(1)
-    first, _ = adapted(method, images, labels, before, components, components.unadapted, prior)
+    mix = mix_of(before, labels, shifts, components, components.unadapted)
+    first = adapted(method, images, mix, components, prior)
     halfway = (before + torch.cat(first).softmax(1)) / 2
-    second, mix = adapted(method, images, labels, halfway, components, components.adapted, prior)
+    mix = mix_of(halfway, labels, shifts, components, components.adapted)
+    second = adapted(method, images, mix, components, prior)
     way = 1 / (1 + CAUTION * mix.spread)
     return [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
 
 
+Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,), without adaptation
+
+
+def unadapted(
+    method: Method, images: Sequence[Tensor], components: Components
+) -> tuple[list[Tensor], Shifts]:
+    """Logits (N, O) of each pass without adaptation, and how far its images lie from the running means."""
+    shifts: Shifts = {}
+
+    def look(name: str, norm: Any, m: Tensor, v: Tensor) -> None:
+        shifts[name] = in_float64(m.mean(0) - norm.running_mean)
+
+    modules = dict(method.named_modules())
+    norms: dict[nn.Module, SetNorm] = {modules[name]: partial(look, name) for name in components.means}
+    return predict_together(method.predict, images, norms), shifts
+
+
+def mix_of(
+    posteriors: Tensor, labels: Tensor, shifts: Shifts, components: Components, reliable: Reliability
+) -> Mix:
+    """The class mix that posteriors (n, O) tell, so far as the shifts of the batch norms bear it out."""
+    labels = labels.to(components.pi.device)
+    told = partial(class_mix, in_float64(posteriors), labels, components.pi, components.usual, reliable)
+    return told(support=support_of(told().frequencies - components.pi, shifts, len(labels), components))
+
+
+def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components) -> float:
+    """How far shifts are those that a class mix would cause: their slope on these, in [0, 1].
+
+    A network may take a new bio-batch for a single class, and its late layers then look like that class. Its
+    early ones do not: so the half of the batch norms is asked that classes move least, in units of tau_b.
+
+    Args:
+        deviation: (O,) of the class mix from that of training.
+        shifts: of each batch norm.
+        n: images that they are of.
+        components: of the model.
+    """
+
+    def moved_by_classes(name: str) -> float:
+        effects = components.means[name]
+        return float((effects.spread_of_mix(components.pi) / effects.between.clamp_min(1e-12)).mean())
+
+    names = sorted(components.means, key=moved_by_classes)
+    along = squares = 0.0
+    for name in names[: (len(names) + 1) // 2]:
+        effects = components.means[name]
+        expected, noise = effects.of_mix(deviation), effects.between + effects.within / n
+        weight = 1 / (noise.clamp_min(1e-12) * len(noise))
+        along += float((weight * shifts[name] * expected).sum())
+        squares += float((weight * expected**2).sum())
+    return min(max(along / max(squares, 1e-12), 0.0), 1.0)
+
+
 def adapted(
-    method: Method,
-    images: Sequence[Tensor],
-    labels: Tensor,
-    posteriors: Tensor,
-    components: Components,
-    reliable: Reliability,
-    prior: float = 1.0,
-) -> tuple[list[Tensor], Mix]:
-    """Logits (N, O) of each pass by class-aware statistics, and the mix that posteriors (n, O) tell."""
-    mix = class_mix(
-        in_float64(posteriors), labels.to(components.pi.device), components.pi, components.usual, reliable
-    )
+    method: Method, images: Sequence[Tensor], mix: Mix, components: Components, prior: float = 1.0
+) -> list[Tensor]:
+    """Logits (N, O) of each pass by class-aware statistics, given the class mix."""
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {
         modules[name]: _Setting(
@@ -99,7 +147,7 @@ def adapted(
         for name in components.means
     }
     with buffers_put_back(method):
-        return predict_together(method.predict, images, norms), mix
+        return predict_together(method.predict, images, norms)
 
 
 class _Setting:

@@ -83,7 +83,14 @@ def reliability(posteriors: Sequence[Tensor], labels: Sequence[Tensor], pi: Tens
     return Reliability(slope, max(sum(biases) / len(biases), 1e-6), sum(noises) / len(noises))
 
 
-def class_mix(posteriors: Tensor, known: Tensor, pi: Tensor, usual: float, reliable: Reliability) -> Mix:
+def class_mix(
+    posteriors: Tensor,
+    known: Tensor,
+    pi: Tensor,
+    usual: float,
+    reliable: Reliability,
+    support: float = 1.0,
+) -> Mix:
     """The class mix of a bio-batch: that of training, moved towards the posteriors as far as they are clear.
 
     Args:
@@ -92,6 +99,7 @@ def class_mix(posteriors: Tensor, known: Tensor, pi: Tensor, usual: float, relia
         pi: (O,) class frequencies in training.
         usual: spread of the mix over training bio-batches, from `mix_spread`.
         reliable: of such posteriors.
+        support: in [0, 1], how far the images' statistics bear an unusual mix out.
     """
     pi, open_rows = pi.double(), known < 0
     n, m = len(known), int(open_rows.sum())
@@ -105,7 +113,8 @@ def class_mix(posteriors: Tensor, known: Tensor, pi: Tensor, usual: float, relia
     error = reliable.bias + reliable.noise / m
     beta2 = reliable.slope**2
     seen = float((d**2).sum()) / scale_of(rest)
-    spread = min(max((seen - CLEAR * error) / beta2, usual + 1 / m), 1.0 + 1 / m)
+    unusual = support * min((seen - CLEAR * error) / beta2, 1.0)
+    spread = max(unusual, usual + 1 / m)
     gain = reliable.slope * spread / (beta2 * spread + error)
     estimate = (rest + gain * d).clamp_min(0)
     share = m / n

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import tracking_norms
 from abra_wilds.tta.components import Components
-from abra_wilds.tta.eb_bn import adapted
+from abra_wilds.tta.eb_bn import adapted, mix_of, unadapted
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 
 IMAGES_PER_BIO_BATCH = 128
@@ -153,6 +155,12 @@ class Split:
             x = augment(batch.x.to(self.data.device, non_blocking=True), "none", size=d.size)
             yield g, x, batch.target.y.cpu()
 
+    def bio_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Standardised images (n, C_in, H, W) of each bio-batch, all at once, and their class ids."""
+        for _, parts in groupby(self.read(), key=itemgetter(0)):
+            _, images, labels = zip(*parts, strict=True)
+            yield torch.cat(images), torch.cat(labels)
+
 
 def norm_effects(
     method: Method, norms: Mapping[str, Any], split: Split, n_classes: int
@@ -186,30 +194,14 @@ def norm_effects(
 
 def posterior_errors(method: Method, components: Components, split: Split) -> tuple[Reliability, Reliability]:
     """How posteriors err on a split's bio-batches: without adaptation, and half way to the first one's."""
-    before: list[Tensor] = []
-    halfway: list[Tensor] = []
-    labels: list[Tensor] = []
-    parts: dict[int, list[tuple[Tensor, Tensor]]] = {}
-    for g, x, y in split.read():
-        parts.setdefault(g, []).append((method.predict(x).softmax(1).cpu(), y))
-    before = [torch.cat([p for p, _ in group]) for group in parts.values()]
-    labels = [torch.cat([y for _, y in group]) for group in parts.values()]
-    pi = components.pi.cpu()
-    first = reliability(before, labels, pi)
-    for (_, x), p in zip(whole_bio_batches(split), before, strict=True):
-        p = p.to(components.pi.device)
-        z, _ = adapted(method, [x], no_labels(x), p, components, first)
-        halfway.append(((p + z[0].softmax(1)) / 2).cpu())
+    seen = []
+    for x, y in split.bio_batches():
+        (z,), shifts = unadapted(method, [x], components)
+        seen.append((z.softmax(1), y, shifts))
+    pi, labels = components.pi, [y.to(z.device) for _, y, _ in seen]
+    first = reliability([p for p, _, _ in seen], labels, pi)
+    halfway = []
+    for (x, _), (p, _, shifts) in zip(split.bio_batches(), seen, strict=True):
+        mix = mix_of(p, no_labels(x), shifts, components, first)
+        halfway.append((p + adapted(method, [x], mix, components)[0].softmax(1)) / 2)
     return first, reliability(halfway, labels, pi)
-
-
-def whole_bio_batches(split: Split) -> Iterator[tuple[int, Tensor]]:
-    """Number and standardised images (n, C_in, H, W) of each bio-batch of a split, as drawn."""
-    held: list[Tensor] = []
-    number = 0
-    for g, x, _ in split.read():
-        if g != number:
-            yield number, torch.cat(held)
-            held, number = [], g
-        held.append(x)
-    yield number, torch.cat(held)
