@@ -108,10 +108,12 @@ def mix_of(
 
 
 def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components) -> float:
-    """How far shifts are those that a class mix would cause: their slope on these, in [0, 1].
+    """How far shifts are those that a class mix would cause, in [0, 1].
 
     A network may take a new bio-batch for a single class, and its late layers then look like that class. Its
-    early ones do not: so the half of the batch norms is asked that classes move least, in units of tau_b.
+    early ones do not: so the half of the batch norms is asked that classes move least, in units of tau_b. A
+    slope of 1 of their shifts on those that the mix would cause speaks for it, and one of 0 for no mix; at
+    1/2 both are as likely, and no more is believed than lies above.
 
     Args:
         deviation: (O,) of the class mix from that of training.
@@ -132,7 +134,7 @@ def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components
         weight = 1 / (noise.clamp_min(1e-12) * len(noise))
         along += float((weight * shifts[name] * expected).sum())
         squares += float((weight * expected**2).sum())
-    return min(max(along / max(squares, 1e-12), 0.0), 1.0)
+    return min(max(2 * along / max(squares, 1e-12) - 1, 0.0), 1.0)
 
 
 def adapted(
