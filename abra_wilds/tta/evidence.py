@@ -48,7 +48,7 @@ def look(adapted: Tensor, unadapted: Tensor, wells: Tensor | None, known: Tensor
     asked = known < 0
     if not asked.any():
         raise InputError("a certificate is about images of unknown class, and this bio-batch has none")
-    logits, pairs = log_probs(adapted), _pairs(wells)
+    logits, pairs = log_probs(adapted), pairs_of(wells)
     sites = controls = None
     if pairs.shape[1] >= FEWEST_PAIRS:
         sites = grid_moments(pair_likelihood(logits[pairs[0]], logits[pairs[1]], LOG_T), LOG_T, centre, 1.0)
@@ -67,7 +67,7 @@ def log_probs(logits: Tensor) -> Tensor:
     return found.clamp_min(-700)
 
 
-def _pairs(wells: Tensor | None) -> Tensor:
+def pairs_of(wells: Tensor | None) -> Tensor:
     """The first two rows of every well that has two, (2, P)."""
     rows: dict[int, list[int]] = {}
     for row, well in enumerate([] if wells is None else wells.tolist()):

@@ -60,6 +60,18 @@ def known_controls_of(subset: WILDSSubset, e: EvalConfig) -> Tensor | None:
     return torch.where(is_control, subset.y_array, -1)
 
 
+def well_ids(subset: WILDSSubset) -> Tensor | None:
+    """A number for each row's well, (n,); None where wells of the data set show several classes."""
+    fields = list(subset.metadata_fields)
+    if not {"experiment", "plate", "well"} <= set(fields):
+        return None
+    at = [fields.index(name) for name in ("experiment", "plate", "well")]
+    whole = subset.dataset.metadata_array[:, at]
+    wells, of = torch.unique(whole, dim=0, return_inverse=True)
+    classes = torch.unique(torch.stack([of, subset.dataset.y_array], 1), dim=0)
+    return of[torch.as_tensor(subset.indices)] if len(classes) == len(wells) else None
+
+
 def random_parts(rows: RowIds, most: int, seed: int) -> tuple[RowIds, ...]:
     """Near-equal parts of at most `most` rows each, drawn by the seed; rows of a part in dataset order."""
     if len(rows) <= most:
