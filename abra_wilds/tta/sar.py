@@ -23,9 +23,9 @@ from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import STAGES
 from abra_wilds.tta.affine import Descent, affine_copies, entropies, gradients
 
-MARGIN = 0.4  # E_0 in units of ln O, Section 4
-RHO = 0.05  # Eq. 3
-RECOVERY, DECAY = 0.2, 0.9  # Section 3.2, "model recovery"
+MARGIN = 0.4  # E_0 of Eq. 2, in units of ln O
+RHO = 0.05  # of Eq. 4
+RECOVERY, DECAY = 0.2, 0.9  # where the moving average calls for recovery, and what of it is kept a step
 
 
 def sar(method: Method, passes: Iterable[Tensor], known: Sequence[Tensor] = ()) -> list[Tensor]:

@@ -6,10 +6,11 @@ over k of cos(mu_b, mu_k) / 0.07. It is normalised by the mixture of (1 - p_bk) 
 (mu_b, sigma_b^2) over k; then components move by the mean over images of p_bk ((mu_b, sigma_b^2) - (mu_k,
 sigma_k^2)), times 1 - 0.9^(N / 64). Every bio-batch starts from the trained statistics.
 
-Read for facts: the authors' repository, whose constants are these; batch norms of vectors keep their
-statistics there too. Difference: theirs draws z_k ~ N(0, K / (K - 1)), so that the mixture of components has
-the trained statistics on average. The mean of 16 draws is off by sqrt(a / 15) sigma, which small networks do
-not survive. Ours have mean 0 and variance 1 over k: the mixture has the trained statistics exactly.
+Read for facts: the authors' page and released code, whose constants are these; batch norms of vectors keep
+their statistics there too. Difference: theirs draws z_k ~ N(0, K / (K - 1)), so that the mixture of
+components has the trained statistics on average. The mean of 16 draws is off by sqrt(a / 15) sigma, which
+small networks do not survive. Ours have mean 0 and variance 1 over k: the mixture has the trained statistics
+exactly.
 """
 
 from __future__ import annotations
