@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from abra_wilds.functional.precision import at_least_fp32
+from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.functional.stats import instance_moments
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import hooked, tracking_norms
@@ -69,7 +69,8 @@ class Components:
         if x.dim() == 2:
             return out
         maps = x.flatten(2)[..., None]
-        mean, var = self.mix(*instance_moments(maps))
+        with full_precision(x.device.type):
+            mean, var = self.mix(*instance_moments(maps))
         y = (maps - mean[..., None, None]) / (var + norm.eps).sqrt()[..., None, None]
         if norm.affine:
             y = y * norm.weight[:, None, None] + norm.bias[:, None, None]

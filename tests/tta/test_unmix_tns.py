@@ -86,6 +86,11 @@ def test_half_precision_comes_out_as_it_went_in():
     half = copy.deepcopy(norm).bfloat16()
     with torch.no_grad(), hooked([half.register_forward_hook(Components(norm, seed=0))]):
         assert half(x.bfloat16()).dtype == torch.bfloat16
+    a, b = (Components(norm, seed=0) for _ in range(2))
+    a(norm, (x.float(),), x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        b(norm, (x.float(),), x.float())
+    assert torch.equal(a.mean, b.mean), "a backbone's autocast does not reach in"
 
 
 # TTN
