@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from abra_wilds.errors import InputError
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.certificate import Calibration, Labelled, _temperature, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import look
 
 O, CONTROLS = 10, 24
 PARTS = ("adapted", "unadapted", "wells")
@@ -79,9 +80,6 @@ def test_the_class_that_makes_the_threshold_is_in_the_set():
 
 def test_what_is_seen_is_put_together_as_normal_distributions(calibration):
     """Against the product of densities on a grid."""
-    from abra_wilds.tta.certificate import _temperature
-    from abra_wilds.tta.evidence import look
-
     b, c = NEW[4], calibration
     seen = look(b.adapted, b.unadapted, b.wells, b.labels.where(b.controls, -1), c.centre)
     agreement = float((b.adapted.argmax(1) == b.unadapted.argmax(1))[~b.controls].float().sum())
