@@ -137,7 +137,10 @@ def test_bio_batches_that_are_worse_than_known_ones_are_not_trusted(calibration)
     assert not c.trusted
     assert "right, less than" in c.reason
     assert c.high < calibration.accuracy
-    assert judged(calibration, hard, least=0.0).trusted
+    for least, trusted in ((0.0, True), (c.high - 1e-6, True), (c.high + 1e-6, False)):
+        assert judged(calibration, hard, least=least).trusted == trusted
+    near = replace(calibration, accuracy=c.high + 0.049), replace(calibration, accuracy=c.high + 0.051)
+    assert [judged(one, hard).trusted for one in near] == [True, False]
     assert judged(calibration, NEW[2]).trusted
 
 
