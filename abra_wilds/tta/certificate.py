@@ -36,6 +36,7 @@ SPREAD, SITES_SPREAD, CONTROLS_SPREAD, PRIOR_BIO_BATCHES = 0.3, 0.15, 0.3, 4
 SLOPE, SLOPE_SPREAD = -1.0, 0.7  # prior of the change of t with the share of agreement
 VALIDATION_WEIGHT = 100  # images that the scores of labelled bio-batches count as beside those of controls
 MOST_SCORES = 1000
+MARGIN = 0.05  # accuracy that a bio-batch may lack against labelled ones before nobody trusts it
 ALARM = 2.5  # standard deviations between sources that cannot both be right
 
 
@@ -194,7 +195,7 @@ def certify(
         wells: (n,) ids; images of one well show one class. None where it is not known.
         known: (n,) classes of controls, -1 for the images in question; None without controls.
         level: of the interval and of the sets' coverage.
-        least: accuracy below which predictions are of no use; that of the labelled bio-batches if None.
+        least: accuracy below which predictions are of no use; if None, MARGIN below that of labelled images.
 
     Raises:
         InputError: if no class is in question, or a logit is not a number.
@@ -205,7 +206,8 @@ def certify(
     accuracy, error = _accuracy(calibration, seen, t, variance)
     half = NormalDist().inv_cdf((1 + level) / 2) * error * calibration.inflation
     low, high = max(accuracy - half, 0.0), min(accuracy + half, 1.0)
-    reason = _reason(calibration, seen, (low, high), calibration.accuracy if least is None else least)
+    least = calibration.accuracy - MARGIN if least is None else least
+    reason = _reason(calibration, seen, (low, high), least)
     probs = (seen.logits / math.exp(t)).softmax(1)
     return Certificate(
         n=int(seen.asked.sum()),

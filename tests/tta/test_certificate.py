@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from abra_wilds.errors import InputError
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.certificate import Calibration, Labelled, _temperature, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import look
 
 O, CONTROLS = 10, 24
 PARTS = ("adapted", "unadapted", "wells")
@@ -79,9 +80,6 @@ def test_the_class_that_makes_the_threshold_is_in_the_set():
 
 def test_what_is_seen_is_put_together_as_normal_distributions(calibration):
     """Against the product of densities on a grid."""
-    from abra_wilds.tta.certificate import _temperature
-    from abra_wilds.tta.evidence import look
-
     b, c = NEW[4], calibration
     seen = look(b.adapted, b.unadapted, b.wells, b.labels.where(b.controls, -1), c.centre)
     agreement = float((b.adapted.argmax(1) == b.unadapted.argmax(1))[~b.controls].float().sum())
@@ -139,7 +137,10 @@ def test_bio_batches_that_are_worse_than_known_ones_are_not_trusted(calibration)
     assert not c.trusted
     assert "right, less than" in c.reason
     assert c.high < calibration.accuracy
-    assert judged(calibration, hard, least=0.0).trusted
+    for least, trusted in ((0.0, True), (c.high - 1e-6, True), (c.high + 1e-6, False)):
+        assert judged(calibration, hard, least=least).trusted == trusted
+    near = replace(calibration, accuracy=c.high + 0.049), replace(calibration, accuracy=c.high + 0.051)
+    assert [judged(one, hard).trusted for one in near] == [True, False]
     assert judged(calibration, NEW[2]).trusted
 
 
