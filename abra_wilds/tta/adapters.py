@@ -19,11 +19,11 @@ from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.eb_bn import class_aware_statistics
-from abra_wilds.tta.label_shift import corrected
-from abra_wilds.tta.lame import lame
-from abra_wilds.tta.sar import sar
-from abra_wilds.tta.tent import tent
-from abra_wilds.tta.unmix_tns import unmix_tns
+from abra_wilds.tta.literature.label_shift import corrected
+from abra_wilds.tta.literature.lame import lame
+from abra_wilds.tta.literature.sar import sar
+from abra_wilds.tta.literature.tent import tent
+from abra_wilds.tta.literature.unmix_tns import unmix_tns
 
 # The method, the images of each pass, and class ids of each pass where they are known (controls), or ().
 Adapter = Callable[[Method, Iterable[Tensor], Sequence[Tensor]], list[Tensor]]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from abra_wilds.tta.adapters import own_statistics, running_statistics
-from abra_wilds.tta.label_shift import corrected, for_own_mix
-from abra_wilds.tta.lame import agreed, lame, nearest
+from abra_wilds.tta.literature.label_shift import corrected, for_own_mix
+from abra_wilds.tta.literature.lame import agreed, lame, nearest
 from tests.helpers import worst
 from tests.tta.test_adapters import plate, trained
 

@@ -8,9 +8,9 @@ import torch
 
 from abra_wilds.tta import sar as sar_module
 from abra_wilds.tta.adapters import own_statistics
-from abra_wilds.tta.affine import affine_copies, entropies, gradients
-from abra_wilds.tta.sar import sar
-from abra_wilds.tta.tent import tent
+from abra_wilds.tta.literature.affine import affine_copies, entropies, gradients
+from abra_wilds.tta.literature.sar import sar
+from abra_wilds.tta.literature.tent import tent
 from abra_wilds.types import InputError
 from tests import runs
 from tests.helpers import worst
@@ -102,7 +102,7 @@ PASSES = [plate(seed, N=9 + seed) for seed in range(6)]
 @pytest.fixture
 def fast(monkeypatch):
     """Steps large enough to be seen in logits."""
-    for where in ("abra_wilds.tta.affine.LR", f"{__name__}.LR"):
+    for where in ("abra_wilds.tta.literature.affine.LR", f"{__name__}.LR"):
         monkeypatch.setattr(where, 0.05)
 
 

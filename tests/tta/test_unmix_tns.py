@@ -9,8 +9,8 @@ import torch
 
 from abra_wilds.tta.adapters import own_statistics, running_statistics
 from abra_wilds.tta.bn_state import hooked, moments, tracking_norms
-from abra_wilds.tta.ttn import interpolated, ttn
-from abra_wilds.tta.unmix_tns import Components, unmix_tns
+from abra_wilds.tta.literature.ttn import interpolated, ttn
+from abra_wilds.tta.literature.unmix_tns import Components, unmix_tns
 from tests.helpers import worst
 from tests.tta.test_adapters import plate, trained
 from tests.tta.test_bn_state import layer

@@ -96,10 +96,10 @@ class Certifying:
         """Certify the bio-batches of a split, those of all processes; what was kept of them is given up."""
         loader = setup.eval_loaders[split]
         outcomes, self.outcomes = self.outcomes, []
-        assert isinstance(loader.sampler, PassSampler)
+        plan = loader.sampler.plan if isinstance(loader.sampler, PassSampler) else ()
         wells = well_ids(setup.subsets[split])
         rows = []
-        adapted = [group for group in loader.sampler.plan if group.adapted]
+        adapted = [group for group in plan if group.adapted]
         for group, (found, known) in zip(adapted, outcomes, strict=True):
             at = torch.cat([torch.as_tensor(part) for part in group.passes])
             if bool((known >= 0).all()):
@@ -123,7 +123,8 @@ def certificate_of(
         wells: (n,) ids of wells, or None.
         components: with a calibration.
     """
-    assert components.calibration is not None
+    if components.calibration is None:
+        raise ValueError("these components have no calibration")
     plain, logits = torch.cat(found.plain).cpu(), torch.cat(found.logits).cpu()
     told = known if bool((known >= 0).any()) else None
     c = certify(components.calibration, logits, plain, wells, told)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from abra_wilds.methods.base import Method
-from abra_wilds.tta.affine import Descent, affine_copies, entropies, gradients
+from abra_wilds.tta.literature.affine import Descent, affine_copies, entropies, gradients
 
 
 def tent(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import STAGES
-from abra_wilds.tta.affine import Descent, affine_copies, entropies, gradients
+from abra_wilds.tta.literature.affine import Descent, affine_copies, entropies, gradients
 
 MARGIN = 0.4  # E_0 of Eq. 2, in units of ln O
 RHO = 0.05  # of Eq. 4
