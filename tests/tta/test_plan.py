@@ -276,10 +276,7 @@ def test_every_setting_is_in_the_digest():
     ("e", "said"),
     [
         (EvalConfig(tta="plate_bn"), "8 plates, .*8 images, .*--tta_min 16 images.*--tta_group experiment"),
-        (
-            EvalConfig(tta="controls_bn", tta_min=2),
-            "8 plates, .*8 images, .*--tta_min 2 controls",
-        ),
+        (EvalConfig(tta="controls_bn", tta_min=2), "8 plates, .*8 images, .*--tta_min 2 controls"),
         (
             EvalConfig(tta="mixed_bn", tta_group="experiment", tta_min=17),
             "4 experiments, .*16 images, .*--tta_min 17 images",
@@ -299,8 +296,3 @@ def test_a_split_smaller_than_its_only_batch_is_refused(dataset):
     plan = split_plan(split_subset(dataset, "val", frac=0.2), e, 16)
     with pytest.raises(InputError, match=r"1 batches.* 13 images.*--tta_min"):
         check_plans({"val": plan}, e)
-
-
-def test_one_bio_batch_that_is_large_enough_lets_a_split_pass():
-    plan = [BioBatch((np.arange(3),), False), BioBatch((np.arange(99),), True)]
-    check_plans({"val": plan}, EvalConfig(tta="plate_bn"))

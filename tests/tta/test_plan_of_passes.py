@@ -1,10 +1,12 @@
 """Passes of what learns from pass to pass, and of what corrects the predictions of a whole bio-batch."""
 
+import numpy as np
 import pytest
 
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.datasets.catalogue import split_subset
-from abra_wilds.tta.plan import split_plan, tally
+from abra_wilds.data.samplers.passes import BioBatch
+from abra_wilds.tta.plan import check_plans, split_plan, tally
 
 
 @pytest.mark.parametrize("tta", ["unmix_tns", "tent", "sar"])
@@ -28,3 +30,8 @@ def test_predictions_are_corrected_over_the_whole_bio_batch_in_passes_of_any_siz
         f"--tta {tta} on val: 64 images, 4 plates, 12 passes; predictions of 16 to 16 images; 0 cut; "
         "0 images uncorrected (fewer than 2)"
     )
+
+
+def test_one_bio_batch_that_is_large_enough_lets_a_split_pass():
+    plan = [BioBatch((np.arange(3),), False), BioBatch((np.arange(99),), True)]
+    check_plans({"val": plan}, EvalConfig(tta="plate_bn"))
