@@ -234,7 +234,7 @@ def test_values_that_make_no_sense_are_refused(given, said):
         ({"tta": "controls_bn", "tta_batch_size": 64}, "--tta batch_bn or plate_bn or mixed_bn"),
         (
             {"tta": "lame", "tta_batch_size": 64},
-            "--tta batch_bn or plate_bn or mixed_bn or unmix_tns or tent or sar;",
+            "--tta batch_bn or plate_bn or mixed_bn or eb_bn or unmix_tns or tent or sar;",
         ),
         ({"tta": "plate_bn", "tta_prior": 4.0}, "--tta mixed_bn"),
         ({"tta_min": 4}, "--tta batch_bn or plate_bn or mixed_bn or controls_bn"),

@@ -41,6 +41,7 @@ from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
+FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
 MEASURED_ON = ("val", "id_val", "id_test", "train")
 Part = tuple[RowIds, Tensor, Tensor]  # rows, standardised images (n, C_in, H, W) and class ids (n,)
@@ -216,7 +217,10 @@ def posterior_errors(method: Method, components: Components, split: Split) -> tu
 def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
     """What adapted predictions of a split's bio-batches are worth."""
     seen = []
+    least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
     for rows, (x, y) in zip(split.drawn, split.bio_batches(), strict=True):
+        if len(rows) < least:
+            continue
         known = no_labels(y) if split.controls is None else split.controls[rows]
         found = adapt(method, [x], [known.to(x.device)], components=components)
         seen.append(
