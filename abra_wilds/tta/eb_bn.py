@@ -36,9 +36,9 @@ from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.mix import Mix, Reliability, class_mix, no_labels
-from abra_wilds.tta.together import SetNorm, predict_together
+from abra_wilds.tta.together import SetNorm, together
 
-# Logits are those of the adapted model as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
+# Features are the adapted model's as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
 CAUTION = 5.0
 LEAST_VARIANCE = 0.05  # of the running one, where class effects would explain more than all of it
 
@@ -69,16 +69,21 @@ def class_aware_statistics(
     images = list(passes)
     plain, shifts = unadapted(method, images, components)
     if sum(map(len, images)) < 2:
-        return plain
+        return [method.classify(f) for f in plain]
     labels = torch.cat(list(known) or [no_labels(x) for x in images])
-    before = torch.cat(plain).softmax(1)
+    before = posteriors(method, plain)
     mix = mix_of(before, labels, shifts, components, components.unadapted)
     first = adapted(method, images, mix, components, prior)
-    halfway = (before + torch.cat(first).softmax(1)) / 2
+    halfway = (before + posteriors(method, first)) / 2
     mix = mix_of(halfway, labels, shifts, components, components.adapted)
     second = adapted(method, images, mix, components, prior)
     way = 1 / (1 + CAUTION * mix.spread)
-    return [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
+    return [method.classify(torch.lerp(f, g.to(f.dtype), way)) for f, g in zip(plain, second, strict=True)]
+
+
+def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:
+    """Class posteriors (n, O) of the features (N, D) of all passes, one after the other."""
+    return method.classify(torch.cat(list(features))).softmax(1)
 
 
 Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,), without adaptation
@@ -87,7 +92,7 @@ Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,
 def unadapted(
     method: Method, images: Sequence[Tensor], components: Components
 ) -> tuple[list[Tensor], Shifts]:
-    """Logits (N, O) of each pass without adaptation, and how far its images lie from the running means."""
+    """Features (N, D) of each pass without adaptation, and how far images lie from the running means."""
     shifts: Shifts = {}
 
     def look(name: str, norm: Any, m: Tensor, v: Tensor) -> None:
@@ -95,7 +100,7 @@ def unadapted(
 
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {modules[name]: partial(look, name) for name in components.means}
-    return predict_together(method.predict, images, norms), shifts
+    return together(method.embed, images, norms), shifts
 
 
 def mix_of(
@@ -140,7 +145,7 @@ def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components
 def adapted(
     method: Method, images: Sequence[Tensor], mix: Mix, components: Components, prior: float = 1.0
 ) -> list[Tensor]:
-    """Logits (N, O) of each pass by class-aware statistics, given the class mix."""
+    """Features (N, D) of each pass by class-aware statistics, given the class mix."""
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {
         modules[name]: _Setting(
@@ -149,7 +154,7 @@ def adapted(
         for name in components.means
     }
     with buffers_put_back(method):
-        return predict_together(method.predict, images, norms)
+        return together(method.embed, images, norms)
 
 
 class _Setting:

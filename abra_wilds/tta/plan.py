@@ -155,12 +155,18 @@ class Tally:
 def tally(plan: Sequence[BioBatch], e: EvalConfig) -> Tally:
     """Count a plan."""
     used = 1 if e.tta == "controls_bn" else None
-    sources = [len(rows) for group in plan if group.adapted for rows in group.passes[:used]]
+    together = e.tta == "eb_bn"  # of all passes
+    sources = [
+        n
+        for group in plan
+        if group.adapted
+        for n in ([len(group)] if together else map(len, group.passes[:used]))
+    ]
     return Tally(
         images=sum(map(len, plan)),
         bio_batches=len(plan),
         passes=sum(len(group.passes) for group in plan),
         sources=(min(sources), max(sources)) if sources else (0, 0),
-        cut=0 if used else sum(len(group.passes) > 1 for group in plan),
+        cut=0 if used or together else sum(len(group.passes) > 1 for group in plan),
         unadapted=sum(len(group) for group in plan if not group.adapted),
     )
