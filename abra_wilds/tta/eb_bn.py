@@ -209,5 +209,5 @@ def share_of_bio_batch(effects: Effects, pi: Tensor, n: int, doubt: float, prior
         doubt: U, the variance of the class mix that posteriors leave open.
         prior: factor of all that is not the bio-batch's.
     """
-    other = effects.within / (n - 1) + doubt * effects.spread_of_mix(pi)
+    other = (effects.within / (n - 1) + doubt * effects.spread_of_mix(pi)).clamp_min(1e-300)
     return effects.between / (effects.between + prior * other).clamp_min(1e-300)

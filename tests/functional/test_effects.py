@@ -1,4 +1,4 @@
-"""Effects of classes and bio-batches: a ridge regression with the design written out, and simulated numbers."""
+"""Effects of classes and bio-batches: a ridge regression by its whole design, and simulated numbers."""
 
 import numpy as np
 import pytest
