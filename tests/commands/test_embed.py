@@ -54,7 +54,16 @@ def values(frame):
     return frame[[name for name in frame if name.startswith("Cells_")]].to_numpy()
 
 
-@pytest.mark.parametrize("flags", [{}, PLATES, {"tta": "controls_bn", "tta_min": 4}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        PLATES,
+        {"tta": "controls_bn", "tta_min": 4},
+        {"tta": "eb_bn", "tta_min": 9},
+        {"tta": "eb_bn", "tta_min": 2, "tta_batch_size": 6, "tta_controls": "none"},
+    ],
+)
 def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder, flags):
     predict_saved(run_folder / MODEL, ["val", "test"], run_folder / "predicted", flags)
     found = embeddings(run_folder / MODEL, ["test", "val"], flags)
