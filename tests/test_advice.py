@@ -111,7 +111,15 @@ def test_the_command_that_is_advised_for_a_pack_makes_it_in_a_folder_with_a_blan
 
 @pytest.mark.parametrize(
     "name",
-    ["none", "plate_bn", "plate_bn_min10", "mixed_bn_experiment_m8_b64", "mixed_bn_minf", "controls_bn"],
+    [
+        "none",
+        "plate_bn",
+        "plate_bn_min10",
+        "mixed_bn_experiment_m8_b64",
+        "mixed_bn_minf",
+        "controls_bn",
+        "eb_bn_none_controls",
+    ],
 )
 def test_flags_that_are_advised_for_an_adaptation_make_the_one_of_the_name(name):
     parser = Parser()

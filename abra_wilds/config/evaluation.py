@@ -12,6 +12,7 @@ from abra_wilds.errors import InputError
 TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn", "eb_bn")
 # Adaptations to a bio-batch, which --tta_group defines.
 GROUPED_TTA = ("plate_bn", "mixed_bn", "controls_bn", "eb_bn")
+CONTROLS_TTA = ("controls_bn", "eb_bn")  # to which --tta_controls matters
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
 CONTROL_KINDS = ("all", "positive", "negative", "none")
@@ -43,7 +44,8 @@ class EvalConfig(Options):
     tta_batch_size: int = option(
         0,
         "most images whose statistics are taken together; a larger bio-batch is cut at random into "
-        "near-equal parts; 0: never cut, and for batch_bn --batch_size",
+        "near-equal parts, of eb_bn forward passes with statistics together; 0: never cut, and for batch_bn "
+        "--batch_size",
     )
     tta_prior: float = option(
         256.0,
@@ -118,7 +120,7 @@ class EvalConfig(Options):
             "eval_loader": ("none",),
             "tta_group": GROUPED_TTA,
             "tta_batch_size": ("batch_bn", "plate_bn", "mixed_bn", "eb_bn"),
-            "tta_controls": ("controls_bn", "eb_bn"),
+            "tta_controls": CONTROLS_TTA,
             "tta_prior": ("mixed_bn",),
             "tta_min": TTA[1:],
         }
@@ -143,7 +145,9 @@ class EvalConfig(Options):
             f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
             f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta != "controls_bn" else "",
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
-            f"{self.tta_controls}_controls" if self.tta_controls != "all" else "",
+            f"{self.tta_controls}_controls"
+            if self.tta in CONTROLS_TTA and self.tta_controls != "all"
+            else "",
         ]
         return "_".join([self.tta, *filter(None, parts)])
 
