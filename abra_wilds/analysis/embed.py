@@ -39,14 +39,16 @@ from abra_wilds.config.evaluation import STATISTICS_TTA
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
+from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
 from abra_wilds.engine.setup import evaluation_loaders
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import all_or_none, write_text
 from abra_wilds.results.provenance import commit, versions
-from abra_wilds.tta.adapters import make_adapter
+from abra_wilds.tta.adapters import Adapter
 from abra_wilds.tta.features import classified
+from abra_wilds.tta.plan import known_controls_of
 from abra_wilds.types import Batch
 
 LEVELS = ("site", "well")
@@ -162,10 +164,14 @@ def open_embeddable(checkpoint: Path, splits: Sequence[str] | None, flags: Mappi
 
 def features_of(saved: Saved, loaders: Mapping[str, Loader]) -> NDArray[np.float32]:
     """The embeddings (n, D) of splits, one after the other."""
-    return torch.cat([read_features(saved, loader, split) for split, loader in loaders.items()]).numpy()
+    config, setup, checkpoint = saved.config, saved.setup, saved.folder.model(saved.label)
+    adapter = adapter_of(config.eval, config, setup, saved.method, checkpoint)
+    return torch.cat(
+        [read_features(saved, loader, split, adapter) for split, loader in loaders.items()]
+    ).numpy()
 
 
-def read_features(saved: Saved, loader: Loader, split: str) -> Tensor:
+def read_features(saved: Saved, loader: Loader, split: str, adapter: Adapter) -> Tensor:
     """The embeddings (n, D) of a split on the host, in dataset order whatever the loader's order."""
     method, config = saved.method, saved.config
     f = torch.zeros(len(loader.rows), method.head.in_features, device=saved.setup.device)
@@ -180,9 +186,17 @@ def read_features(saved: Saved, loader: Loader, split: str) -> Tensor:
         f[batch.rows] = read.popleft()
         bar.update(len(batch))
 
-    adapter, size = make_adapter(config.eval), config.data.size
+    setup = saved.setup
+    known = known_controls_of(setup.subsets[split], config.eval)
+
+    def last_read(*args: Any) -> list[Tensor]:
+        logits = adapter(*args)
+        while len(read) > len(logits):  # what gave the posteriors that the adapter goes by
+            read.popleft()
+        return logits
+
     with bar, classified(method) as read:
-        predict(method, loader, saved.setup.device, size, watch, adapter=adapter)
+        predict(method, loader, setup.device, config.data.size, watch, adapter=last_read, known=known)
     return sum_across_ranks(f).cpu()  # each row is one process's
 
 

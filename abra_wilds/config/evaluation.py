@@ -21,6 +21,7 @@ CUT_TTA = tuple(tta for tta in TTA if tta not in ("none", "controls_bn", *LOGIT_
 # Adaptations that learn from pass to pass, and how many images of a bio-batch make one in the papers.
 ONLINE_TTA = ("unmix_tns", "tent", "sar")
 ONLINE_BATCH = 64
+CONTROLS_TTA = ("controls_bn", "eb_bn")  # to which --tta_controls matters
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
 CONTROL_KINDS = ("all", "positive", "negative", "none")
@@ -53,8 +54,8 @@ class EvalConfig(Options):
     tta_batch_size: int = option(
         0,
         "most images whose statistics are taken together; a larger bio-batch is cut at random into "
-        "near-equal parts; 0: never cut, for batch_bn --batch_size, and for what learns from pass to pass "
-        f"{ONLINE_BATCH}, or twice --tta_min if that is more",
+        "near-equal parts (eb_bn: with statistics together); 0: never cut, for batch_bn --batch_size, and "
+        f"for what learns from pass to pass {ONLINE_BATCH}, or twice --tta_min if that is more",
     )
     tta_prior: float = option(
         256.0,
@@ -129,7 +130,7 @@ class EvalConfig(Options):
             "eval_loader": ("none",),
             "tta_group": GROUPED_TTA,
             "tta_batch_size": CUT_TTA,
-            "tta_controls": ("controls_bn", "eb_bn"),
+            "tta_controls": CONTROLS_TTA,
             "tta_prior": ("mixed_bn",),
             "tta_min": TTA[1:],
         }
@@ -154,7 +155,9 @@ class EvalConfig(Options):
             f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
             f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta in CUT_TTA else "",
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
-            f"{self.tta_controls}_controls" if self.tta_controls != "all" else "",
+            f"{self.tta_controls}_controls"
+            if self.tta in CONTROLS_TTA and self.tta_controls != "all"
+            else "",
         ]
         return "_".join([self.tta, *filter(None, parts)])
 

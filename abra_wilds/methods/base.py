@@ -100,15 +100,19 @@ class Method(nn.Module):
         """`features` of maps that pass through functions on their way; see `StagedNet`."""
         return at_least_fp32(self.net(x, taps=taps)).mean((2, 3))
 
+    def embed(self, x: Tensor) -> Tensor:
+        """What `classify` reads of standardised images (N, C_in, H, W): (N, D), features after any neck."""
+        return self.features(x)
+
     def classify(self, f: Tensor) -> Tensor:
-        """Class logits, (N, O), of pooled features (N, D), in full precision."""
+        """Class logits, (N, O), of what `embed` gives (N, D), in full precision."""
         with full_precision(f.device.type):
             logits: Tensor = self.head(f)
             return logits
 
     def predict(self, x: Tensor) -> Tensor:
         """Class logits, (N, O), of standardised images (N, C_in, H, W)."""
-        return self.classify(self.features(x))
+        return self.classify(self.embed(x))
 
     def after_step(self) -> None:
         """Called once after each optimiser step; most methods need nothing."""

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from abra_wilds.config.evaluation import CUT_TTA, GROUPED_TTA, TTA, TTA_MIN
+from abra_wilds.config.evaluation import CONTROL_KINDS, CUT_TTA, GROUPED_TTA, TTA, TTA_MIN
 from abra_wilds.config.run import COMMON, OWN_LOOP
 from abra_wilds.config.schema import jsonable
 from abra_wilds.results.records import Record
 
 ADAPTATION = re.compile(
     rf"(?P<tta>{'|'.join(TTA[1:])})(?P<experiment>_experiment)?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
-    r"(_min(?P<least>\d+))?"
+    rf"(_min(?P<least>\d+))?(_(?P<controls>{'|'.join(CONTROL_KINDS)})_controls)?"
 )
 
 
@@ -47,6 +47,8 @@ def adaptation_values(tta: str | None) -> dict[str, Any]:
         values["tta_group"] = "experiment" if found["experiment"] else "plate"
     if found["tta"] in CUT_TTA:
         values["tta_batch_size"] = int(found["size"] or 0)
+    if found["controls"]:
+        values["tta_controls"] = found["controls"]
     if found["prior"]:
         values["tta_prior"] = jsonable(float(found["prior"]))
     return values

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from abra_wilds.errors import InputError
@@ -49,7 +50,9 @@ class Components:
         )
 
     def to(self, device: Any) -> Components:
-        """The same with tensors on a device."""
+        """The same with tensors on a device, or on the host where it has no double precision (MPS)."""
+        device = torch.device(device)
+        device = torch.device("cpu") if device.type == "mps" else device
 
         def moved(effects: Mapping[str, Effects]) -> dict[str, Effects]:
             return {

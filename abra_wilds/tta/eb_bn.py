@@ -37,9 +37,9 @@ from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.mix import Mix, Reliability, class_mix, no_labels
-from abra_wilds.tta.together import SetNorm, predict_together
+from abra_wilds.tta.together import SetNorm, together
 
-# Logits are those of the adapted model as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
+# Features are the adapted model's as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
 CAUTION = 5.0
 LEAST_VARIANCE = 0.05  # of the running one, where class effects would explain more than all of it
 
@@ -94,17 +94,23 @@ def adapt(
     images = list(passes)
     plain, shifts = unadapted(method, images, components)
     if sum(map(len, images)) < 2:
-        return Outcome(plain, plain, None)
+        logits = [method.classify(f) for f in plain]
+        return Outcome(logits, logits, None)
     labels = torch.cat(list(known) or [no_labels(x) for x in images])
-    before = torch.cat(plain).softmax(1)
+    before = posteriors(method, plain)
     mix = mix_of(before, labels, shifts, components, components.unadapted)
     first = adapted(method, images, mix, components, prior)
-    halfway = (before + torch.cat(first).softmax(1)) / 2
+    halfway = (before + posteriors(method, first)) / 2
     mix = mix_of(halfway, labels, shifts, components, components.adapted)
     second = adapted(method, images, mix, components, prior)
     way = 1 / (1 + CAUTION * mix.spread)
-    logits = [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
-    return Outcome(plain, logits, mix)
+    logits = [method.classify(torch.lerp(f, g.to(f.dtype), way)) for f, g in zip(plain, second, strict=True)]
+    return Outcome(list(torch.split(before.log(), [len(f) for f in plain])), logits, mix)
+
+
+def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:
+    """Class posteriors (n, O) of the features (N, D) of all passes, one after the other."""
+    return method.classify(torch.cat(list(features))).softmax(1)
 
 
 Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,), without adaptation
@@ -113,7 +119,7 @@ Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,
 def unadapted(
     method: Method, images: Sequence[Tensor], components: Components
 ) -> tuple[list[Tensor], Shifts]:
-    """Logits (N, O) of each pass without adaptation, and how far its images lie from the running means."""
+    """Features (N, D) of each pass without adaptation, and how far images lie from the running means."""
     shifts: Shifts = {}
 
     def look(name: str, norm: Any, m: Tensor, v: Tensor) -> None:
@@ -121,7 +127,7 @@ def unadapted(
 
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {modules[name]: partial(look, name) for name in components.means}
-    return predict_together(method.predict, images, norms), shifts
+    return together(method.embed, images, norms), shifts
 
 
 def mix_of(
@@ -166,7 +172,7 @@ def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components
 def adapted(
     method: Method, images: Sequence[Tensor], mix: Mix, components: Components, prior: float = 1.0
 ) -> list[Tensor]:
-    """Logits (N, O) of each pass by class-aware statistics, given the class mix."""
+    """Features (N, D) of each pass by class-aware statistics, given the class mix."""
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {
         modules[name]: _Setting(
@@ -175,7 +181,7 @@ def adapted(
         for name in components.means
     }
     with buffers_put_back(method):
-        return predict_together(method.predict, images, norms)
+        return together(method.embed, images, norms)
 
 
 class _Setting:
@@ -230,5 +236,5 @@ def share_of_bio_batch(effects: Effects, pi: Tensor, n: int, doubt: float, prior
         doubt: U, the variance of the class mix that posteriors leave open.
         prior: factor of all that is not the bio-batch's.
     """
-    other = effects.within / (n - 1) + doubt * effects.spread_of_mix(pi)
+    other = (effects.within / (n - 1) + doubt * effects.spread_of_mix(pi)).clamp_min(1e-300)
     return effects.between / (effects.between + prior * other).clamp_min(1e-300)

@@ -180,14 +180,13 @@ def tally(plan: Sequence[BioBatch], e: EvalConfig) -> Tally:
     """Count a plan."""
     adapted = [group for group in plan if group.adapted]
     used = 1 if e.tta == "controls_bn" else None
-    sources = [len(rows) for group in adapted for rows in group.passes[:used]]
-    if e.tta in LOGIT_TTA:
-        sources = [len(group) for group in adapted]
+    together = e.tta == "eb_bn" or e.tta in LOGIT_TTA
+    sources = [n for g in adapted for n in ([len(g)] if together else map(len, g.passes[:used]))]
     return Tally(
         images=sum(map(len, plan)),
         bio_batches=len(plan),
         passes=sum(len(group.passes) for group in plan),
         sources=(min(sources), max(sources)) if sources else (0, 0),
-        cut=sum(len(group.passes) > 1 for group in plan) if e.tta in CUT_TTA else 0,
+        cut=sum(len(group.passes) > 1 for group in plan) if e.tta in CUT_TTA and not together else 0,
         unadapted=sum(len(group) for group in plan if not group.adapted),
     )

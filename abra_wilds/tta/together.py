@@ -22,13 +22,13 @@ SetNorm = Callable[[nn.Module, Tensor, Tensor], None]
 
 
 @torch.no_grad()
-def predict_together(
-    predict: Callable[[Tensor], Tensor], passes: Sequence[Tensor], norms: Mapping[nn.Module, SetNorm]
+def together(
+    forward: Callable[[Tensor], Tensor], passes: Sequence[Tensor], norms: Mapping[nn.Module, SetNorm]
 ) -> list[Tensor]:
-    """Logits of each pass, where norms are set from the images of all passes before they normalise.
+    """Outputs of each pass, where norms are set from the images of all passes before they normalise.
 
     Args:
-        predict: of a module in evaluation mode; images (N, C_in, H, W) -> logits (N, O).
+        forward: of a module in evaluation mode; images (N, C_in, H, W) -> outputs (N, ...).
         passes: images of each pass.
         norms: batch norm -> what sets its buffers, given the moments (n, C) of all n images at its input.
     """
@@ -39,12 +39,13 @@ def predict_together(
         try:
             with torch.no_grad():
                 crew.local.pass_number = i
-                found[i] = predict(passes[i])
+                found[i] = forward(passes[i])
         except BaseException as fault:
             found[i] = fault
             crew.barrier.abort()
 
     with ExitStack() as stack:
+        stack.callback(crew.barrier.abort)  # no thread waits on where another could not be started
         for norm in norms:
             stack.callback(norm.register_forward_pre_hook(crew.before).remove)
         stack.enter_context(torch.compiler.set_stance("force_eager"))

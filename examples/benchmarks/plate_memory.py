@@ -1,9 +1,10 @@
-"""Memory of predicting a whole plate in one pass, as `--tta plate_bn` does: what fits, and what must be cut.
+"""Memory of predicting a whole plate in one pass, as `--tta plate_bn` and eb_bn do: what fits, what is cut.
 
     python examples/benchmarks/plate_memory.py --json plate_memory.json
 
-Counts the bytes of all tensors that live at once in a pass without gradients, on tensors without storage:
-images, weights and feature maps. What a GPU's convolution library takes for itself comes on top.
+Counts the bytes of all tensors that live at once in passes without gradients, on tensors without storage:
+images, weights, feature maps and eb_bn's components. What a GPU's convolution library takes comes on top.
+Of the three passes of eb_bn, which come one after the other, one is made without adaptation and one with it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ from torch.utils._pytree import tree_iter
 
 from abra_wilds import get_method
 from abra_wilds.config.fields import path
+from abra_wilds.functional.effects import Effects
+from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net
+from abra_wilds.nets.staged import BATCH_NORMS
 from abra_wilds.results.files import write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.tta.adapters import own_statistics
+from abra_wilds.tta.components import Components
+from abra_wilds.tta.eb_bn import adapted, unadapted
+from abra_wilds.tta.mix import Mix, Reliability
 from abra_wilds.types import DataInfo
 
+ADAPTATIONS = ("plate_bn", "eb_bn")
 GIB = 2**30
 # Images of a plate: 308 wells at one site or at both; RxRx1-WILDS and RxRx1.
 PLATES = (308, 616)
@@ -65,13 +73,36 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.alive -= size
 
 
-def peak_bytes(model: str, n: int, channels: int, side: int) -> int:
-    """Bytes that one adapted pass over n images needs, the weights included."""
+def blank_components(method: Method, rank: int = 32) -> Components:
+    """Components of a method, as large as fitted ones."""
+    n_classes = method.info.n_classes
+
+    def effects() -> dict[str, Effects]:
+        norms = [(name, m) for name, m in method.named_modules() if isinstance(m, BATCH_NORMS)]
+        return {
+            name: Effects(
+                *(torch.zeros(s, dtype=torch.float64) for s in ((n_classes, rank), (rank, C), C, C))
+            )
+            for name, C in ((name, m.num_features) for name, m in norms)
+        }
+
+    pi, unknown = torch.zeros(n_classes, dtype=torch.float64), Reliability(1.0, 1.0, 1.0)
+    return Components("plate", pi, 0.0, effects(), effects(), unknown, unknown, "val")
+
+
+def peak_bytes(tta: str, model: str, n: int, channels: int, side: int) -> int:
+    """Bytes that predicting n images at once with an adaptation needs, the weights included."""
     ERM = get_method("ERM")
     with torch.device("meta"), PeakBytes() as bytes_:
         info = DataInfo(n_classes=1139, in_channels=channels, n_groups=1, train_groups=(0,))
         method = ERM(build_net(model, channels, pretrained=False), info, ERM.Config()).eval()
-        own_statistics(method, iter([torch.zeros(n, channels, side, side)]))
+        images = [torch.zeros(n, channels, side, side)]
+        if tta == "plate_bn":
+            own_statistics(method, images)
+        else:
+            parts = blank_components(method)
+            unadapted(method, images, parts)
+            adapted(method, images, Mix(parts.pi, 0.1, 0.1), parts)
     return int(bytes_.peak)
 
 
@@ -84,11 +115,13 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["resnet18", "resnet50", "densenet161"])
     args = parser.parse_args()
     rows = []
-    print(f"{'':14}{'images':>8}{'channels':>10}{'pixels':>8}{'GiB':>8}")
-    for model, n, (channels, side) in product(args.models, PLATES, IMAGES):
-        size = peak_bytes(model, n, channels, side)
-        rows.append({"model": model, "images": n, "channels": channels, "side": side, "bytes": size})
-        print(f"{model:14}{n:8}{channels:10}{side:8}{size / GIB:8.2f}")
+    print(f"{'':24}{'images':>8}{'channels':>10}{'pixels':>8}{'GiB':>8}")
+    for tta, model, n, (channels, side) in product(ADAPTATIONS, args.models, PLATES, IMAGES):
+        size = peak_bytes(tta, model, n, channels, side)
+        rows.append(
+            {"tta": tta, "model": model, "images": n, "channels": channels, "side": side, "bytes": size}
+        )
+        print(f"{tta:10}{model:14}{n:8}{channels:10}{side:8}{size / GIB:8.2f}")
     if args.json:
         content = {"rows": rows, "commit": commit(), "versions": versions()}
         write_text(args.json, json.dumps(content, indent=2) + "\n")

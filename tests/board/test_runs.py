@@ -13,7 +13,7 @@ import pytest
 
 from abra_wilds.board.bundle.archives import read_archive
 from abra_wilds.commands.board.bundle import main as bundle_main
-from abra_wilds.config.evaluation import CUT_TTA, GROUPED_TTA, TTA, EvalConfig
+from abra_wilds.config.evaluation import CONTROL_KINDS, CONTROLS_TTA, CUT_TTA, GROUPED_TTA, TTA, EvalConfig
 from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.resolve import run_config
@@ -87,6 +87,8 @@ def adaptations():
         values |= {"tta_batch_size": size} if tta in CUT_TTA else {}
         for prior in (256.0, 0.5, float("inf")) if tta == "mixed_bn" else (None,):
             yield values if prior is None else {**values, "tta_prior": prior}
+        for kind in CONTROL_KINDS[1:] if tta in CONTROLS_TTA else ():
+            yield {**values, "tta_controls": kind}
 
 
 def test_the_name_of_an_adaptation_gives_its_flags_back():
@@ -103,6 +105,8 @@ def test_the_name_of_an_adaptation_gives_its_flags_back():
         ("plate_bn_experiment_b64", {"tta": "plate_bn", "tta_group": "experiment", "tta_batch_size": 64}),
         ("mixed_bn_m128_min4", {"tta": "mixed_bn", "tta_prior": 128.0, "tta_min": 4}),
         ("batch_bn", {"tta": "batch_bn", "amp": "bf16"}),
+        ("eb_bn_none_controls", {"tta": "eb_bn", "tta_controls": "none"}),
+        ("eb_bn", {"tta": "eb_bn"}),
     ],
 )
 def test_what_an_adapted_record_was_computed_with_comes_out_by_its_digest(screen, tmp_path, name, adapted):

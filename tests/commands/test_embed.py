@@ -56,7 +56,15 @@ def values(frame):
 
 
 @pytest.mark.parametrize(
-    "flags", [{}, PLATES, {"tta": "controls_bn", "tta_min": 4}, {"tta": "unmix_tns", "tta_min": 4}]
+    "flags",
+    [
+        {},
+        PLATES,
+        {"tta": "controls_bn", "tta_min": 4},
+        {"tta": "unmix_tns", "tta_min": 4},
+        {"tta": "eb_bn", "tta_min": 9},
+        {"tta": "eb_bn", "tta_min": 2, "tta_batch_size": 6, "tta_controls": "none"},
+    ],
 )
 def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder, flags):
     predict_saved(run_folder / MODEL, ["val", "test"], run_folder / "predicted", flags)

@@ -187,6 +187,17 @@ def test_the_digest_depends_on_every_field_that_is_not_local_and_on_no_other(nam
     assert replace(config, origin={}).digest() == digest
 
 
+def test_a_field_that_came_after_digests_were_recorded_enters_them_where_it_is_set():
+    later = {flag for flag, setting in COMMON.settings.items() if setting.flag.later}
+    assert later == {"tta_controls"}
+    config = run_config("ERM", tta="controls_bn")
+    assert later.isdisjoint(config.values(local=False)) and later < set(config.values())
+    assert config.digest() == run_config("ERM", tta="controls_bn", tta_controls="all").digest()
+    for kind in ("positive", "negative", "none"):
+        other = run_config("ERM", tta="controls_bn", tta_controls=kind)
+        assert other.values(local=False)["tta_controls"] == kind and other.digest() != config.digest()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_configuration_is_built_again_from_its_values_and_replaced_where_others_are_given(name):
     config, schema = run_config(name), schema_of(METHODS[name].Config)

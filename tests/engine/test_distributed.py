@@ -84,13 +84,16 @@ def test_predictions_in_parallel_are_the_one_process_file(trained, root, tiny, o
     assert len(best) == 3 and predictions(alone) == best
     assert runs.rows_of(alone / "test_algo.csv")[-1]["batch"] == "8"
 
-    flags = {"tta": "plate_bn", "tta_min": 2}
-    predict_saved(folder / BEST, None, tmp_path / "one", flags)
-    on_two_ranks(predict_saved, folder / BEST, None, tmp_path / "two", flags)
-    adapted = predictions(tmp_path / "one")
-    assert len(adapted) == 3 and predictions(tmp_path / "two") == adapted
-    logs = [(tmp_path / name / "log.txt").read_text().splitlines()[1:4] for name in ("one", "two")]
-    assert logs[0] == logs[1] and "64 images, 4 plates" in logs[0][0]
+    for tta in ("plate_bn", "eb_bn"):
+        flags, one, two = {"tta": tta, "tta_min": 2}, tmp_path / tta / "one", tmp_path / tta / "two"
+        predict_saved(folder / BEST, None, one, flags)
+        for path in folder.glob("*_components_*.pth"):
+            path.unlink()
+        on_two_ranks(predict_saved, folder / BEST, None, two, flags)
+        assert len(predictions(one)) == 3 and predictions(two) == predictions(one)
+        logs = [(out / "log.txt").read_text().splitlines()[1:5] for out in (one, two)]
+        assert logs[0] == logs[1] and "64 images, 4 plates" in logs[0][0]
+        assert ("Components of" in logs[0][3]) == (tta == "eb_bn")
 
 
 def test_two_processes_step_as_one_that_accumulates_their_batches(root, tiny, on_two_ranks, tmp_path):

@@ -20,6 +20,7 @@ from abra_wilds.tta.adapters import (
 from abra_wilds.types import InputError
 from tests import runs
 from tests.helpers import make_method, worst
+from tests.tta.made import components
 from tests.tta.reference import in_training_mode, norms_of, with_statistics_of
 
 EPS = 1e-9  # of the batch norms below: invariance holds up to it
@@ -55,12 +56,13 @@ def test_the_method_is_left_bit_for_bit_and_in_evaluation_mode(name):
     before, own, modes = copy.deepcopy(method.state_dict()), list(method.parameters()), []
     learning = [p.requires_grad for p in own]
     method.head.register_forward_hook(lambda *_: modes.append([m.training for m in method.modules()]))
-    logits = make_adapter(EvalConfig(tta=name))(method, [plate(0), plate(1, N=5)])
+    logits = make_adapter(EvalConfig(tta=name), components(method))(method, [plate(0), plate(1, N=5)], ())
     assert [tuple(z.shape) for z in logits] == [(12, 5), (5, 5)]
     assert runs.differences(dict(before), dict(method.state_dict())) == []
     assert [id(p) for p in method.parameters()] == [id(p) for p in own], "the very parameters"
     assert [p.requires_grad for p in own] == learning and all(p.grad is None for p in own)
-    assert len(modes) == 2 * (1 + (name == "sar")), "SAR looks twice"
+    # SAR looks twice; eb_bn also classifies all images twice for their posteriors.
+    assert len(modes) == 2 * (1 + (name in ("sar", "eb_bn"))), name
     assert not any(any(mode) for mode in modes), "dropout and the like stay off"
     assert not any(z.requires_grad for z in logits)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in norms_of(method))
@@ -130,7 +132,8 @@ def test_the_prior_counts_images_of_the_pass():
 def test_only_mixed_bn_reads_the_prior():
     method, x = trained(), plate(0)
     for name in TTA:
-        a, b = (make_adapter(EvalConfig(tta=name, tta_prior=M))(method, [x])[0] for M in (1.0, 100.0))
+        made = (make_adapter(EvalConfig(tta=name, tta_prior=M), components(method)) for M in (1.0, 100.0))
+        a, b = (adapter(method, [x], ())[0] for adapter in made)
         assert torch.equal(a, b) == (name != "mixed_bn")
 
 

@@ -160,7 +160,7 @@ def test_passes_are_read_in_small_batches_and_watched_whole(dataset, method):
 
 
 def test_a_pass_that_does_not_fit_is_a_sentence(dataset, method):
-    def adapter(_method, _images):
+    def adapter(_method, _images, _known):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(InputError, match=r"16 images .*--batch_size") as caught:

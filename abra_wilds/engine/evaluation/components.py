@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -26,6 +27,7 @@ from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.dist import on_rank_zero
 from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
 from abra_wilds.engine.artifacts.logs import no_bar
+from abra_wilds.engine.evaluation.certificates import Certifying
 from abra_wilds.engine.setup import Data, reading_kwargs
 from abra_wilds.functional.effects import Effects, EffectSums, mix_spread
 from abra_wilds.functional.precision import at_least_fp32, in_float64
@@ -36,7 +38,7 @@ from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import tracking_norms
 from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
 from abra_wilds.tta.components import Components
-from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, unadapted
+from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
@@ -47,12 +49,32 @@ MEASURED_ON = ("val", "id_val", "id_test", "train")
 Part = tuple[RowIds, Tensor, Tensor]  # rows, standardised images (n, C_in, H, W) and class ids (n,)
 
 
-def adapter_of(e: EvalConfig, config: RunConfig, data: Data, method: Method) -> Adapter:
-    """The adapter of some evaluation settings for a method as it is now, with components if it needs them."""
+def adapter_of(
+    e: EvalConfig,
+    config: RunConfig,
+    data: Data,
+    method: Method,
+    checkpoint: Path | None = None,
+    say: Callable[[str], object] = lambda line: None,
+) -> Adapter:
+    """The adapter of some evaluation settings for a method as it is now, with components if it needs them.
+
+    Args:
+        e: which adaptation.
+        config: of the run.
+        data: that it was trained on.
+        method: on its device.
+        checkpoint: of which the method is, to keep its components beside; None keeps none.
+        say: takes a line about them.
+    """
     if not e.needs_components:
         return make_adapter(e)
-    found = on_rank_zero(lambda: fit_components(replace(config, eval=e), data, method))
-    return make_adapter(e, found.to(data.device))
+    config = replace(config, eval=e)
+    fit = fit_components if checkpoint is None else partial(saved_components, checkpoint)
+    found = on_rank_zero(lambda: fit(config, data, method))
+    say(found.line())
+    found = found.to(data.device)
+    return make_adapter(e, found) if checkpoint is None else Certifying(found)
 
 
 def saved_components(checkpoint: Path, config: RunConfig, data: Data, method: Method) -> Components:
@@ -74,8 +96,9 @@ def saved_components(checkpoint: Path, config: RunConfig, data: Data, method: Me
         if {key: state.pop(key, None) for key in of} == of:
             return Components.from_state(state)
     found = fit_components(config, data, method)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        torch.save({**found.to("cpu").state(), **of}, file)
+    if os.access(path.parent, os.W_OK):  # a run that is only read can be predicted
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
+            torch.save({**found.to("cpu").state(), **of}, file)
     return found
 
 
@@ -203,14 +226,15 @@ def posterior_errors(method: Method, components: Components, split: Split) -> tu
     """How posteriors err on a split's bio-batches: without adaptation, and half way to the first one's."""
     seen = []
     for x, y in split.bio_batches():
-        (z,), shifts = unadapted(method, [x], components)
-        seen.append((z.softmax(1), y, shifts))
-    pi, labels = components.pi, [y.to(z.device) for _, y, _ in seen]
+        f, shifts = unadapted(method, [x], components)
+        seen.append((posteriors(method, f), y, shifts))
+    pi = components.pi
+    labels = [y.to(pi.device) for _, y, _ in seen]
     first = reliability([p for p, _, _ in seen], labels, pi)
     halfway = []
     for (x, _), (p, _, shifts) in zip(split.bio_batches(), seen, strict=True):
         mix = mix_of(p, no_labels(x), shifts, components, first)
-        halfway.append((p + adapted(method, [x], mix, components)[0].softmax(1)) / 2)
+        halfway.append((p + posteriors(method, adapted(method, [x], mix, components))) / 2)
     return first, reliability(halfway, labels, pi)
 
 

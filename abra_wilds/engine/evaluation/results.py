@@ -26,7 +26,7 @@ from abra_wilds.engine.evaluation.certificates import (
     certificates_path,
     write_certificates,
 )
-from abra_wilds.engine.evaluation.components import adapter_of, saved_components
+from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import by_cell, predict, save_predictions, score
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
 from abra_wilds.engine.precision import configure_precision
@@ -35,7 +35,7 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import same_file, sha256
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import RESULTS, Record, append_records, results_table
-from abra_wilds.tta.adapters import Adapter, make_adapter
+from abra_wilds.tta.adapters import Adapter
 from abra_wilds.tta.plan import known_controls_of, tally
 from abra_wilds.types import Batch, InputError
 
@@ -94,12 +94,7 @@ def evaluate_checkpoint(
     for line in [*adaptation_lines(config, setup), *folder.sign_lines()]:
         log.write(line)
     csvs = csv_logs(setup, folder)
-    if config.eval.needs_components:
-        found = on_rank_zero(lambda: saved_components(checkpoint, config, setup, method))
-        log.write(found.line())
-        adapter: Adapter = Certifying(found.to(setup.device))
-    else:
-        adapter = make_adapter(config.eval)
+    adapter = adapter_of(config.eval, config, setup, method, checkpoint, log.write)
     predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch, adapter)
     if config.train.save_pred and is_main():
         for split, y_pred in predictions.items():

@@ -157,9 +157,10 @@ class ABRA(Method):
         loss = losses.mean()
         return StepOutput(loss, logits, {"L_clean": loss.detach()})
 
-    def predict(self, x: Tensor) -> Tensor:
-        """Class logits, (N, O), of clean features; K does not enter."""
-        return self.classify(self.neck(self.features(x)))
+    def embed(self, x: Tensor) -> Tensor:
+        """Clean features (N, D) after the neck; K does not enter."""
+        found: Tensor = self.neck(self.features(x))
+        return found
 
     def classify(self, f: Tensor) -> Tensor:
         """Class logits, (N, O), of features (N, D).

@@ -151,7 +151,3 @@ class IIDLite(Method):
         with full_precision(f.device.type):
             e: Tensor = self.neck(f)
             return e
-
-    def predict(self, x: Tensor) -> Tensor:
-        """Class logits, (N, O), of the cross-entropy head."""
-        return self.classify(self.embed(x))

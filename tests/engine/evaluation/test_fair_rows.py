@@ -99,21 +99,26 @@ def test_statistics_are_of_every_training_image_once_whatever_the_loader(root, a
 
 @pytest.fixture(scope="module")
 def picked(root, tmp_path_factory):
-    """A run in which two adaptations pick epochs beside its own."""
+    """A run in which three adaptations pick epochs beside its own."""
     folder = tmp_path_factory.mktemp("picked")
-    also = ["plate_bn,group=experiment,min=4", "batch_bn,batch_size=8,min=4"]
+    also = [
+        "plate_bn,group=experiment,min=4",
+        "batch_bn,batch_size=8,min=4",
+        "eb_bn,group=experiment,min=4",
+    ]
     config = run_config("ERM", **runs.settings(root, folder, "ERM", n_epochs=5, lr=0.02, also_tta=also))
     return folder, fit(config)
 
 
-NAMES = ("plate_bn_experiment_min4", "batch_bn_b8_min4")
+NAMES = ("plate_bn_experiment_min4", "batch_bn_b8_min4", "eb_bn_experiment_min4")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_adaptation_keeps_the_epoch_that_is_best_by_its_own_accuracy_on_val(picked, root, tmp_path, name):
     folder, _ = picked
-    flags = {"tta": "plate_bn", "tta_group": "experiment"} if "plate" in name else {"tta": "batch_bn"}
-    flags |= {"tta_min": 4} | ({"tta_batch_size": 8} if "batch" in name else {})
+    tta = name[: name.index("_bn") + 3]
+    flags = {"tta": tta, "tta_min": 4}
+    flags |= {"tta_batch_size": 8} if tta == "batch_bn" else {"tta_group": "experiment"}
     last = read_progress(folder / "rxrx1_seed:0_epoch:last_model.pth")
     value, epoch = last.picked[name]
     kept = folder / f"rxrx1_seed:0_epoch:best_{name}_model.pth"
@@ -131,7 +136,7 @@ def test_a_run_goes_on_with_the_adaptations_that_it_began_with(picked, root, tmp
     folder, _ = picked
     shutil.copytree(folder, tmp_path / "run")
     flags = {"n_epochs": 5, "lr": 0.02, "also_tta": also, "resume": True}
-    with pytest.raises(InputError, match="batch_bn_b8_min4, plate_bn_experiment_min4"):
+    with pytest.raises(InputError, match=", ".join(sorted(NAMES))):
         fit(run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", **flags)))
 
 
@@ -146,7 +151,7 @@ def test_a_finished_run_and_its_records_say_which_epochs_were_picked_and_by_what
 def test_epochs_that_are_best_to_several_are_stored_once(picked):
     folder, _ = picked
     models = {path: read_progress(path).epoch for path in folder.glob("*_epoch:best*_model.pth")}
-    assert len(models) == 3
+    assert len(models) == 4
     for path, epoch in models.items():
         for other, its in models.items():
             assert (os.stat(path).st_ino == os.stat(other).st_ino) == (epoch == its)
