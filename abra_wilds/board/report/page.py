@@ -13,6 +13,7 @@ from abra_wilds.board.report.curves import curve_pictures
 from abra_wilds.board.report.figures import Embedded, read_figures
 from abra_wilds.board.report.parts import (
     Group,
+    class_mixes,
     commands,
     consumption,
     headline,
@@ -69,6 +70,7 @@ def report(
         summary=summary(runs, groups),
         silent=[str(run.path) for run in runs if run.path not in told],
         results=results(groups),
+        class_mixes=class_mixes(groups),
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
         screen=None if root is None else screen_parts(groups, root),
