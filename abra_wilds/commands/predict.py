@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from abra_wilds.config.fields import path
@@ -24,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_flags(parser)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of the main command that a saved model may be used with."""
-    for name in PREDICTION_FLAGS:
+def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = PREDICTION_FLAGS) -> None:
+    """Flags of the main command that a saved model may be used with, or some of them."""
+    for name in names:
         add_flag(parser, name, COMMON.settings[name].flag, "as in the run")
 
 

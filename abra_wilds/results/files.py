@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import shutil
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,18 @@ def named_yaml(name: str | Path, folder: Path) -> Path:
     """
     packaged = folder / f"{str(name).removesuffix('.yaml')}.yaml"
     return packaged if packaged.is_file() and not Path(name).is_file() else Path(name)
+
+
+def read_predictions(path: Path) -> array[int]:
+    """The class ids of a predictions file, 64 bits each.
+
+    Raises:
+        InputError: for a line that is no such integer.
+    """
+    try:
+        return array("q", map(int, path.read_bytes().split()))
+    except (ValueError, OverflowError):
+        raise InputError(f"{path} is no list of class ids; predict again") from None
 
 
 def sha256(path: Path) -> str:

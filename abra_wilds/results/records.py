@@ -13,10 +13,11 @@ from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
 
 RESULTS = "results.jsonl"
+BALANCED = "acc_balanced"
 CONFIG = "config.json"  # what the records beside it were computed with
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"str": str, "str | None": (str, NoneType), "bool": bool},
-    **{"int": int, "float": (int, float)},
+    **{"int": int, "float": (int, float), "float | None": (int, float, NoneType)},
     **{"Mapping[str, str]": dict, "Mapping[str, float]": dict, "Mapping[str, Any]": dict},
 }
 
@@ -50,6 +51,10 @@ class Record:
         versions: of what computed it.
         wall_s: seconds spent training, evaluations included.
         consumed: what it cost and what entered it (see engine/consumed.py); empty in older records.
+        acc_balanced: mean over the split's classes of the fraction of their images that is right; None in
+            older records.
+        class_mix: what a bio-batch is -> how far the class mix of the split's bio-batches varies
+            (`functional.effects.mix_spread`), 0 where all hold the classes alike; empty in older records.
         picked_by: the adaptation whose accuracy on val picked the best epoch, "none" for no adaptation; empty
             for other checkpoints and in older records.
         data_sha256: digest of the data set's labels and metadata (`wilds_data.data_digest`); empty in older
@@ -82,6 +87,14 @@ class Record:
     acc_screen: Mapping[str, float] = field(default_factory=dict)
     data_sha256: str = ""
     picked_by: str = ""
+    acc_balanced: float | None = None
+    class_mix: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Accuracies beside `acc` by name: those of cell types and of a screen, and acc_balanced."""
+        balanced = {} if self.acc_balanced is None else {BALANCED: self.acc_balanced}
+        return {**self.acc_by_cell, **self.acc_screen, **balanced}
 
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for what no reader could use."""
@@ -90,9 +103,9 @@ class Record:
                 raise TypeError(f"{f.name} must be {f.type}; got {getattr(self, f.name)!r}")
         if {"/", "\\"} & set(self.predictions):
             raise ValueError(f"predictions must be the name of a file beside it; got {self.predictions!r}")
-        for acc in (self.acc, *self.acc_by_cell.values(), *self.acc_screen.values()):
-            if not 0 <= acc <= 1:
-                raise ValueError(f"an accuracy must lie in [0, 1]; got {acc!r}")
+        for share in (self.acc, *self.scores.values(), *self.class_mix.values()):
+            if not 0 <= share <= 1:
+                raise ValueError(f"accuracies and class mixes must lie in [0, 1]; got {share!r}")
 
     def same_result(self, other: Record) -> bool:
         """Whether the other says the same of the same predictions, whatever the clock said."""
@@ -148,16 +161,33 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(map(line, rows))
 
 
+def class_mix_line(records: Iterable[Record]) -> str:
+    """How far the class mix of each split's bio-batches varies, in a line; empty where no record says it."""
+    told = {
+        r.split: ", ".join(f"{spread:.2f} over {name}s" for name, spread in r.class_mix.items())
+        for r in records
+        if r.class_mix
+    }
+    if not told:
+        return ""
+    splits = "; ".join(f"{split} {spreads}" for split, spreads in told.items())
+    return f"Class mix (0: bio-batches hold the classes alike, 1: one class each): {splits}"
+
+
 def results_table(records: Sequence[Record]) -> str:
-    """Split x (average, cell types, scores of a screen) in percent, as text; says if data is simulated."""
+    """Split x (average, balanced, cell types, scores of a screen) in percent, as text, and class mixes.
+
+    It says if data is simulated.
+    """
     if not records:
         return "no predictions were written, so there is no record to show\n"
+    balanced = [BALANCED] if any(r.acc_balanced is not None for r in records) else []
     cells = sorted({c for r in records for c in r.acc_by_cell})
-    scores = sorted({s for r in records for s in r.acc_screen})
-    rows = [["", "checkpoint", "split", "n", "average", *cells, *(s.removeprefix("acc_") for s in scores)]]
+    scores = [*balanced, *cells, *sorted({s for r in records for s in r.acc_screen})]
+    rows = [["", "checkpoint", "split", "n", "average", *(s.removeprefix("acc_") for s in scores)]]
     for r in records:
-        accs = {**r.acc_by_cell, **r.acc_screen}
-        more = [f"{100 * accs[c]:.1f}" if c in accs else "-" for c in (*cells, *scores)]
+        more = [f"{100 * r.scores[s]:.1f}" if s in r.scores else "-" for s in scores]
         rows.append([r.method, r.checkpoint, r.split, f"{r.n:,}", f"{100 * r.acc:.1f}", *more])
     data = "simulated data" if records[0].simulated else records[0].dataset
-    return f"Accuracy in percent on {data}\n" + aligned(rows, left=3) + "\n"
+    lines = [f"Accuracy in percent on {data}", aligned(rows, left=3), class_mix_line(records)]
+    return "\n".join(filter(None, lines)) + "\n"

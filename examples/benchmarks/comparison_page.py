@@ -8,7 +8,7 @@ from typing import Any
 
 from comparison_rows import STEPS, table_rows
 
-from abra_wilds.results.records import Record, aligned
+from abra_wilds.results.records import Record, aligned, class_mix_line
 from abra_wilds.results.significance import Paired, holm, mean_std, paired_t, spread
 
 SPLITS = ("val", "id_test", "test")
@@ -77,13 +77,15 @@ def table(rows: Rows) -> list[list[str]]:
     tests, found = comparisons(rows), by_prediction(rows)
     cells = [
         [
-            *("row", "TTA", *SPLITS, "seeds", "epochs", "test - reference", "p (Holm)"),
+            *("row", "TTA", *SPLITS, "balanced test", "seeds", "epochs", "test - reference", "p (Holm)"),
             *("fwd/image", "seconds", "entered"),
         ]
     ]
     for (label, tta), of in found.items():
         records = [r for row, r in rows if (row, r.tta or "none", r.split) == (label, tta, "test")]
         accs = [spread(mean_std(list(of[split].values()))) if split in of else "-" for split in SPLITS]
+        balanced = [100 * r.acc_balanced for r in records if r.acc_balanced is not None]
+        accs.append(spread(mean_std(balanced)) if balanced else "-")
         name, test, p = tests.get((label, tta), ("", None, None))
         compared = f"{difference(test)} ({name})" if name else "-"
         forward = statistics.mean(r.consumed["forward_equivalents"] / r.consumed["images"] for r in records)
@@ -160,6 +162,7 @@ def as_page(rows: Rows, screen: str) -> str:
     records = [record for _, record in rows]
     sizes = {r.split: r.n for r in records}
     commits = ", ".join(sorted({r.commit[:7] + ("+changes" if "+" in r.commit else "") for r in records}))
+    mixes = class_mix_line(records)
     numbers = ", ".join(f"{split} {sizes[split]:,}" for split in SPLITS)
     return f"""# Methods and test-time adaptation on simulated data
 
@@ -168,13 +171,14 @@ a small network say little about long training of a large one. Made by
 `examples/benchmarks/compare_methods.py`; what single methods needed is in
 `examples/benchmarks/comparison_rows.py`.
 
-Accuracy in percent after the last epoch: mean ± sample standard deviation over seeds. Images: {numbers}. All
-rows predict by batch-norm statistics that were re-estimated on all training images, or by the adaptation that
-is named. test - reference: mean of the differences by seed on new experiments with its 95 % confidence
-interval, and what it is compared with. p (Holm): two-sided paired t-test, adjusted for all tests of the
-table. fwd/image: cost of training for each image drawn, in predictions of one image. seconds: of training, on
-one CPU thread beside other work. entered: what a prediction read besides its image and the training images.
-Code: {commits}.
+Accuracy in percent after the last epoch: mean ± sample standard deviation over seeds. Images: {numbers}.
+All rows predict by batch-norm statistics that were re-estimated on all training images, or by the
+adaptation that is named. balanced test: mean over the classes of the accuracy on each. test - reference:
+mean of the differences by seed on new experiments with its 95 % confidence interval, and what it is
+compared with. p (Holm): two-sided paired t-test, adjusted for all tests of the table. fwd/image: cost of
+training for each image drawn, in predictions of one image. seconds: of training, on one CPU thread beside
+other work. entered: what a prediction read besides its image and the training images.
+Code: {commits}.{f" {mixes}." if mixes else ""}
 
 {markdown(table(rows))}
 

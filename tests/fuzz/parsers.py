@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from abra_wilds.board.bundle.archives import read_archive, wrong_ids
 from abra_wilds.board.bundle.verify import wrong_names
-from abra_wilds.board.report.screen import read_predictions
 from abra_wilds.board.sweep.spec import read_spec
 from abra_wilds.data.datasets.layouts import TABLES, read_wells
 from abra_wilds.data.datasets.metadata import check_discarded, read_metadata
@@ -33,6 +32,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.fetch.unpack import unpack
 from abra_wilds.recipes.flags import flags_by_name, parse
 from abra_wilds.recipes.resolve import run_config
+from abra_wilds.results.files import read_predictions
 from abra_wilds.results.records import CONFIG, RESULTS, read_records, results_table
 from abra_wilds.results.runs import find_runs, read_entries
 from tests.data.datasets.published import tar, zipped
@@ -158,7 +158,7 @@ def run_predictions(body: bytes, folder: Path) -> None:
     path.write_bytes(body)
     if wrong_ids(body, 3, 5) is None:
         assert torch.tensor([int(line) for line in body.splitlines()]).shape == (3,)
-    assert read_predictions(path).dtype == np.int64
+    assert read_predictions(path).typecode == "q"
 
 
 @cache

@@ -64,6 +64,7 @@ def test_a_record_is_appended_once_whatever_the_clock_says(tmp_path):
             for wrong in (
                 *({"acc": None}, {"acc": float("nan")}, {"acc": 31.25}, {"acc_by_cell": {"HUVEC": None}}),
                 *({"predictions": "../pred.csv"}, {"predictions": "a\\b"}),
+                *({"acc_balanced": 31.25}, {"acc_balanced": "0.5"}, {"class_mix": {"plate": -0.1}}),
                 *({"consumed": None}, {"method": None}, {"n": "12345"}, {"tta": 1}),
             )
         ),
@@ -76,6 +77,31 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
         file.write(line + b"\n")
     with pytest.raises(InputError, match=r"line 2 of .*results.jsonl"):
         read_records(path)
+
+
+def test_a_record_of_an_older_version_has_no_balanced_accuracy_and_no_class_mix(tmp_path):
+    new = replace(FIRST, acc_balanced=0.25, class_mix={"plate": 0.5})
+    lines = [asdict(new), {k: v for k, v in asdict(new).items() if k not in ("acc_balanced", "class_mix")}]
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_records(path) == [new, FIRST]
+    assert new.scores == {**FIRST.acc_by_cell, "acc_balanced": 0.25} and FIRST.scores == FIRST.acc_by_cell
+
+
+def test_the_table_shows_balanced_accuracy_and_the_class_mix_where_records_have_them():
+    mix = {"plate": 0.125, "experiment": 0.0}
+    new = replace(FIRST, acc_balanced=0.25, class_mix=mix, acc_screen={"acc_well": 0.5})
+    val = replace(new, split="val", class_mix={"plate": 1.0})
+    assert results_table([FIRST, new, val, replace(new, checkpoint="last")]) == (
+        "Accuracy in percent on rxrx1\n"
+        "      checkpoint  split       n  average  balanced  HUVEC  U2OS  well\n"
+        "ABRA  best        test   12,345     31.2         -   50.0   6.2     -\n"
+        "ABRA  best        test   12,345     31.2      25.0   50.0   6.2  50.0\n"
+        "ABRA  best        val    12,345     31.2      25.0   50.0   6.2  50.0\n"
+        "ABRA  last        test   12,345     31.2      25.0   50.0   6.2  50.0\n"
+        "Class mix (0: bio-batches hold the classes alike, 1: one class each): "
+        "test 0.12 over plates, 0.00 over experiments; val 1.00 over plates\n"
+    )
 
 
 def test_the_table_is_split_by_average_and_cell_type_in_percent():

@@ -8,6 +8,7 @@ from typing import Any
 
 from abra_wilds.board.bundle.archives import BUNDLED_SPLITS, SEEDS
 from abra_wilds.board.reproduce import made_by, predicting, training
+from abra_wilds.results.records import BALANCED, class_mix_line
 from abra_wilds.results.runs import Entry
 from abra_wilds.results.significance import spread_of
 
@@ -76,21 +77,23 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 def results_section(nine: Nine) -> str:
     """Accuracy by split and cell line over seeds, and each seed's."""
     cells = sorted({cell for e in nine.values() for cell in e.record.acc_by_cell})
-    rows = [["split", "images", "average", *cells]]
+    rows = [["split", "images", "average", "balanced", *cells]]
     for split in BUNDLED_SPLITS:
         records = [nine[split, seed].record for seed in SEEDS]
-        by_cell = [
-            spread_of([r.acc_by_cell[cell] for r in records]) if cell in records[0].acc_by_cell else "-"
-            for cell in cells
+        others = [
+            spread_of([r.scores[name] for r in records]) if all(name in r.scores for r in records) else "-"
+            for name in (BALANCED, *cells)
         ]
-        rows.append([f"`{split}`", f"{records[0].n:,}", spread_of([r.acc for r in records]), *by_cell])
+        rows.append([f"`{split}`", f"{records[0].n:,}", spread_of([r.acc for r in records]), *others])
     seeds = [["seed", *(f"`{split}`" for split in BUNDLED_SPLITS)]]
     seeds += [
         [str(s), *(f"{100 * nine[split, s].record.acc:.2f}" for split in BUNDLED_SPLITS)] for s in SEEDS
     ]
+    mixes = class_mix_line(e.record for e in nine.values())
     return (
-        "Accuracy in percent: mean ± sample standard deviation (divided by n - 1) over the seeds.\n\n"
-        f"{table(rows)}\n{table(seeds)}"
+        "Accuracy in percent: mean ± sample standard deviation (divided by n - 1) over the seeds; balanced: "
+        "the\nmean over the classes of the accuracy on each.\n\n"
+        f"{table(rows)}\n{table(seeds)}" + (f"\n{mixes}.\n" if mixes else "")
     )
 
 

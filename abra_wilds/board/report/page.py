@@ -15,6 +15,7 @@ from abra_wilds.board.report.curves import curve_pictures
 from abra_wilds.board.report.figures import Embedded, read_figures
 from abra_wilds.board.report.parts import (
     Group,
+    class_mixes,
     commands,
     consumption,
     headline,
@@ -71,6 +72,7 @@ def report(
         summary=summary(runs, groups),
         silent=[str(run.path) for run in runs if run.path not in told],
         results=results(groups),
+        class_mixes=class_mixes(groups),
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
         certified=certified(groups),

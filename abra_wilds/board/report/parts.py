@@ -13,6 +13,7 @@ from abra_wilds.board.tables.formats import html_table
 from abra_wilds.board.tables.rows import DATASETS, TABLE_NUMBERS, layout
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
+from abra_wilds.results.records import BALANCED, class_mix_line
 from abra_wilds.results.runs import SPLIT_NAMES, Entry, Run
 from abra_wilds.results.significance import mean_std, spread
 
@@ -64,10 +65,10 @@ class Group:
         """The entries of a split, by seed."""
         return sorted((e for e in self.entries if e.record.split == split), key=lambda e: e.record.seed)
 
-    def spread(self, split: str, cell: str | None = None) -> tuple[float, float | None] | None:
-        """Mean and sample standard deviation over seeds in percent, of a cell line or of all images."""
+    def spread(self, split: str, score: str | None = None) -> tuple[float, float | None] | None:
+        """Mean and sample standard deviation over seeds in percent, of one of `Record.scores` or of `acc`."""
         records = [e.record for e in self.of(split)]
-        accs = [r.acc if cell is None else r.acc_by_cell.get(cell) for r in records]
+        accs = [r.acc if score is None else r.scores.get(score) for r in records]
         found = [100 * acc for acc in accs if acc is not None]
         return mean_std(found) if found else None
 
@@ -126,9 +127,11 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> str:
 
 def score_of(group: Group, split: str) -> str:
     """A row and its accuracy in words."""
+    balanced = group.spread(split, BALANCED)
+    told = f"balanced {spread(balanced)} %, " if balanced else ""
     return (
         f"{group.label}: {spread(group.spread(split))} % of {n_images(group, split)} images "
-        f"({counted(len(group.of(split)), 'seed')}, {group.checkpoint} epoch)"
+        f"({told}{counted(len(group.of(split)), 'seed')}, {group.checkpoint} epoch)"
     )
 
 
@@ -147,9 +150,9 @@ def counted(n: int, thing: str) -> str:
 
 
 def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: accuracy by split and row, over all images and by cell line."""
+    """Header and rows: accuracy by split and row, over all images, balanced over classes, by cell line."""
     cells = sorted({cell for g in groups for e in g.entries for cell in e.record.acc_by_cell})
-    header = ["Method", "Split", "Epoch", "Images", "Seeds", "n", "All images", *cells]
+    header = ["Method", "Split", "Epoch", "Images", "Seeds", "n", "All images", "Balanced", *cells]
     splits = dict.fromkeys(s for s in FIRST if any(g.of(s) for g in groups))
     splits |= dict.fromkeys(s for g in groups for s in g.splits)
     rows = []
@@ -157,9 +160,14 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
         for group in (g for g in groups if g.of(split)):
             seeds = [e.record.seed for e in group.of(split)]
             told = [group.label, SPLIT_NAMES.get(split, split), group.checkpoint, n_images(group, split)]
-            accs = [spread(group.spread(split, cell)) for cell in [None, *cells]]
+            accs = [spread(group.spread(split, cell)) for cell in [None, BALANCED, *cells]]
             rows.append([*told, ", ".join(map(str, seeds)), str(len(seeds)), *accs])
     return header, rows
+
+
+def class_mixes(groups: Sequence[Group]) -> str:
+    """How far the class mix of each split's bio-batches varies, in a line."""
+    return class_mix_line(e.record for g in groups for e in g.entries)
 
 
 def paper_tables(groups: Sequence[Group]) -> list[str]:

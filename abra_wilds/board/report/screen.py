@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from abra_wilds.board.report.parts import Group
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.datasets.metadata import class_texts, read_metadata
 from abra_wilds.data.datasets.splits import split_array
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import sha256
+from abra_wilds.results.files import read_predictions, sha256
 from abra_wilds.results.runs import SPLIT_NAMES, Entry
 
 WELL_NAME = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
@@ -95,7 +94,7 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
     if not path.is_file() or sha256(path) != r.predictions_sha256:
         raise InputError(f"{path} is missing or not what its record was made of; predict again")
     rows = screen.rows[screen.rows["split"] == r.split]
-    predicted = read_predictions(path)
+    predicted = np.array(read_predictions(path))  # (n,) int64
     right = predicted == rows["sirna_id"].to_numpy() if len(predicted) == len(rows) else np.zeros(1)
     # WILDS' accuracies are float32.
     if len(predicted) != len(rows) or abs(right.mean() - r.acc) > 1e-5:
@@ -104,18 +103,6 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
             f"{screen.path}, which is another data set; give the --root_dir of the runs"
         )
     return rows.assign(predicted=predicted, right=right)
-
-
-def read_predictions(path: Path) -> NDArray[np.int64]:
-    """The class ids of a predictions file, (n,).
-
-    Raises:
-        InputError: for a line that is no integer.
-    """
-    try:
-        return np.array([int(line) for line in path.read_bytes().split()], dtype=np.int64)
-    except (ValueError, OverflowError):
-        raise InputError(f"{path} is no list of class ids; predict again") from None
 
 
 def all_scored(group: Group, split: str, screen: Screen) -> pd.DataFrame:

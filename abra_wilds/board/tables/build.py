@@ -24,6 +24,7 @@ from abra_wilds.board.terms import EQUAL, differing_terms, terms_in_words, terms
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import make_out, write_text
 from abra_wilds.results.finished import all_entries
+from abra_wilds.results.records import class_mix_line
 from abra_wilds.results.runs import Entry, Run, by_settings, differing, refuse_mixture, refuse_other_data
 from abra_wilds.results.significance import holm, paired_t
 
@@ -108,7 +109,8 @@ def build_table(
         rows += [our_row(wanted, group, f"{key[0]}{told}") for group, told in labelled(of_row)]
     table = Table(wanted, tuple(backbones) or (wanted.backbone,), tuple(compared(rows, wanted)), ())
     left_out = [e for e in entries if wanted.of_same_data(e) and not wanted.fits(e, backbones)]
-    return replace(table, notes=tuple(notes(table, left_out, silent)))
+    mixes = class_mix_line(e.record for e in taken)
+    return replace(table, notes=tuple(notes(table, left_out, silent, mixes)))
 
 
 def refuse_unlike(entries: Sequence[Entry]) -> None:
@@ -158,11 +160,9 @@ def labelled(groups: Sequence[list[Entry]]) -> list[tuple[list[Entry], str]]:
 def our_row(wanted: TableLayout, group: Sequence[Entry], label: str) -> TableRow:
     """A row of runs that differ in the seed alone."""
     accs: dict[str, dict[int, float]] = {}
-    for column, (split, name) in {**wanted.columns, **wanted.screen_columns}.items():
+    for column, (split, name) in {**wanted.columns, **wanted.score_columns}.items():
         records = [e.record for e in group if e.record.split == split]
-        found = {
-            r.seed: r.acc if name is None else {**r.acc_by_cell, **r.acc_screen}.get(name) for r in records
-        }
+        found = {r.seed: r.acc if name is None else r.scores.get(name) for r in records}
         by_seed = {seed: 100 * acc for seed, acc in found.items() if acc is not None}
         if by_seed:
             accs[column] = by_seed

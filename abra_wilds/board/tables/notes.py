@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from abra_wilds.board.tables.rows import PLATE, SPLIT_HEADERS, PublishedRow, Table, TableRow
+from abra_wilds.board.tables.rows import (
+    PLATE,
+    SCORE_HEADERS,
+    SPLIT_HEADERS,
+    PublishedRow,
+    Table,
+    TableRow,
+)
+from abra_wilds.results.records import BALANCED
 from abra_wilds.results.runs import Entry
 
 SIMULATED_NOTE = (
@@ -14,17 +22,22 @@ SIMULATED_NOTE = (
 )
 
 
-def notes(table: Table, left_out: Sequence[Entry], silent: Sequence[str]) -> Iterator[str]:
+def notes(
+    table: Table, left_out: Sequence[Entry], silent: Sequence[str], class_mixes: str = ""
+) -> Iterator[str]:
     """The notes of a table, one after the other.
 
     Args:
         table: without notes.
         left_out: entries of the table's data set that do not fit it.
         silent: runs without a record.
+        class_mixes: of the table's splits, in a line; empty where no record says them.
     """
     if table.simulated:
         yield SIMULATED_NOTE
     yield from _ours(table)
+    if class_mixes:
+        yield f"{class_mixes}."
     yield from _gaps(table)
     others = sorted(
         {
@@ -65,8 +78,13 @@ def _ours(table: Table) -> Iterator[str]:
         "another (val by ...). Rows that differ from their reference in either, or in their splits, are not "
         "tested."
     )
-    if len(table.columns) > len(wanted.columns):
-        split, _ = wanted.columns[wanted.tested]
+    split, _ = wanted.columns[wanted.tested]
+    if SCORE_HEADERS[BALANCED] in table.columns:
+        yield (
+            f"Balanced: of {SPLIT_HEADERS[split]}, the mean over its classes of the accuracy on each, which "
+            "the class mix does not move."
+        )
+    if "Wells" in table.columns:
         yield (
             f"Treatments, Wells and Treatment wells are of {SPLIT_HEADERS[split]}. "
             "Treatments: images of treatments alone, with no other class to choose from, as the 2019 "

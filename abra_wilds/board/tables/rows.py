@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mode
 from typing import Any
 
+from abra_wilds.results.records import BALANCED
 from abra_wilds.results.runs import Entry
 from abra_wilds.results.significance import Paired, least_paired, mean_std, welch, welch_range
 
@@ -17,7 +18,8 @@ PUBLISHED = Path(__file__).parents[1] / "published.json"
 ARXIV = "arXiv 2603.05622"
 TABLE_NUMBERS = (2, 3, 4, 5, 6)
 SPLIT_HEADERS = {"val": "Val", "id_test": "Test ID", "test": "Test OOD"}
-SCREEN_HEADERS = {
+SCORE_HEADERS = {
+    BALANCED: "Balanced",
     "acc_treatments": "Treatments",
     "acc_well": "Wells",
     "acc_well_treatments": "Treatment wells",
@@ -89,9 +91,9 @@ class TableLayout:
         return "ERM", None if key[1] is None else self.tta
 
     @property
-    def screen_columns(self) -> dict[str, tuple[str, str]]:
-        """Columns beside the paper's for scores that six-channel records have: header -> split and score."""
-        return {header: (self.columns[self.tested][0], name) for name, header in SCREEN_HEADERS.items()}
+    def score_columns(self) -> dict[str, tuple[str, str]]:
+        """Columns beside the paper's for scores that not all records have: header -> split and score."""
+        return {header: (self.columns[self.tested][0], name) for name, header in SCORE_HEADERS.items()}
 
     @property
     def checkpoint(self) -> str:
@@ -295,8 +297,8 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """Headers of our accuracies: the paper's, then those of the screen's scores that any row has."""
-        found = [c for c in self.layout.screen_columns if any(c in row.accs for row in self.rows)]
+        """Headers of our accuracies: the paper's, then those of other scores that any row has."""
+        found = [c for c in self.layout.score_columns if any(c in row.accs for row in self.rows)]
         return [*self.layout.columns, *found]
 
     @property

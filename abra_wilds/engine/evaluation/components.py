@@ -77,7 +77,9 @@ def adapter_of(
     return make_adapter(e, found) if checkpoint is None else Certifying(found)
 
 
-def saved_components(checkpoint: Path, config: RunConfig, data: Data, method: Method) -> Components:
+def saved_components(
+    checkpoint: Path, config: RunConfig, data: Data, method: Method, overwrite: bool = False
+) -> Components:
     """The components of a saved model; where none of it are kept, they are fitted and kept.
 
     Args:
@@ -85,13 +87,14 @@ def saved_components(checkpoint: Path, config: RunConfig, data: Data, method: Me
         config: with what a bio-batch is to its --tta.
         data: that it was trained on.
         method: as it is in the file, on its device.
+        overwrite: fit them anew, whatever is kept.
 
     Raises:
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
     of = {"checkpoint_sha256": sha256(checkpoint), "data_sha256": data_digest(data.dataset)}
-    if path.exists():
+    if path.exists() and not overwrite:
         state = read_checkpoint(path)
         if {key: state.pop(key, None) for key in of} == of:
             return Components.from_state(state)

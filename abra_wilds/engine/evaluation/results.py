@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,16 +28,20 @@ from abra_wilds.engine.evaluation.certificates import (
 )
 from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import by_cell, predict, save_predictions, score
-from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
+from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores, class_mix
 from abra_wilds.engine.precision import configure_precision
 from abra_wilds.engine.setup import Data, Evaluation, build_method, open_evaluation
+from abra_wilds.functional.classes import balanced_accuracy
 from abra_wilds.methods.base import Method
-from abra_wilds.results.files import same_file, sha256
+from abra_wilds.results.files import read_predictions, same_file, sha256
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import RESULTS, Record, append_records, results_table
 from abra_wilds.tta.adapters import Adapter
 from abra_wilds.tta.plan import known_controls_of, tally
 from abra_wilds.types import Batch, InputError
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSSubset
 
 Results = Mapping[str, float]
 
@@ -281,7 +285,6 @@ def conclude(
         # --save_pred false, or a best epoch that an older run did not keep.
         if not path.exists():
             continue
-        results = logged_scores(folder, split, epoch)
         records.append(
             Record(
                 method=config.algorithm,
@@ -298,18 +301,33 @@ def conclude(
                 bio_batch=config.data.bio_batch,
                 train_loader=config.data.train_loader,
                 preset=config.preset,
-                acc=results["acc_avg"],
-                acc_by_cell=by_cell(results),
-                acc_screen={name: results[name] for name in SCREEN_SCORES if name in results},
-                n=len(setup.subsets[split]),
                 predictions=path.name,
                 predictions_sha256=sha256(path),
                 config_sha256=config.digest(),
                 wall_s=round(done.seconds, 3),
                 consumed=budget,
+                **recorded_scores(setup.subsets[split], logged_scores(folder, split, epoch), path),
                 **made,
             )
         )
     append_records(folder.path / RESULTS, records)
     log.write("\n" + results_table(records))
     return records
+
+
+def recorded_scores(subset: WILDSSubset, results: Results, predictions: Path) -> dict[str, Any]:
+    """The fields of a record that say how good the predictions of a split are.
+
+    Args:
+        subset: the split.
+        results: from its csv.
+        predictions: the file of them.
+    """
+    return {
+        "acc": results["acc_avg"],
+        "acc_balanced": balanced_accuracy(torch.tensor(read_predictions(predictions)), subset.y_array),
+        "acc_by_cell": by_cell(results),
+        "acc_screen": {name: results[name] for name in SCREEN_SCORES if name in results},
+        "class_mix": class_mix(subset),
+        "n": len(subset),
+    }

@@ -1,4 +1,4 @@
-"""Scores of a screen beside WILDS' own: among treatments alone, and by well.
+"""Scores beside WILDS' own: of a screen among treatments alone and by well, and class mixes of any split.
 
 Letters: N images of a batch, n images of a split, W wells, O classes, T classes that are treatments.
 """
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from abra_wilds.config.evaluation import TTA_GROUPS
 from abra_wilds.dist import max_across_ranks, sum_across_ranks
+from abra_wilds.functional.classes import class_mix_spread
 from abra_wilds.functional.precision import in_float64
 
 if TYPE_CHECKING:
@@ -87,6 +89,17 @@ class ScreenScores:
             scores["acc_treatments"] = share((self.predictions == self._y)[of])
             scores["acc_well_treatments"] = share((best == self._y_well)[of_well])
         return dict(sorted(scores.items()))
+
+
+def class_mix(subset: WILDSSubset) -> dict[str, float]:
+    """What a bio-batch is to --tta -> how far the class mix of a split's varies (`mix_spread`)."""
+    fields = list(subset.metadata_fields)
+    found = {}
+    for name, keys in TTA_GROUPS.items():
+        at = [fields.index(key) for key in keys]
+        _, g = torch.unique(subset.metadata_array[:, at], dim=0, return_inverse=True)
+        found[name] = class_mix_spread(subset.y_array, g)
+    return found
 
 
 def share(right: Tensor) -> float:

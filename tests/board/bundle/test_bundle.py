@@ -55,6 +55,17 @@ def test_the_script_runs_from_anywhere_and_without_torch(five, tmp_path):
     assert set(unpacked(tmp_path / "b.zip")) == NINE | {"README.md"}
 
 
+def test_the_page_has_balanced_accuracy_and_the_class_mix_where_records_have_them(three, tmp_path):
+    for seed, acc in enumerate((0.2, 0.3, 0.4)):
+        mix = {"plate": 0.25, "experiment": 0.0}
+        change_records(three / f"seed{seed}", "test", acc_balanced=acc, class_mix=mix)
+    assert bundle_main([str(three), "--out", str(tmp_path / "b.zip")]) == 0
+    page = unpacked(tmp_path / "b.zip")["README.md"].decode()
+    shown = {c[0].strip("| "): c[3] for c in (line.split(" | ") for line in page.splitlines()) if len(c) > 4}
+    assert (shown["split"], shown["`test`"], shown["`val`"]) == ("balanced", "30.0 ± 10.0", "-")
+    assert "each): test 0.25 over plates, 0.00 over experiments.\n" in page
+
+
 def test_the_page_says_what_it_is(five, tmp_path, capsys):
     out = tmp_path / "b.zip"
     flags = ["--contact", "a@example.org", "--paper_url=https://p.example", "--code_url=https://c.example"]

@@ -21,6 +21,8 @@ from tests import runs as tiny
 from tests.board import boards
 from tests.board.report.report_boards import Page, make_logs
 
+MIX = {"plate": 0.25, "experiment": 0.5}
+
 
 @pytest.fixture(scope="module")
 def logs(screen, tmp_path_factory):
@@ -63,6 +65,21 @@ def test_the_summary_names_the_best_row_and_calls_simulated_data_so(text):
     assert "Highest on OOD test is ERM:" in said or "Highest on OOD test is ABRA" in said
     assert re.search(r"<h1>SIMULATED DATA", text) and "were made by a simulator" in text
     assert text.count("<title>SIMULATED DATA") == 1
+
+
+def test_balanced_accuracy_and_the_class_mix_stand_beside_the_results(screen, tmp_path):
+    logs = make_logs(screen, tmp_path)
+    header, *rows = Page(report.report(find_runs(logs))).table("mean ± sample standard deviation")
+    at = header.index("Balanced")
+    assert header[at - 1] == "All images" and {row[at] for row in rows} == {"-"}
+    for seed, acc in ((0, 0.91), (1, 0.93)):
+        boards.change_records(logs / f"abra{seed}", "test", acc=0.99, acc_balanced=acc, class_mix=MIX)
+    text = report.report(find_runs(logs))
+    shown = {(row[0], row[1]): row[at] for row in Page(text).table("mean ± sample standard deviation")[1:]}
+    assert shown["ABRA", "OOD test"] == "92.0 ± 1.4" and shown["ERM", "OOD test"] == "-"
+    assert "images (balanced 92.0 ± 1.4 %, 2 seeds, best epoch)" in text
+    before_tables_of_the_paper = text[: text.index("<details>")]
+    assert before_tables_of_the_paper.count("each): test 0.25 over plates, 0.50 over experiments.") == 1
 
 
 def test_experiments_and_plates_are_recounted_from_metadata(page, screen):

@@ -170,6 +170,24 @@ def test_scores_of_a_screen_are_columns_where_records_have_them(screen, tmp_path
     assert built(tmp_path, 2).columns == list(table.layout.columns)
 
 
+def test_balanced_accuracy_is_a_column_and_the_class_mix_a_note_where_records_have_them(mine):
+    assert "Balanced" not in built(mine, 3).columns
+    mix = {"plate": 0.25, "experiment": 0.0}
+    for seed, acc in enumerate((0.2, 0.3, 0.4)):
+        change_records(mine / "ABRA" / f"{9 - seed}", "test", acc_balanced=acc, class_mix=mix)
+        change_records(mine / "ABRA" / f"{9 - seed}", "val", acc_balanced=1.0)
+    table = built(mine, 3)
+    assert table.columns == [*table.layout.columns, "Balanced"]
+    assert row_of(table, "ABRA").mean_std("Balanced") == pytest.approx((30.0, 10.0))
+    headers, cells = [name for _, name in grid(table)[0]], grid(table)[1]
+    shown = {row[0].split()[0]: row[headers.index("Balanced")] for row in cells if row[1] == "-"}
+    assert (shown["ABRA"], shown["ERM"]) == ("30.0 ± 10.0", "missing")
+    (told,) = [note for note in table.notes if note.startswith("Class mix")]
+    assert told.endswith("each): test 0.25 over plates, 0.00 over experiments.")
+    assert any(note.startswith("Balanced: of Test OOD") for note in table.notes)
+    assert not any("Treatments" in note for note in table.notes)
+
+
 def test_real_runs_are_not_called_simulated(made, tmp_path):
     shutil.copytree(made, tmp_path / "real")
     for path in (tmp_path / "real").rglob(RESULTS):

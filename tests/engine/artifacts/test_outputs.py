@@ -65,7 +65,13 @@ def test_wilds_own_evaluator_gives_the_logged_accuracies(finished, wilds_dataset
         assert record.acc == results["acc_avg"]
         cells = {c: results[f"acc_cell_type:{c}"] for c in ("HEPG2", "HUVEC")}
         assert record.acc_by_cell == cells
-        row = [name, epoch, split, "64", *(f"{100 * v:.1f}" for v in (record.acc, *cells.values()))]
+        subset = wilds_dataset.get_subset(split)
+        y_pred = np.loadtxt(folder / record.predictions, dtype=int)
+        recalls = [np.mean(y_pred[y == c] == c) for y in [subset.y_array.numpy()] for c in np.unique(y)]
+        assert record.acc_balanced == pytest.approx(np.mean(recalls))
+        assert set(record.class_mix) == {"plate", "experiment"}
+        shown = (record.acc, record.acc_balanced, *cells.values())
+        row = [name, epoch, split, "64", *(f"{100 * v:.1f}" for v in shown)]
         assert row in [line.split() for line in printed.splitlines()]
 
 
@@ -163,7 +169,7 @@ def test_the_run_ends_with_one_table_that_is_also_in_the_log(finished):
     folder, printed = finished["ABRA"]
     table = printed[printed.index("Accuracy in percent on rxrx1") :]
     head = table.splitlines()[1].split()
-    assert head == ["checkpoint", "split", "n", "average", "HEPG2", "HUVEC"]
+    assert head == ["checkpoint", "split", "n", "average", "balanced", "HEPG2", "HUVEC"]
     assert [line.split()[1:3] for line in table.splitlines()[2:8]] == [
         [epoch, split] for epoch in ("best", "last") for split in runs.SPLITS
     ]

@@ -1,11 +1,15 @@
 """Scores among treatments and by well, against loops over images and wells."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
-from abra_wilds.engine.evaluation.scores import ScreenScores
+from abra_wilds.engine.evaluation.scores import ScreenScores, class_mix
+from abra_wilds.functional.effects import mix_spread
 
 CPU = torch.device("cpu")
 
@@ -14,6 +18,19 @@ CPU = torch.device("cpu")
 def six(six_root):
     """Six classes, of which 0 to 3 are treatments; both sites test."""
     return load_dataset("rxrx1_6ch", six_root, split_scheme="official")
+
+
+def test_the_class_mix_is_the_spread_over_plates_and_over_experiments(six):
+    """By the columns of metadata.csv, with the counts of each group from pandas."""
+    subset = split_subset(six, "test")
+    rows = pd.read_csv(Path(six.data_dir) / "metadata.csv").iloc[np.asarray(subset.indices)]
+    found = class_mix(subset)
+    assert list(found) == ["plate", "experiment"]
+    for name, columns in (("plate", ["experiment", "plate"]), ("experiment", ["experiment"])):
+        counts = rows.groupby(columns)["sirna_id"].value_counts().unstack(fill_value=0)
+        assert found[name] == mix_spread(torch.tensor(counts.to_numpy()))
+    alone = class_mix(split_subset(six, "test", 0.2))
+    assert 0 <= alone["experiment"] < alone["plate"] or alone["plate"] == 0
 
 
 def logits_of(subset, seed=0):
