@@ -148,6 +148,12 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     return "\n".join(map(line, rows))
 
 
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Cells as a table in Markdown, their head first."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([head, f"{'|---' * len(cells[0])}|", *body])
+
+
 def results_table(records: Sequence[Record]) -> str:
     """Split x (average, cell types, scores of a screen) in percent, as text; says if data is simulated."""
     if not records:

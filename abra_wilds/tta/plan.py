@@ -40,13 +40,27 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioB
         return batch_plan(len(subset), e, batch_size)
     grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
     members = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
+    is_control = np.zeros(len(subset), dtype=bool)
     if e.tta == "controls_bn":
         is_control = control_rows(subset.dataset, e.tta_controls)[np.asarray(subset.indices)]
-        return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members.values()]
-    return [
-        BioBatch(random_parts(rows, e.tta_batch_size or len(rows), group), len(rows) >= e.tta_min)
-        for group, rows in members.items()
-    ]
+    return [bio_batch_plan(rows, e, is_control[rows], batch_size, group) for group, rows in members.items()]
+
+
+def bio_batch_plan(
+    rows: RowIds, e: EvalConfig, is_control: np.ndarray, batch_size: int, seed: int
+) -> BioBatch:
+    """The passes of one bio-batch, for any --tta but none and batch_bn.
+
+    Args:
+        rows: (n,) of the bio-batch.
+        e: which adaptation.
+        is_control: (n,) which of them show controls, for controls_bn.
+        batch_size: most images of a pass whose statistics are not used.
+        seed: of the cut.
+    """
+    if e.tta == "controls_bn":
+        return controls_plan(rows, is_control, e.tta_min, batch_size)
+    return BioBatch(random_parts(rows, e.tta_batch_size or len(rows), seed), len(rows) >= e.tta_min)
 
 
 def known_controls_of(subset: WILDSSubset, e: EvalConfig) -> Tensor | None:
