@@ -111,7 +111,10 @@ def test_the_command_that_is_advised_for_a_pack_makes_it_in_a_folder_with_a_blan
 
 @pytest.mark.parametrize(
     "name",
-    ["none", "plate_bn", "plate_bn_min10", "mixed_bn_experiment_m8_b64", "mixed_bn_minf", "controls_bn"],
+    [
+        *("none", "plate_bn", "plate_bn_min10", "mixed_bn_experiment_m8_b64", "mixed_bn_minf", "controls_bn"),
+        *("tent_experiment_b64", "label_shift_min4", "unmix_tns"),
+    ],
 )
 def test_flags_that_are_advised_for_an_adaptation_make_the_one_of_the_name(name):
     parser = Parser()

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,20 +35,24 @@ from abra_wilds.analysis.profiles import (
     write_profiles,
 )
 from abra_wilds.analysis.saved import Saved, open_saved
+from abra_wilds.config.evaluation import STATISTICS_TTA
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
 from abra_wilds.engine.setup import evaluation_loaders
-from abra_wilds.methods.base import Method
+from abra_wilds.errors import InputError
 from abra_wilds.results.files import all_or_none, write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.tta.adapters import make_adapter
+from abra_wilds.tta.features import classified
 from abra_wilds.types import Batch
 
 LEVELS = ("site", "well")
 METRICS_FILE = "metrics.json"
+# Values of --tta whose predictions the classifier makes of what it reads.
+EMBEDDED = ("none", *STATISTICS_TTA)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def embeddings(
     Raises:
         InputError: if anything does not fit.
     """
-    saved = open_saved(checkpoint, flags, splits=splits, train=False)
+    saved = open_embeddable(checkpoint, splits, flags)
     loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)
     return Embeddings(features_of(saved, loaders), table_of(saved, list(loaders)))
 
@@ -112,7 +114,7 @@ def embed_saved(
             tell apart (`held_out`); its file would add what it is there to remove, so none is written.
     """
     parquet_package()
-    saved = open_saved(checkpoint, flags, splits=splits, train=False)
+    saved = open_embeddable(checkpoint, splits, flags)
     loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)
     table = table_of(saved, list(loaders))
     is_control = controls_of(table)
@@ -143,6 +145,21 @@ def embed_saved(
     return folder
 
 
+def open_embeddable(checkpoint: Path, splits: Sequence[str] | None, flags: Mapping[str, Any] | None) -> Saved:
+    """A saved model whose predictions are made from its embeddings.
+
+    Raises:
+        InputError: with a --tta that changes more than what the classifier reads.
+    """
+    saved = open_saved(checkpoint, flags, splits=splits, train=False)
+    if saved.config.eval.tta not in EMBEDDED:
+        raise InputError(
+            f"--tta {saved.config.eval.tta} learns or corrects predictions, which embeddings do not show; "
+            f"give --tta {' or '.join(EMBEDDED)}"
+        )
+    return saved
+
+
 def features_of(saved: Saved, loaders: Mapping[str, Loader]) -> NDArray[np.float32]:
     """The embeddings (n, D) of splits, one after the other."""
     return torch.cat([read_features(saved, loader, split) for split, loader in loaders.items()]).numpy()
@@ -167,26 +184,6 @@ def read_features(saved: Saved, loader: Loader, split: str) -> Tensor:
     with bar, classified(method) as read:
         predict(method, loader, saved.setup.device, size, watch, adapter=adapter)
     return sum_across_ranks(f).cpu()  # each row is one process's
-
-
-@contextmanager
-def classified(method: Method) -> Iterator[deque[Tensor]]:
-    """Inside, the features (N, D) of each forward pass are kept, in order.
-
-    They are caught at `classify`, not at the head, which is idle where ArcFace's cosines classify.
-    """
-    read: deque[Tensor] = deque()
-    classify = method.classify
-
-    def keep(f: Tensor) -> Tensor:
-        read.append(f)
-        return classify(f)
-
-    method.classify = keep  # type: ignore[method-assign]
-    try:
-        yield read
-    finally:
-        del method.classify
 
 
 def table_of(saved: Saved, splits: Sequence[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What is measured after training, when, and with whose batch-norm statistics."""
+"""What is measured after training, when, and with which adaptation to the images that are predicted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from typing import Any
 from abra_wilds.config.fields import Options, option, require
 from abra_wilds.errors import InputError
 
-TTA = ("none", "batch_bn", "plate_bn", "mixed_bn", "controls_bn", "eb_bn")
+# Adaptations that leave all but batch-norm statistics alone, but for "none".
+STATISTICS_TTA = ("batch_bn", "plate_bn", "mixed_bn", "controls_bn", "eb_bn", "unmix_tns")
+# Adaptations after the forward pass, which any number of images may share.
+LOGIT_TTA = ("lame", "label_shift")
+TTA = ("none", *STATISTICS_TTA, "tent", "sar", *LOGIT_TTA)
 # Adaptations to a bio-batch, which --tta_group defines.
-GROUPED_TTA = ("plate_bn", "mixed_bn", "controls_bn", "eb_bn")
+GROUPED_TTA = tuple(tta for tta in TTA if tta not in ("none", "batch_bn"))
+# Adaptations whose passes are the parts of at most --tta_batch_size images.
+CUT_TTA = tuple(tta for tta in TTA if tta not in ("none", "controls_bn", *LOGIT_TTA))
+# Adaptations that learn from pass to pass, and how many images of a bio-batch make one in the papers.
+ONLINE_TTA = ("unmix_tns", "tent", "sar")
+ONLINE_BATCH = 64
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
 CONTROL_KINDS = ("all", "positive", "negative", "none")
@@ -19,7 +28,7 @@ CONTROL_KINDS = ("all", "positive", "negative", "none")
 
 @dataclass(frozen=True)
 class EvalConfig(Options):
-    """What is measured, when, and with which batch-norm statistics."""
+    """What is measured, when, and with which adaptation."""
 
     val_metric: str = option("acc_avg", "entry of WILDS' evaluation of `val` that picks the best epoch")
     val_metric_decreasing: bool = option(False, "smaller values of val_metric are better")
@@ -35,15 +44,17 @@ class EvalConfig(Options):
     tta: str = option(
         "none",
         "test-time adaptation: predict by batch-norm statistics of each batch in dataset order, of each "
-        "bio-batch, mixed of those and the running ones, of each bio-batch's control wells, or of each "
-        "bio-batch with its class mix taken into account (eb_bn)",
+        "bio-batch, mixed of those and the running ones, of each bio-batch's control wells, with the class "
+        "mix taken into account (eb_bn), or of components of statistics; by affine parameters "
+        "that lower entropies; or correct the predictions of a bio-batch",
         choices=TTA,
     )
     tta_group: str = option("plate", "what one bio-batch is to --tta", choices=tuple(TTA_GROUPS))
     tta_batch_size: int = option(
         0,
         "most images whose statistics are taken together; a larger bio-batch is cut at random into "
-        "near-equal parts; 0: never cut, and for batch_bn --batch_size",
+        "near-equal parts; 0: never cut, for batch_bn --batch_size, and for what learns from pass to pass "
+        f"{ONLINE_BATCH}, or twice --tta_min if that is more",
     )
     tta_prior: float = option(
         256.0,
@@ -117,7 +128,7 @@ class EvalConfig(Options):
         works = {
             "eval_loader": ("none",),
             "tta_group": GROUPED_TTA,
-            "tta_batch_size": ("batch_bn", "plate_bn", "mixed_bn", "eb_bn"),
+            "tta_batch_size": CUT_TTA,
             "tta_controls": ("controls_bn", "eb_bn"),
             "tta_prior": ("mixed_bn",),
             "tta_min": TTA[1:],
@@ -141,7 +152,7 @@ class EvalConfig(Options):
         parts = [
             "experiment" if self.tta in GROUPED_TTA and self.tta_group == "experiment" else "",
             f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
-            f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta != "controls_bn" else "",
+            f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta in CUT_TTA else "",
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",
             f"{self.tta_controls}_controls" if self.tta_controls != "all" else "",
         ]

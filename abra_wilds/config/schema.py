@@ -98,10 +98,15 @@ class Schema:
     def flatten(self, config: Any, local: bool = True) -> dict[str, Any]:
         """Flag name -> value of such a configuration; without `local` only what can change a number."""
         values = {name: getattr(getattr(config, s.section), s.field) for name, s in self.settings.items()}
+        return values if local else self.that_count(values)
+
+    def that_count(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Of values by flag name those that can change a number; what is no setting here stays."""
+        known = self.settings
         return {
             name: value
             for name, value in values.items()
-            if local or not self.settings[name].without_effect(value)
+            if name not in known or not known[name].without_effect(value)
         }
 
     def defaults(self) -> dict[str, Any]:

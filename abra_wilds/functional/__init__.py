@@ -1,1 +1,1 @@
-"""Pure functions of tensors: statistics, losses, precision."""
+"""Pure functions of tensors: statistics, losses, calibration, precision."""

@@ -65,11 +65,11 @@ class EffectSums:
             y: (n,) int64 class ids.
             g: (n,) int64 bio-batches.
         """
-        X = torch.zeros(len(y), len(self._products), dtype=torch.float64)
-        rows = torch.arange(len(y))
-        X[:, 0], X[rows, 1 + y], X[rows, 1 + self.n_classes + g] = 1.0, 1.0, 1.0
-        self._products += X.mT @ X
-        self._moments += X.mT @ M
+        ones = torch.stack([torch.zeros_like(y), 1 + y, 1 + self.n_classes + g])  # columns of X that are 1
+        for columns in ones:
+            self._moments.index_add_(0, columns, M)
+        pairs = ones[:, None].expand(3, 3, -1).flatten(), ones[None].expand(3, 3, -1).flatten()
+        self._products.index_put_(pairs, torch.ones(1, dtype=torch.float64), accumulate=True)
         self._squares += (M**2).sum(0)
 
     def effects(self, ridge: float = 1.0, rank: int = 32) -> Effects:
@@ -99,9 +99,13 @@ class EffectSums:
 
 def leading(a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Scores (O, r) and loadings (r, C) of the largest directions of effects (O, C) about their mean."""
-    U, S, Vh = torch.linalg.svd(a - a.mean(0), full_matrices=False)
-    r = min(rank, len(S))
-    return U[:, :r] * S[:r], Vh[:r]
+    a = a - a.mean(0)
+    r = min(rank, *a.shape)
+    if a.shape[0] <= a.shape[1]:
+        U = torch.linalg.eigh(a @ a.mT)[1][:, -r:]
+        return U, U.mT @ a
+    V = torch.linalg.eigh(a.mT @ a)[1][:, -r:]
+    return a @ V, V.mT
 
 
 def mix_spread(counts: Tensor) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from abra_wilds.config.evaluation import GROUPED_TTA, TTA, TTA_MIN
+from abra_wilds.config.evaluation import CUT_TTA, GROUPED_TTA, TTA, TTA_MIN
 from abra_wilds.config.run import COMMON, OWN_LOOP
 from abra_wilds.config.schema import jsonable
 from abra_wilds.results.records import Record
@@ -45,7 +45,7 @@ def adaptation_values(tta: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {"tta": found["tta"], "tta_min": int(found["least"] or TTA_MIN)}
     if found["tta"] in GROUPED_TTA:
         values["tta_group"] = "experiment" if found["experiment"] else "plate"
-    if found["tta"] != "controls_bn":
+    if found["tta"] in CUT_TTA:
         values["tta_batch_size"] = int(found["size"] or 0)
     if found["prior"]:
         values["tta_prior"] = jsonable(float(found["prior"]))

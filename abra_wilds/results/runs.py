@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,21 +171,14 @@ def checked_run(folder: Path, config: Mapping[str, Any]) -> Run:
     return Run(folder, config)
 
 
-@cache
-def local_flags() -> frozenset[str]:
-    """Flags that say where or how a run happens and do not change its numbers; methods have none."""
-    return frozenset(name for name, setting in COMMON.settings.items() if setting.flag.local)
-
-
 def without_seed(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that can change a number, but the seed."""
-    left_out = local_flags() | {"seed"}
-    return {name: value for name, value in values.items() if name not in left_out}
+    return {name: value for name, value in COMMON.that_count(values).items() if name != "seed"}
 
 
 def digest(values: Mapping[str, Any]) -> str:
     """The digest of a configuration (`RunConfig.digest`), from the values of its config.json."""
-    return digest_of({name: value for name, value in values.items() if name not in local_flags()})
+    return digest_of(COMMON.that_count(values))
 
 
 def read_entries(run: Run, folder: Path | None = None) -> list[Entry]:

@@ -1,8 +1,8 @@
-"""Test-time adaptation of batch norms: from one bio-batch's images to logits; the method stays as it was.
+"""Test-time adaptation: from one bio-batch's images to logits; the method stays as it was.
 
 An adapter takes a method in evaluation mode and the images (N, C_in, H, W) of each forward pass of a
 bio-batch, standardised and on the method's device, drawn one pass at a time; it returns the logits (N, O) of
-each pass. Weights, affine parameters included, never change, and no label is read.
+each pass. Weights, affine parameters included, are the same afterwards, and no label is read.
 """
 
 from __future__ import annotations
@@ -13,12 +13,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.evaluation import LOGIT_TTA, EvalConfig
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.eb_bn import class_aware_statistics
+from abra_wilds.tta.literature.label_shift import corrected
+from abra_wilds.tta.literature.lame import lame
+from abra_wilds.tta.literature.sar import sar
+from abra_wilds.tta.literature.tent import tent
+from abra_wilds.tta.literature.unmix_tns import unmix_tns
 
 # The method, the images of each pass, and class ids of each pass where they are known (controls), or ().
 Adapter = Callable[[Method, Iterable[Tensor], Sequence[Tensor]], list[Tensor]]
@@ -68,6 +73,11 @@ ADAPTERS: dict[str, Callable[..., list[Tensor]]] = {
     "mixed_bn": own_statistics,
     "controls_bn": first_pass_statistics,
     "eb_bn": class_aware_statistics,
+    "unmix_tns": unmix_tns,
+    "tent": tent,
+    "sar": sar,
+    "lame": lame,
+    "label_shift": corrected(running_statistics),
 }
 
 
@@ -85,8 +95,8 @@ def check_adaptable(method: Method, e: EvalConfig) -> None:
     Raises:
         InputError: if the method has no batch norm.
     """
-    if e.tta != "none" and not tracking_norms(method):
+    if e.tta not in ("none", *LOGIT_TTA) and not tracking_norms(method):
         raise InputError(
-            f"--tta {e.tta} changes batch-norm statistics, and {method.name} on this model has no batch "
-            "norm; leave it out"
+            f"--tta {e.tta} changes batch norms, and {method.name} on this model has none; leave it out, or "
+            f"give {' or '.join(LOGIT_TTA)}"
         )

@@ -10,12 +10,13 @@ Letters: N images, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from abra_wilds.errors import InputError
 from abra_wilds.functional.precision import at_least_fp32
@@ -48,8 +49,7 @@ def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]
     alike (Schneider et al. 2020, arXiv 2006.16971). var_t divides by N h w as training mode does and
     var_s is the unbiased one that evaluation mode uses, so that M = 0 is training mode and M = inf evaluation
     mode, each exactly; the reference implementation takes both unbiased, and its M = 0 is not quite training
-    mode. A batch norm sees what the mixed ones before it made. Compiled parts run uncompiled inside, because
-    compiled code calls no hook that came after it.
+    mode. A batch norm sees what the mixed ones before it made.
 
     Args:
         module: in evaluation mode, inside `buffers_put_back`.
@@ -59,7 +59,13 @@ def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]
         InputError: for an input with one value a channel, which has no spread.
     """
     norms = tracking_norms(module)
-    hooks = [m.register_forward_pre_hook(_Mixing(m.running_mean, m.running_var, prior)) for m in norms]
+    with hooked([m.register_forward_pre_hook(_Mixing(m.running_mean, m.running_var, prior)) for m in norms]):
+        yield
+
+
+@contextmanager
+def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Hooks stay inside, where compiled parts run uncompiled, because compiled code calls none made later."""
     try:
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -90,12 +96,21 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: for one value a channel.
     """
+    refuse_one_value(x)
     N, C = x.shape[:2]
-    if x.numel() == C:
+    mean, var = instance_moments(at_least_fp32(x).reshape(N, C, -1, 1))
+    between, mu = torch.var_mean(mean, dim=0, correction=0)
+    return mu, var.mean(0) + between
+
+
+def refuse_one_value(x: Tensor) -> None:
+    """Raise where a channel of x (N, C, ...) has one value.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if x.numel() == x.shape[1]:
         raise InputError(
             "test-time adaptation got one image whose feature map is a single pixel, and one value has no "
             "spread; raise --tta_min to 2 or more"
         )
-    mean, var = instance_moments(at_least_fp32(x).reshape(N, C, -1, 1))
-    between, mu = torch.var_mean(mean, dim=0, correction=0)
-    return mu, var.mean(0) + between

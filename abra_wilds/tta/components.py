@@ -10,6 +10,7 @@ from torch import Tensor
 
 from abra_wilds.errors import InputError
 from abra_wilds.functional.effects import Effects
+from abra_wilds.tta.certificate import Calibration
 from abra_wilds.tta.mix import Reliability
 
 
@@ -26,6 +27,7 @@ class Components:
         unadapted: how posteriors without adaptation err on new bio-batches.
         adapted: how those err that lie half way to the first adaptation's.
         measured_on: the split that says so.
+        calibration: what adapted predictions of new bio-batches are worth; None until it is known.
     """
 
     group: str
@@ -36,6 +38,7 @@ class Components:
     unadapted: Reliability
     adapted: Reliability
     measured_on: str
+    calibration: Calibration | None = None
 
     def line(self) -> str:
         """What they are, for the log."""
@@ -71,7 +74,9 @@ class Components:
                 key: {name: Effects(**parts) for name, parts in state[key].items()}
                 for key in ("means", "variances")
             }
-            errors = {key: Reliability(**state[key]) for key in ("unadapted", "adapted")}
+            errors: dict[str, Any] = {key: Reliability(**state[key]) for key in ("unadapted", "adapted")}
+            if state["calibration"] is not None:
+                errors["calibration"] = Calibration(**state["calibration"])
             return Components(**{**state, **effects, **errors})
         except (KeyError, TypeError, AttributeError) as fault:
             raise InputError(

@@ -24,6 +24,7 @@ source statistics (Schneider et al. 2020, arXiv 2006.16971) and empirical Bayes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,21 @@ CAUTION = 5.0
 LEAST_VARIANCE = 0.05  # of the running one, where class effects would explain more than all of it
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a bio-batch.
+
+    Attributes:
+        plain: (N, O) of each pass, logits without adaptation.
+        logits: (N, O) of each pass, the adapted ones.
+        mix: the class mix that was taken for the bio-batch's; None where nothing was adapted.
+    """
+
+    plain: list[Tensor]
+    logits: list[Tensor]
+    mix: Mix | None
+
+
 def class_aware_statistics(
     method: Method,
     passes: Iterable[Tensor],
@@ -52,7 +67,20 @@ def class_aware_statistics(
     components: Components,
     prior: float = 1.0,
 ) -> list[Tensor]:
-    """Logits of a bio-batch by its class-aware statistics, all passes taken together.
+    """Logits (N, O) of each pass of a bio-batch; see `adapt`."""
+    return adapt(method, passes, known, components=components, prior=prior).logits
+
+
+@torch.no_grad()
+def adapt(
+    method: Method,
+    passes: Iterable[Tensor],
+    known: Sequence[Tensor] = (),
+    *,
+    components: Components,
+    prior: float = 1.0,
+) -> Outcome:
+    """Predict a bio-batch by its class-aware statistics, all passes taken together.
 
     Three forward passes: without adaptation, then twice with it, each by the posteriors of those before.
 
@@ -62,14 +90,11 @@ def class_aware_statistics(
         known: class ids (N,) of each pass, -1 where the class is not known; empty if none is.
         components: of the method, on its device.
         prior: weight of the running statistics; 1 is the empirical Bayes one, infinity no adaptation.
-
-    Returns:
-        (N, O) of each pass.
     """
     images = list(passes)
     plain, shifts = unadapted(method, images, components)
     if sum(map(len, images)) < 2:
-        return plain
+        return Outcome(plain, plain, None)
     labels = torch.cat(list(known) or [no_labels(x) for x in images])
     before = torch.cat(plain).softmax(1)
     mix = mix_of(before, labels, shifts, components, components.unadapted)
@@ -78,7 +103,8 @@ def class_aware_statistics(
     mix = mix_of(halfway, labels, shifts, components, components.adapted)
     second = adapted(method, images, mix, components, prior)
     way = 1 / (1 + CAUTION * mix.spread)
-    return [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
+    logits = [torch.lerp(z, z_a.to(z.dtype), way) for z, z_a in zip(plain, second, strict=True)]
+    return Outcome(plain, logits, mix)
 
 
 Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,), without adaptation

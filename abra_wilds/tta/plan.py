@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.evaluation import CUT_TTA, LOGIT_TTA, ONLINE_BATCH, ONLINE_TTA, TTA_GROUPS, EvalConfig
 from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.datasets.controls import control_rows, has_controls
 from abra_wilds.data.samplers.batches import RowIds, SequentialSampler, even_chunks, members_of
@@ -26,7 +27,8 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioB
 
     A bio-batch is what the split has of it: of an experiment, id_test has the second site alone. One that is
     larger than --tta_batch_size is cut at random, because dataset order would make single plates of the parts
-    of an experiment; the draw depends on the bio-batch alone.
+    of an experiment; the draw depends on the bio-batch alone. What corrects predictions takes them of the
+    whole bio-batch, whose passes have --batch_size images.
 
     Args:
         subset: the split.
@@ -55,12 +57,20 @@ def bio_batch_plan(
         rows: (n,) of the bio-batch.
         e: which adaptation.
         is_control: (n,) which of them show controls, for controls_bn.
-        batch_size: most images of a pass whose statistics are not used.
+        batch_size: most images of a pass in which they do not meet.
         seed: of the cut.
     """
     if e.tta == "controls_bn":
         return controls_plan(rows, is_control, e.tta_min, batch_size)
-    return BioBatch(random_parts(rows, e.tta_batch_size or len(rows), seed), len(rows) >= e.tta_min)
+    whole = e.tta in LOGIT_TTA
+    parts = tuple(even_chunks(rows, batch_size)) if whole else random_parts(rows, most_together(e), seed)
+    return BioBatch(parts, len(rows) >= e.tta_min)
+
+
+def most_together(e: EvalConfig) -> float:
+    """The most images of a bio-batch in one pass."""
+    learning = max(ONLINE_BATCH, 2 * e.tta_min) if e.tta in ONLINE_TTA else math.inf
+    return e.tta_batch_size or learning
 
 
 def known_controls_of(subset: WILDSSubset, e: EvalConfig) -> Tensor | None:
@@ -74,12 +84,24 @@ def known_controls_of(subset: WILDSSubset, e: EvalConfig) -> Tensor | None:
     return torch.where(is_control, subset.y_array, -1)
 
 
-def random_parts(rows: RowIds, most: int, seed: int) -> tuple[RowIds, ...]:
+def well_ids(subset: WILDSSubset) -> Tensor | None:
+    """A number for each row's well, (n,); None where wells of the data set show several classes."""
+    fields = list(subset.metadata_fields)
+    if not {"experiment", "plate", "well"} <= set(fields):
+        return None
+    at = [fields.index(name) for name in ("experiment", "plate", "well")]
+    whole = subset.dataset.metadata_array[:, at]
+    wells, of = torch.unique(whole, dim=0, return_inverse=True)
+    classes = torch.unique(torch.stack([of, subset.dataset.y_array], 1), dim=0)
+    return of[torch.as_tensor(subset.indices)] if len(classes) == len(wells) else None
+
+
+def random_parts(rows: RowIds, most: float, seed: int) -> tuple[RowIds, ...]:
     """Near-equal parts of at most `most` rows each, drawn by the seed; rows of a part in dataset order."""
     if len(rows) <= most:
         return (rows,)
     order = np.random.default_rng(seed).permutation(len(rows))
-    return tuple(rows[np.sort(part)] for part in even_chunks(order, most))
+    return tuple(rows[np.sort(part)] for part in even_chunks(order, int(most)))
 
 
 def check_plans(plans: Mapping[str, Sequence[BioBatch]], e: EvalConfig) -> None:
@@ -142,9 +164,9 @@ class Tally:
         images: of the split.
         bio_batches: of the split; for batch_bn, batches.
         passes: forward passes.
-        sources: (fewest, most) images whose statistics were taken together; (0, 0) where none were.
+        sources: (fewest, most) images whose statistics or predictions were taken together; (0, 0) for none.
         cut: bio-batches that were cut, each part with its own statistics.
-        unadapted: images predicted with the running statistics, because there were fewer than --tta_min.
+        unadapted: images predicted as without adaptation, because there were fewer than --tta_min.
     """
 
     images: int
@@ -158,23 +180,29 @@ class Tally:
         """One line for the log."""
         unit = {"batch_bn": "batches"}.get(e.tta, f"{e.tta_group}s")
         what = "control images" if e.tta == "controls_bn" else "images"
+        kind, left = ("statistics", "with running statistics")
+        if e.tta in LOGIT_TTA:
+            kind, left = ("predictions", "uncorrected")
         fewest, most = self.sources
         return (
             f"--tta {e.tta} on {split}: {self.images:,} images, {self.bio_batches:,} {unit}, "
-            f"{self.passes:,} passes; statistics of {fewest} to {most} {what}; {self.cut} cut; "
-            f"{self.unadapted:,} images with running statistics (fewer than {e.tta_min})"
+            f"{self.passes:,} passes; {kind} of {fewest} to {most} {what}; {self.cut} cut; "
+            f"{self.unadapted:,} images {left} (fewer than {e.tta_min})"
         )
 
 
 def tally(plan: Sequence[BioBatch], e: EvalConfig) -> Tally:
     """Count a plan."""
+    adapted = [group for group in plan if group.adapted]
     used = 1 if e.tta == "controls_bn" else None
-    sources = [len(rows) for group in plan if group.adapted for rows in group.passes[:used]]
+    sources = [len(rows) for group in adapted for rows in group.passes[:used]]
+    if e.tta in LOGIT_TTA:
+        sources = [len(group) for group in adapted]
     return Tally(
         images=sum(map(len, plan)),
         bio_batches=len(plan),
         passes=sum(len(group.passes) for group in plan),
         sources=(min(sources), max(sources)) if sources else (0, 0),
-        cut=0 if used else sum(len(group.passes) > 1 for group in plan),
+        cut=sum(len(group.passes) > 1 for group in plan) if e.tta in CUT_TTA else 0,
         unadapted=sum(len(group) for group in plan if not group.adapted),
     )

@@ -13,7 +13,7 @@ import pytest
 
 from abra_wilds.board.bundle.archives import read_archive
 from abra_wilds.commands.board.bundle import main as bundle_main
-from abra_wilds.config.evaluation import GROUPED_TTA, TTA, EvalConfig
+from abra_wilds.config.evaluation import CUT_TTA, GROUPED_TTA, TTA, EvalConfig
 from abra_wilds.engine.artifacts.folder import CONFIG, RunFolder, write_config
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.resolve import run_config
@@ -84,7 +84,7 @@ def adaptations():
     for tta, group, size, least in product(TTA[1:], ("plate", "experiment"), (0, 64), (16, 4)):
         values = {"tta": tta, "tta_min": least}
         values |= {"tta_group": group} if tta in GROUPED_TTA else {}
-        values |= {"tta_batch_size": size} if tta != "controls_bn" else {}
+        values |= {"tta_batch_size": size} if tta in CUT_TTA else {}
         for prior in (256.0, 0.5, float("inf")) if tta == "mixed_bn" else (None,):
             yield values if prior is None else {**values, "tta_prior": prior}
 

@@ -12,7 +12,7 @@ from sklearn.metrics import silhouette_score
 from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
 from abra_wilds.analysis import profiles
-from abra_wilds.analysis.embed import classified, embed_saved, embeddings
+from abra_wilds.analysis.embed import embed_saved, embeddings
 from abra_wilds.analysis.held_out import HeldOut, held_out
 from abra_wilds.analysis.postprocess import postprocessed
 from abra_wilds.analysis.profiles import TREATED_WELL, feature_names
@@ -23,6 +23,7 @@ from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS
 from abra_wilds.methods.abra.config import ABRAConfig
+from abra_wilds.tta.features import classified
 from tests import disks, runs
 from tests.helpers import make_batch, make_method
 
@@ -54,7 +55,9 @@ def values(frame):
     return frame[[name for name in frame if name.startswith("Cells_")]].to_numpy()
 
 
-@pytest.mark.parametrize("flags", [{}, PLATES, {"tta": "controls_bn", "tta_min": 4}])
+@pytest.mark.parametrize(
+    "flags", [{}, PLATES, {"tta": "controls_bn", "tta_min": 4}, {"tta": "unmix_tns", "tta_min": 4}]
+)
 def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder, flags):
     predict_saved(run_folder / MODEL, ["val", "test"], run_folder / "predicted", flags)
     found = embeddings(run_folder / MODEL, ["test", "val"], flags)
@@ -66,6 +69,12 @@ def test_the_classifier_makes_predicts_predictions_of_the_embeddings(run_folder,
     for name in ("val", "test"):
         (path,) = (run_folder / "predicted").glob(f"*split:{name}_*_pred.csv")
         np.testing.assert_array_equal(named[split == name], np.loadtxt(path, dtype=int))
+
+
+@pytest.mark.parametrize("tta", ["tent", "sar", "lame", "label_shift"])
+def test_what_the_classifier_reads_does_not_show_is_refused(run_folder, tta):
+    with pytest.raises(InputError, match=f"--tta {tta} .* give --tta none or batch_bn"):
+        embeddings(run_folder / MODEL, ["test"], {"tta": tta, "tta_min": 4})
 
 
 @pytest.mark.parametrize(

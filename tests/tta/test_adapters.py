@@ -52,14 +52,19 @@ def affine(x, seed=3):
 @pytest.mark.parametrize("name", TTA)
 def test_the_method_is_left_bit_for_bit_and_in_evaluation_mode(name):
     method = trained()
-    before, modes = copy.deepcopy(method.state_dict()), []
+    before, own, modes = copy.deepcopy(method.state_dict()), list(method.parameters()), []
+    learning = [p.requires_grad for p in own]
     method.head.register_forward_hook(lambda *_: modes.append([m.training for m in method.modules()]))
     logits = make_adapter(EvalConfig(tta=name))(method, [plate(0), plate(1, N=5)])
     assert [tuple(z.shape) for z in logits] == [(12, 5), (5, 5)]
     assert runs.differences(dict(before), dict(method.state_dict())) == []
-    assert len(modes) == 2 and not any(any(mode) for mode in modes), "dropout and the like stay off"
+    assert [id(p) for p in method.parameters()] == [id(p) for p in own], "the very parameters"
+    assert [p.requires_grad for p in own] == learning and all(p.grad is None for p in own)
+    assert len(modes) == 2 * (1 + (name == "sar")), "SAR looks twice"
+    assert not any(any(mode) for mode in modes), "dropout and the like stay off"
     assert not any(z.requires_grad for z in logits)
-    assert not any(m._forward_pre_hooks for m in method.modules())
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in norms_of(method))
+    assert "classify" not in vars(method)
 
 
 def test_there_is_an_adapter_for_every_choice():
@@ -164,5 +169,8 @@ def test_a_method_without_batch_norm_is_refused():
     method.net = nn.Identity()
     assert isinstance(method, Method)
     check_adaptable(method, EvalConfig())
-    with pytest.raises(InputError, match=r"--tta plate_bn .*ERM"):
-        check_adaptable(method, EvalConfig(tta="plate_bn"))
+    for name in ("plate_bn", "unmix_tns", "tent", "sar"):
+        with pytest.raises(InputError, match=rf"--tta {name} .*ERM.* lame or label_shift"):
+            check_adaptable(method, EvalConfig(tta=name))
+    for name in ("lame", "label_shift"):
+        check_adaptable(method, EvalConfig(tta=name))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from abra_wilds import fit, run_config
-from abra_wilds.config.evaluation import TTA, EvalConfig
+from abra_wilds.config.evaluation import ONLINE_TTA, TTA, EvalConfig
 from abra_wilds.config.run import PREDICTION_FLAGS
 from abra_wilds.data.augment.transforms import standardise
 from abra_wilds.data.datasets.catalogue import data_info, make_grouper, split_subset
@@ -117,6 +117,27 @@ def test_without_an_adapter_every_loader_gives_the_bytes_of_the_standard_one(dat
     save_predictions(tmp_path / "b", predict(method, loader(dataset, "test", e), CPU))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert len(set((tmp_path / "a").read_text().split())) > 1
+
+
+@pytest.mark.parametrize("tta", TTA[1:])
+def test_labels_change_no_prediction(dataset, method, monkeypatch, tta):
+    e = EvalConfig(tta=tta, tta_min=2)
+    found = predict(method, loader(dataset, "test", e), CPU, adapter=make_adapter(e))
+    y = dataset._y_array
+    monkeypatch.setattr(dataset, "_y_array", y[torch.randperm(len(y), generator=torch.Generator())])
+    assert not torch.equal(split_subset(dataset, "test").y_array, y[split_subset(dataset, "test").indices])
+    assert torch.equal(predict(method, loader(dataset, "test", e), CPU, adapter=make_adapter(e)), found)
+
+
+def test_what_learns_from_pass_to_pass_is_put_back_between_bio_batches(dataset, method):
+    """The bio-batches the other way round give the same predictions."""
+    for tta in ONLINE_TTA:
+        e = EvalConfig(tta=tta, tta_min=2, tta_batch_size=6)
+        ordinary, subset = loader(dataset, "val", e), split_subset(dataset, "val")
+        turned = PassSampler(ordinary.sampler.plan[::-1], 5)
+        turned = Loader(subset, make_grouper(dataset, ("experiment",)), turned)
+        a, b = (predict(method, each, CPU, adapter=make_adapter(e)) for each in (ordinary, turned))
+        assert torch.equal(a, b)
 
 
 def test_small_bio_batches_are_predicted_as_without_adaptation(dataset, method):

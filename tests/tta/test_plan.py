@@ -232,6 +232,10 @@ def test_values_that_make_no_sense_are_refused(given, said):
         ({"tta_group": "plate"}, "--tta plate_bn or mixed_bn or controls_bn"),
         ({"tta": "batch_bn", "tta_group": "plate"}, "--tta plate_bn or mixed_bn or controls_bn"),
         ({"tta": "controls_bn", "tta_batch_size": 64}, "--tta batch_bn or plate_bn or mixed_bn"),
+        (
+            {"tta": "lame", "tta_batch_size": 64},
+            "--tta batch_bn or plate_bn or mixed_bn or eb_bn or unmix_tns or tent or sar;",
+        ),
         ({"tta": "plate_bn", "tta_prior": 4.0}, "--tta mixed_bn"),
         ({"tta_min": 4}, "--tta batch_bn or plate_bn or mixed_bn or controls_bn"),
         ({"tta": "plate_bn", "eval_loader": "group"}, "--tta none"),
@@ -251,6 +255,8 @@ def test_idle_flags_are_refused(given, needs):
         (EvalConfig(tta="plate_bn", tta_group="experiment", tta_batch_size=128), "plate_bn_experiment_b128"),
         (EvalConfig(tta="mixed_bn", tta_prior=0.5, tta_min=4), "mixed_bn_m0.5_min4"),
         (EvalConfig(tta="controls_bn", tta_batch_size=64), "controls_bn"),
+        (EvalConfig(tta="tent", tta_group="experiment", tta_batch_size=64), "tent_experiment_b64"),
+        (EvalConfig(tta="label_shift", tta_batch_size=64, tta_min=4), "label_shift_min4"),
     ],
 )
 def test_records_name_the_adaptation_with_what_is_not_the_default(e, word):
@@ -270,10 +276,7 @@ def test_every_setting_is_in_the_digest():
     ("e", "said"),
     [
         (EvalConfig(tta="plate_bn"), "8 plates, .*8 images, .*--tta_min 16 images.*--tta_group experiment"),
-        (
-            EvalConfig(tta="controls_bn", tta_min=2),
-            "8 plates, .*8 images, .*--tta_min 2 controls",
-        ),
+        (EvalConfig(tta="controls_bn", tta_min=2), "8 plates, .*8 images, .*--tta_min 2 controls"),
         (
             EvalConfig(tta="mixed_bn", tta_group="experiment", tta_min=17),
             "4 experiments, .*16 images, .*--tta_min 17 images",
@@ -293,8 +296,3 @@ def test_a_split_smaller_than_its_only_batch_is_refused(dataset):
     plan = split_plan(split_subset(dataset, "val", frac=0.2), e, 16)
     with pytest.raises(InputError, match=r"1 batches.* 13 images.*--tta_min"):
         check_plans({"val": plan}, e)
-
-
-def test_one_bio_batch_that_is_large_enough_lets_a_split_pass():
-    plan = [BioBatch((np.arange(3),), False), BioBatch((np.arange(99),), True)]
-    check_plans({"val": plan}, EvalConfig(tta="plate_bn"))

@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from abra_wilds.board.report.certificates import HEADER as CERTIFICATE_HEADER
+from abra_wilds.board.report.certificates import certified
 from abra_wilds.board.report.curves import curve_pictures
 from abra_wilds.board.report.figures import Embedded, read_figures
 from abra_wilds.board.report.parts import (
@@ -71,6 +73,8 @@ def report(
         results=results(groups),
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
+        certified=certified(groups),
+        certificate_header=CERTIFICATE_HEADER,
         screen=None if root is None else screen_parts(groups, root),
         figures=shown,
         strange=strange,

@@ -34,11 +34,14 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import tracking_norms
+from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
 from abra_wilds.tta.components import Components
-from abra_wilds.tta.eb_bn import adapted, mix_of, unadapted
+from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, unadapted
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
+from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
+FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
 MEASURED_ON = ("val", "id_val", "id_test", "train")
 Part = tuple[RowIds, Tensor, Tensor]  # rows, standardised images (n, C_in, H, W) and class ids (n,)
@@ -107,8 +110,10 @@ def fit_components(config: RunConfig, data: Data, method: Method) -> Components:
     found = Components(
         config.eval.tta_group, pi, mix_spread(counts), means, variances, unknown, unknown, known[0]
     )
-    unadapted, halfway = posterior_errors(method, found.to(data.device), Split(config, data, known[0]))
-    return replace(found, unadapted=unadapted, adapted=halfway)
+    new = Split(config, data, known[0])
+    unadapted, halfway = posterior_errors(method, found.to(data.device), new)
+    found = replace(found, unadapted=unadapted, adapted=halfway)
+    return replace(found, calibration=calibration_of(method, found.to(data.device), new))
 
 
 class Split:
@@ -128,6 +133,8 @@ class Split:
         self.members = list(
             members_of(grouper.metadata_to_group(self.subset.metadata_array).numpy()).values()
         )
+        self.wells = well_ids(self.subset)
+        self.controls = known_controls_of(self.subset, replace(config.eval, tta="eb_bn"))
         rng = np.random.default_rng(config.train.seed)
         self.drawn = [np.sort(rng.permutation(rows)[:IMAGES_PER_BIO_BATCH]) for rows in self.members]
         indices = np.asarray(self.subset.indices)
@@ -205,3 +212,24 @@ def posterior_errors(method: Method, components: Components, split: Split) -> tu
         mix = mix_of(p, no_labels(x), shifts, components, first)
         halfway.append((p + adapted(method, [x], mix, components)[0].softmax(1)) / 2)
     return first, reliability(halfway, labels, pi)
+
+
+def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
+    """What adapted predictions of a split's bio-batches are worth."""
+    seen = []
+    least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
+    for rows, (x, y) in zip(split.drawn, split.bio_batches(), strict=True):
+        if len(rows) < least:
+            continue
+        known = no_labels(y) if split.controls is None else split.controls[rows]
+        found = adapt(method, [x], [known.to(x.device)], components=components)
+        seen.append(
+            Labelled(
+                found.logits[0].cpu(),
+                found.plain[0].cpu(),
+                y,
+                None if split.wells is None else split.wells[rows],
+                known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
+            )
+        )
+    return calibrate(seen)

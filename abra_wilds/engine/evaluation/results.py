@@ -20,6 +20,12 @@ from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, re
 from abra_wilds.engine.artifacts.folder import RunFolder, as_trained, check_same_run, hold_folder, open_folder
 from abra_wilds.engine.artifacts.logs import CsvLog, Meter, TextLog
 from abra_wilds.engine.evaluation.budget import budget_of
+from abra_wilds.engine.evaluation.certificates import (
+    Certifying,
+    certificate_line,
+    certificates_path,
+    write_certificates,
+)
 from abra_wilds.engine.evaluation.components import adapter_of, saved_components
 from abra_wilds.engine.evaluation.evaluate import by_cell, predict, save_predictions, score
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES, ScreenScores
@@ -91,13 +97,17 @@ def evaluate_checkpoint(
     if config.eval.needs_components:
         found = on_rank_zero(lambda: saved_components(checkpoint, config, setup, method))
         log.write(found.line())
-        adapter = make_adapter(config.eval, found.to(setup.device))
+        adapter: Adapter = Certifying(found.to(setup.device))
     else:
         adapter = make_adapter(config.eval)
     predictions, _ = evaluate_splits(config, setup, method, csvs, saved.epoch, adapter)
     if config.train.save_pred and is_main():
         for split, y_pred in predictions.items():
             save_predictions(folder.predictions(split, label), y_pred)
+    if isinstance(adapter, Certifying) and is_main():
+        for split, rows in adapter.certificates.items():
+            log.write(certificate_line(split, rows))
+            write_certificates(certificates_path(folder.predictions(split, label)), rows)
     spent = run_progress(replace(folder, path=checkpoint.parent).model("last"), saved)
     checkpoints = [(label, saved.epoch)]
     return on_rank_zero(lambda: conclude(config, setup, method, folder, log, spent, checkpoints, picked_by))
@@ -166,6 +176,8 @@ def evaluate_splits(
         if screen is not None:
             screen.merge()
             results[split] |= screen.results()
+        if isinstance(adapter, Certifying):
+            adapter.conclude(setup, split)
         note_evaluation(csvs, split, epoch, len(loader.sampler.whole), meter.read(), results[split])
     return predictions, results
 

@@ -66,7 +66,7 @@ def test_runs_without_a_record_are_named_and_refused_where_no_run_has_one(refuse
 def test_a_page_that_cannot_be_written_is_refused(refused, three, tmp_path):
     (tmp_path / "file").touch()
     said = refused(report_main, three, "--out", tmp_path / "file" / "r.html")
-    tiny.assert_says(said, f"--out {tmp_path / 'file'}", "cannot be written", "another file")
+    tiny.assert_says(said, f"--out {tmp_path / 'file'}", "cannot be made", "another folder")
 
 
 def test_two_settings_of_a_method_are_refused_or_two_rows(refused_page, screen, three):

@@ -65,6 +65,14 @@ def test_adaptation_says_that_test_images_entered(root, tiny, tmp_path):
     assert found["batch_statistics"] is found["test_images"] is True
 
 
+@pytest.mark.parametrize("tta", ["tent", "sar", "lame", "label_shift"])
+def test_what_is_more_than_batch_statistics_does_not_pass_for_them(root, tiny, tmp_path, tta):
+    config = run_config("ERM", **runs.settings(root, tmp_path, "ERM", tta=tta, tta_min=2))
+    setup = prepare(config)
+    found = budget_of(config, setup, build_method(config, setup.info), Progress())
+    assert found["test_images"] is True and found["batch_statistics"] is False
+
+
 def test_what_an_older_version_did_not_count_is_not_called_nothing(root, tiny, tmp_path):
     config = run_config("ERM", **runs.settings(root, tmp_path, "ERM"))
     setup = prepare(config)

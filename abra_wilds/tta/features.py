@@ -1,0 +1,31 @@
+"""What a method's classifier reads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from abra_wilds.methods.base import Method
+
+
+@contextmanager
+def classified(method: Method) -> Iterator[deque[Tensor]]:
+    """Inside, the features (N, D) of each forward pass are kept, in order.
+
+    They are caught at `classify`, not at the head, which is idle where ArcFace's cosines classify.
+    """
+    read: deque[Tensor] = deque()
+    classify = method.classify
+
+    def keep(f: Tensor) -> Tensor:
+        read.append(f)
+        return classify(f)
+
+    method.classify = keep  # type: ignore[method-assign]
+    try:
+        yield read
+    finally:
+        del method.classify

@@ -1,0 +1,1 @@
+"""Test-time adaptations of other papers, a file each."""
