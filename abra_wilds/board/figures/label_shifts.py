@@ -44,7 +44,8 @@ def draw_label_shifts(rows: Rows, name: str) -> Figure:
         mine = [m for m in found if as_number(m.alpha) == alpha]
         add_lines(axes, {m: (as_number(m.size), shown(m.size, "all")) for m in mine}, looks)
         plain(axes, f"images n of one {group} (alpha = {shown_number(alpha, 'inf')})", "")
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, fontsize=8, loc="outside right upper", handlelength=3.5, frameon=False)
     note(
         figure,
         f"{of_models(rows)} Alpha: of the Dirichlet distribution of a draw's classes; inf: images whatever "

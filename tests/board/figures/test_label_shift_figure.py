@@ -62,12 +62,15 @@ def test_other_settings_are_another_figure_and_folds_of_one_seed_are_averaged(tm
     assert any("2 folds" in one.page for one in both)
 
 
-def test_a_model_twice_and_unlike_grids_are_refused(tmp_path, refused_figure):
+def test_unlike_grids_are_refused(tmp_path, refused_figure):
     write_values(tmp_path, "shift", label_shifts())
     write_values(tmp_path, "shift", label_shifts(draws=3), run="b", seed=1)
     assert "other grids" in refused_figure("shift")
-    write_values(tmp_path, "shift", label_shifts(), run="b")
-    write_values(tmp_path, "shift", label_shifts(), run="c", seed=1)
+
+
+def test_a_model_of_one_seed_and_fold_twice_is_refused(tmp_path, refused_figure):
+    for run in ("a", "b"):
+        write_values(tmp_path, "shift", label_shifts(), run=run)
     assert_says(refused_figure("shift"), "seed 0 of ERM", "twice")
 
 
