@@ -30,10 +30,8 @@ class Mean:
         alpha: None for images drawn whatever their class.
         size: images that were asked for; None for the whole bio-batch.
         acc: mean of the models' accuracies, as a fraction.
-        std: their sample standard deviation; None for one model.
         balanced_acc: mean of the models' mean recalls.
         loss: points that it lies below none, the mean over models.
-        models: how many.
         images: of a draw of a bio-batch, the mean.
     """
 
@@ -41,10 +39,8 @@ class Mean:
     alpha: float | None
     size: int | None
     acc: float
-    std: float | None
     balanced_acc: float
     loss: float
-    models: int
     images: float
 
 
@@ -148,14 +144,10 @@ def means(rows: Rows) -> list[Mean]:
         InputError: if grids differ.
     """
     t = tabled(rows)
-    n = len(t.acc)
-    acc, loss = t.acc.mean(0), (t.acc[:, [t.names.index(NONE)]] - t.acc).mean(0)
-    std = t.acc.std(0, ddof=1) / 100 if n > 1 else None
+    acc, balanced = t.acc.mean(0) / 100, t.balanced.mean(0) / 100
+    loss = 100 * (acc[t.names.index(NONE)] - acc)
     return [
-        Mean(
-            *(name, *shift, float(acc[a, s]) / 100, None if std is None else float(std[a, s])),
-            *(float(t.balanced[:, a, s].mean()) / 100, float(loss[a, s]), n, float(t.images[s])),
-        )
+        Mean(name, *shift, *map(float, (acc[a, s], balanced[a, s], loss[a, s], t.images[s])))
         for a, name in enumerate(t.names)
         for s, shift in enumerate(t.shifts)
     ]
