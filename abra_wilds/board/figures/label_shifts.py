@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from abra_wilds.analysis.verdicts import NONE, Mean, Rows, means
-from abra_wilds.board.figures.drawings import ACCURACY, spread_colours
+from abra_wilds.board.figures.drawings import ACCURACY
 from abra_wilds.board.figures.shift_page import of_models, shown
-from abra_wilds.board.figures.style import new_figure, note, plain
+from abra_wilds.board.figures.style import COLOURS, GREY, new_figure, note, plain
 from abra_wilds.results.runs import SPLIT_NAMES
 
 SHOWN_ALPHA = 0.1  # at which sizes are shown beside inf, or the one nearest to it
 MARKERS = "os^DvP*XpdH<>"
+PALETTE = (*(colour for colour in COLOURS if colour != "#000000"), GREY, "#7F3B08", "#542788")
 
 
 def draw_label_shifts(rows: Rows, name: str) -> Figure:
@@ -67,16 +68,17 @@ def shown_number(value: float, absent: str) -> str:
 def looks_of(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     """Colour, marker and line of each adaptation: with controls that of the same without, dashed."""
     kinds = list(dict.fromkeys(name.partition(",")[0] for name in names if name != NONE))
-    colours = dict(zip(kinds, spread_colours(len(kinds)), strict=True))
     looks: dict[str, Mapping[str, Any]] = {}
     for name in names:
         if name == NONE:
             looks[name] = {"color": "black", "linewidth": 2.2, "marker": "", "zorder": 2}
             continue
-        kind = name.partition(",")[0]
-        line = "--" if "controls=" in name else "-"
-        marker = MARKERS[kinds.index(kind) % len(MARKERS)]
-        looks[name] = {"color": colours[kind], "linestyle": line, "marker": marker, "markersize": 5}
+        k = kinds.index(name.partition(",")[0])
+        looks[name] = {
+            **{"color": PALETTE[k % len(PALETTE)], "linestyle": "--" if "controls=" in name else "-"},
+            # Hollow, because adaptations that agree lie one on the other.
+            **{"marker": MARKERS[k % len(MARKERS)], "markersize": 6, "markerfacecolor": "none"},
+        }
     return looks
 
 
