@@ -174,6 +174,12 @@ def class_mix_line(records: Iterable[Record]) -> str:
     return f"Class mix (0: bio-batches hold the classes alike, 1: one class each): {splits}"
 
 
+def markdown(cells: Sequence[Sequence[str]]) -> str:
+    """Cells as a table in Markdown, their head first."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([head, f"{'|---' * len(cells[0])}|", *body])
+
+
 def results_table(records: Sequence[Record]) -> str:
     """Split x (average, balanced, cell types, scores of a screen) in percent, as text, and class mixes.
 

@@ -42,14 +42,29 @@ def split_plan(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioB
         return batch_plan(len(subset), e, batch_size)
     grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
     members = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
+    is_control = np.zeros(len(subset), dtype=bool)
     if e.tta == "controls_bn":
         is_control = control_rows(subset.dataset, e.tta_controls)[np.asarray(subset.indices)]
-        return [controls_plan(rows, is_control[rows], e.tta_min, batch_size) for rows in members.values()]
-    if e.tta in LOGIT_TTA:
-        parts = {group: tuple(even_chunks(rows, batch_size)) for group, rows in members.items()}
-    else:
-        parts = {group: random_parts(rows, most_together(e), group) for group, rows in members.items()}
-    return [BioBatch(parts[group], len(rows) >= e.tta_min) for group, rows in members.items()]
+    return [bio_batch_plan(rows, e, is_control[rows], batch_size, group) for group, rows in members.items()]
+
+
+def bio_batch_plan(
+    rows: RowIds, e: EvalConfig, is_control: np.ndarray, batch_size: int, seed: int
+) -> BioBatch:
+    """The passes of one bio-batch, for any --tta but none and batch_bn.
+
+    Args:
+        rows: (n,) of the bio-batch.
+        e: which adaptation.
+        is_control: (n,) which of them show controls, for controls_bn.
+        batch_size: most images of a pass in which they do not meet.
+        seed: of the cut.
+    """
+    if e.tta == "controls_bn":
+        return controls_plan(rows, is_control, e.tta_min, batch_size)
+    whole = e.tta in LOGIT_TTA
+    parts = tuple(even_chunks(rows, batch_size)) if whole else random_parts(rows, most_together(e), seed)
+    return BioBatch(parts, len(rows) >= e.tta_min)
 
 
 def most_together(e: EvalConfig) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from comparison_rows import STEPS, table_rows
 
-from abra_wilds.results.records import Record, aligned, class_mix_line
+from abra_wilds.results.records import Record, aligned, class_mix_line, markdown
 from abra_wilds.results.significance import Paired, holm, mean_std, paired_t, spread
 
 SPLITS = ("val", "id_test", "test")
@@ -144,12 +144,6 @@ def verdict(rows: Rows) -> str:
 def as_text(cells: Sequence[Sequence[str]]) -> str:
     """The table for a terminal."""
     return f"Accuracy in percent on simulated data\n{aligned(cells, left=len(cells[0]))}\n"
-
-
-def markdown(cells: Sequence[Sequence[str]]) -> str:
-    """Cells as a table in Markdown."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([head, f"{'|---' * len(cells[0])}|", *body])
 
 
 def as_page(rows: Rows, screen: str) -> str:

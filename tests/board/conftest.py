@@ -54,7 +54,7 @@ def refused(capsys, tmp_path):
         capsys.readouterr()
         assert main(list(map(str, argv))) == code
         shown = capsys.readouterr()
-        assert shown.out == "" and re.fullmatch(r"(error|Figure \d+ was not made): [^\n]{20,}\n", shown.err)
+        assert shown.out == "" and re.fullmatch(r"(error|Figure \w+ was not made): [^\n]{20,}\n", shown.err)
         assert sorted(tmp_path.rglob("*")) == before
         return shown.err
 

@@ -1,4 +1,4 @@
-"""What each of the paper's figures is drawn from, and how it is made."""
+"""What each figure is drawn from, and how it is made."""
 
 from __future__ import annotations
 
@@ -11,22 +11,30 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from abra_wilds.analysis.advice import SOURCE, Shift, advice
+from abra_wilds.analysis.verdicts import means, settled
 from abra_wilds.board.figures.ablations import ablation
 from abra_wilds.board.figures.drawings import draw_bars, draw_batch_sizes, draw_points, draw_shift
+from abra_wilds.board.figures.label_shifts import draw_label_shifts
+from abra_wilds.board.figures.shift_page import page
 from abra_wilds.board.figures.style import save_figure
 from abra_wilds.board.figures.values import (
     ABLATIONS,
     COMPUTED,
+    SHARED,
+    SHIFT,
     FigureRows,
+    Number,
+    Values,
     refuse_unlike_models,
     values_of,
 )
 from abra_wilds.errors import InputError
-from abra_wilds.results.files import make_out
+from abra_wilds.results.files import make_out, write_text
 from abra_wilds.results.runs import Run
 
 if TYPE_CHECKING:
     from abra_wilds.analysis.saved import Saved
+    from abra_wilds.analysis.shift_grid import Grid
 
 
 @dataclass(frozen=True)
@@ -38,20 +46,22 @@ class Made:
         figure: the figure.
         values: its numbers, one row each.
         sentence: what it says, where it says something in words.
+        page: the same and more in Markdown, for a file of its own.
     """
 
     name: str
     figure: Figure
     values: FigureRows
     sentence: str | None = None
+    page: str | None = None
 
 
-def made_figures(runs: Sequence[Run], number: int) -> Iterator[Made]:
+def made_figures(runs: Sequence[Run], number: Number) -> Iterator[Made]:
     """The figures of a number, from records and from values computed earlier.
 
     Args:
         runs: of which.
-        number: 5 to 10.
+        number: 5 to 10, or "shift".
 
     Raises:
         InputError: if there is nothing to make it of.
@@ -62,6 +72,9 @@ def made_figures(runs: Sequence[Run], number: int) -> Iterator[Made]:
         yield Made(f"figure_{number}", draw_bars(bars, title, xlabel), [asdict(bar) for bar in bars])
         return
     found = values_of(runs, number)
+    if number == SHIFT:
+        yield from label_shifts(found)
+        return
     if number == 7:
         rows = [row for values in found for row in values.rows]
         refuse_unlike_models(rows)
@@ -76,6 +89,35 @@ def made_figures(runs: Sequence[Run], number: int) -> Iterator[Made]:
             yield Made(name, draw_points(values.rows), values.rows)
 
 
+def label_shifts(found: Sequence[Values]) -> Iterator[Made]:
+    """A figure for the models of each method, settings and epoch, which are averaged.
+
+    Raises:
+        InputError: if models saw different kinds of data, or other grids.
+    """
+    series: dict[tuple[str, ...], list[Values]] = {}
+    for values in found:
+        key = tuple(values.rows[0][k] for k in ("method", "settings", "checkpoint"))
+        series.setdefault(key, []).append(values)
+    for (method, settings, checkpoint), models in series.items():
+        rows = [row for values in models for row in values.rows]
+        refuse_unlike_models(rows)
+        digest = f"_{rows[0]['config_sha256'][:8]}" if settings else ""
+        name = f"{method} [{settings}]" if settings else method
+        told = (*SHARED, "method", "settings", "checkpoint", "seed", "config_sha256")
+        yield Made(
+            f"figure_{SHIFT}_{method}_{checkpoint}{digest}",
+            draw_label_shifts(rows, name),
+            [
+                {**{k: values.rows[0][k] for k in told}, **asdict(mean)}
+                for values in models
+                for mean in means(values.rows)
+            ],
+            settled(rows),
+            page("Adaptation under label shift", {name: rows}),
+        )
+
+
 def advised(rows: FigureRows) -> str:
     """The sentence about adaptation, from the values of Figure 8."""
     names = [f.name for f in fields(Shift)]
@@ -84,8 +126,8 @@ def advised(rows: FigureRows) -> str:
     return advice(shifts, target).sentence
 
 
-def compute(saved: Saved, number: int, split: str, draws: int) -> None:
-    """Write the values of one of Figures 7-10 into the run's folder.
+def compute(saved: Saved, number: Number, split: str, grid: Grid) -> None:
+    """Write the values of one of Figures 7-10, or of label shifts, into the run's folder.
 
     Raises:
         InputError: if the model or the data do not serve.
@@ -93,18 +135,20 @@ def compute(saved: Saved, number: int, split: str, draws: int) -> None:
     from abra_wilds.analysis.batch_size import batch_size_curve
     from abra_wilds.analysis.bn_shift import bn_shift
     from abra_wilds.analysis.embeddings import embedded
+    from abra_wilds.analysis.label_shift import label_shift
     from abra_wilds.analysis.saved import write_rows
 
-    jobs: Mapping[int, Callable[[], Sequence[Any]]] = {
-        7: lambda: batch_size_curve(saved, split, draws=draws),
+    jobs: Mapping[Number, Callable[[], Sequence[Any]]] = {
+        7: lambda: batch_size_curve(saved, split, draws=grid.draws),
         8: lambda: bn_shift(saved, split),
         9: lambda: embedded(saved, (SOURCE, split)),
         10: lambda: embedded(saved, (SOURCE, split), adapted=True),
+        SHIFT: lambda: label_shift(saved, split, grid),
     }
     write_rows(saved, COMPUTED[number], jobs[number]())
 
 
-def save(made: Made, number: int, folder: Path) -> None:
+def save(made: Made, number: Number, folder: Path) -> None:
     """Write the files of a figure and say so.
 
     Raises:
@@ -112,10 +156,15 @@ def save(made: Made, number: int, folder: Path) -> None:
     """
     make_out(folder)
     save_figure(made.figure, made.values, folder, made.name)
-    print(f"Figure {number}: {folder / made.name}.png, .svg, .csv", made.sentence or "")
+    if made.page is not None:
+        write_text(folder / f"{made.name}.md", made.page)
+    kinds = ".png, .svg, .csv" if made.page is None else ".png, .svg, .csv, .md"
+    print(f"Figure {number}: {folder / made.name}{kinds}", made.sentence or "")
 
 
-def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace) -> dict[int, str]:
+def computed(
+    checkpoint: Path, numbers: Sequence[Number], args: argparse.Namespace, grid: Grid
+) -> dict[Number, str]:
     """Compute the values of some figures from a model; returns why any of them could not be.
 
     Raises:
@@ -127,10 +176,10 @@ def computed(checkpoint: Path, numbers: Sequence[int], args: argparse.Namespace)
         raise InputError(f"--checkpoint {checkpoint} does not lie in {args.runs}; give RUNS that holds it")
     flags = {} if args.root_dir is None else {"root_dir": str(args.root_dir)}
     saved = open_saved(checkpoint, flags, args.tta_group)
-    failed = {}
+    failed: dict[Number, str] = {}
     for number in numbers:
         try:
-            compute(saved, number, args.split, args.draws)
+            compute(saved, number, args.split, grid)
         except InputError as fault:
             failed[number] = str(fault)
     return failed

@@ -1,4 +1,4 @@
-"""Values of Figures 7-10, which abra_wilds.analysis leaves in the folder `analysis` of a model's run."""
+"""Values of figures of saved models, which abra_wilds.analysis leaves in the folder `analysis` of a run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from abra_wilds.results.names import found, model_name
 from abra_wilds.results.runs import Run, differing
 
 # What the values of a figure are called there.
-COMPUTED = {7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"}
-ABLATIONS = {
+SHIFT = "shift"  # a figure that the paper does not have
+Number = int | str  # of a figure of the paper, or SHIFT
+COMPUTED: Mapping[Number, str] = {
+    **{7: "batch_size", 8: "bn_shift", 9: "points_running", 10: "points_bio-batch"},
+    SHIFT: "label_shift",
+}
+ABLATIONS: Mapping[Number, tuple[str, str, str]] = {
     5: ("abra_at", "Where ABRA shifts representations", "insertion points"),
     6: ("abra_terms", "Terms of ABRA's loss", "terms"),
 }
-FIGURES = (*ABLATIONS, *COMPUTED)
+FIGURES = tuple(n for n in (*ABLATIONS, *COMPUTED) if n != SHIFT)  # of the paper
 # What models in one figure must share.
 SHARED = ("dataset", "simulated", "group", "split")
 
@@ -47,7 +52,7 @@ class Values:
         return f"{first['method']}_seed{first['seed']}_{first['checkpoint']}{digest}"
 
 
-def values_of(runs: Sequence[Run], number: int) -> list[Values]:
+def values_of(runs: Sequence[Run], number: Number) -> list[Values]:
     """The values of a figure, one entry a model.
 
     Raises:
@@ -87,15 +92,16 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
 
 
 def refuse_model_twice(found: Sequence[Values]) -> None:
-    """Raise if a model of the same method, settings, seed and epoch is there twice.
+    """Raise if a model of the same method, settings, seed, epoch and fold is there twice.
 
     Raises:
         InputError: with both folders.
     """
-    seen: dict[tuple[str, str], Values] = {}
+    seen: dict[tuple[str, str, str | None], Values] = {}
     for values in found:
         row = values.rows[0]
-        first = seen.setdefault((row["config_sha256"], row["checkpoint"]), values)
+        key = row["config_sha256"], row["checkpoint"], row.get("data_sha256")
+        first = seen.setdefault(key, values)
         if first is not values:
             raise InputError(
                 f"seed {row['seed']} of {row['method']} is there twice, in {first.run.path} and "

@@ -11,14 +11,15 @@ from xml.etree import ElementTree
 from abra_wilds.errors import InputError
 
 SVG = "{http://www.w3.org/2000/svg}"
-NAME = re.compile(r"figure_(\d+)(_.+)?")
+NAME = re.compile(r"figure_(\d+|shift)(_.+)?")
 TITLES = {
-    5: "Insertion points",
-    6: "Terms of the loss",
-    7: "Accuracy against inference batch size",
-    8: "Shift of batch-norm statistics",
-    9: "Embeddings by the model's own statistics",
-    10: "Embeddings by the statistics of each bio-batch",
+    "5": "Insertion points",
+    "6": "Terms of the loss",
+    "7": "Accuracy against inference batch size",
+    "8": "Shift of batch-norm statistics",
+    "9": "Embeddings by the model's own statistics",
+    "10": "Embeddings by the statistics of each bio-batch",
+    "shift": "Adaptations under label shift",
 }
 LARGEST_SVG = 400_000  # bytes; pixels are used beyond
 LARGEST_CSV = 300_000
@@ -46,16 +47,17 @@ class Embedded:
 
 
 def read_figures(folder: Path) -> list[Embedded]:
-    """The figures of a folder, by number.
+    """The figures of a folder, by number, and then those that have a name.
 
     Raises:
         InputError: for a figure that cannot be read.
     """
-    found = [(int(m[1]), path) for path in folder.glob("figure_*.png") if (m := NAME.fullmatch(path.stem))]
-    return [read_figure(path, number) for number, path in sorted(found)]
+    found = [(m[1], path) for path in folder.glob("figure_*.png") if (m := NAME.fullmatch(path.stem))]
+    found.sort(key=lambda one: (one[0].rjust(len("shift")), one[1]))
+    return [read_figure(path, number) for number, path in found]
 
 
-def read_figure(png: Path, number: int) -> Embedded:
+def read_figure(png: Path, number: str) -> Embedded:
     """One figure, from its .png, .svg and .csv.
 
     Raises:

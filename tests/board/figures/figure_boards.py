@@ -1,4 +1,4 @@
-"""Run folders with made-up values of Figures 7-10, for tests of figures.py."""
+"""Run folders with made-up values of figures of saved models, for tests of figures.py."""
 
 from __future__ import annotations
 
@@ -59,6 +59,30 @@ def points(n=24):
         for k in range(n)
         for line in (("HEPG2", "HUVEC", "RPE")[k % 3],)
     ]
+
+
+def label_shifts(losses=None, data="d", draws=2):
+    """Rows of label shifts: 40 and 60 images of two plates, 30 and 42 right without adaptation (72 %).
+
+    `losses` are images that an adaptation loses in a cell and plate, beside one that gains 5 in each plate.
+    """
+    none, gains = [30, 42], {"plate_bn": [35, 47]}
+    rows = []
+    for alpha in (None, 0.1):
+        for size in (1, 8, None):
+            right = {"none": none, **gains}
+            for name, lost in (losses or {}).items():
+                off = lost.get((alpha, size), [0, 0])
+                right[name] = [a - b for a, b in zip(none, off, strict=True)]
+            balanced = {name: sum(of) / 200 for name, of in right.items()}
+            rows.append(
+                {
+                    **{"split": "test", "alpha": alpha, "size": size, "draws": draws},
+                    **{"bio_batches": ["p1", "p2"], "images": [40, 60], "data_sha256": data},
+                    **{"right": right, "balanced_acc": balanced},
+                }
+            )
+    return rows
 
 
 def made(folder, number):

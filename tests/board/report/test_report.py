@@ -177,8 +177,11 @@ def test_a_figure_that_shows_other_models_too_is_left_out_and_bars_stay(logs, tm
     for name, models in (("figure_7", [*digests, "another"]), ("figure_10_x", digests)):
         save_figure(figure, [{"config_sha256": digest} for digest in models], tmp_path, name)
     save_figure(figure, [{"setting": "res4"}], tmp_path, "figure_5")
+    save_figure(figure, [{"config_sha256": digests[0]}], tmp_path, "figure_shift_x")
     shown, strange = report.figures_of(tmp_path, find_runs(logs))
-    assert ([f.name for f in shown], strange) == (["figure_5", "figure_10_x"], ["figure_7"])
+    assert [f.name for f in shown] == ["figure_5", "figure_10_x", "figure_shift_x"] and strange == [
+        "figure_7"
+    ]
 
 
 def test_commands_costs_and_versions_are_the_runs_own(page, text):
