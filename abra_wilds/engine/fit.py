@@ -18,6 +18,7 @@ from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import (
     check_last_model,
+    forget_first_epoch,
     check_same_run,
     folder_of,
     hold_folder,
@@ -95,6 +96,8 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     if t.resume:
         check_same_run(folder, config, data["digest"])
         check_last_model(folder)
+        if not resuming:
+            on_rank_zero(lambda: forget_first_epoch(folder))
     if resuming:
         # After the epochs over images the optimiser in the file is the classifiers', which train_heads loads.
         in_heads = done.epoch >= o.n_epochs

@@ -185,6 +185,16 @@ def check_last_model(folder: RunFolder) -> None:
         )
 
 
+def forget_first_epoch(folder: RunFolder) -> None:
+    """Remove models and predictions of a first epoch that starts over, before the logs lose its rows.
+
+    Otherwise, if the epoch were cut short once more, nothing would say that they are of the first.
+    """
+    for pattern in ("*_model.pth", "*_pred.csv"):
+        for path in folder.path.glob(pattern):
+            path.unlink()
+
+
 def _empty(path: Path, inside: list[str]) -> None:
     foreign = [name for name in inside if not OUR_FILES.fullmatch(name)]
     if foreign:

@@ -87,6 +87,16 @@ def test_a_run_that_ended_in_its_first_epoch_starts_over(root, tiny, tmp_path):
     assert main([*argv, "--resume"]) == 0 and runs.state(folder)["epoch"] == 1
 
 
+def test_a_run_that_ended_in_its_first_epoch_twice_starts_over(root, tiny, tmp_path):
+    """First after the best model, then before the logs have a row again."""
+    argv = runs.command(root, tmp_path, "ERM", n_epochs=1)
+    assert main(argv) == 0
+    (tmp_path / LAST).unlink()
+    (tmp_path / "results.jsonl").unlink()
+    runs.kill_at([*argv, "--resume"], tmp_path, step=2)
+    assert main([*argv, "--resume"]) == 0 and runs.state(tmp_path)["epoch"] == 0
+
+
 @pytest.mark.parametrize("without", ["logs", "rows"])
 def test_models_of_which_no_log_tells_the_epoch_are_not_taken_for_the_first_ones(
     root, tiny, tmp_path, capsys, without
