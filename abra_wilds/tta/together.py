@@ -68,7 +68,7 @@ class _Crew:
         self.norms, self.local = norms, threading.local()
         self.moments: list[Moments | None] = [None] * size
         self.barrier = threading.Barrier(size, self.all_here)
-        self.norm: nn.Module | None = None
+        self.norm: Any = None
 
     def before(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Hand in the moments of a pass, and go on when the norm is set."""
@@ -79,7 +79,6 @@ class _Crew:
 
     def all_here(self) -> None:
         """Set the norm, once all passes have come to it."""
-        assert self.norm is not None
         means, variances = zip(*(m for m in self.moments if m is not None), strict=True)
         with torch.no_grad():
             self.norms[self.norm](self.norm, torch.cat(means), torch.cat(variances))
