@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.data.datasets.catalogue import split_subset
+from abra_wilds.engine.precision import configure_precision
 from abra_wilds.errors import InputError
 from abra_wilds.functional.effects import Effects
 from abra_wilds.functional.stats import instance_moments
@@ -156,9 +158,10 @@ def test_where_posteriors_are_those_of_the_training_mix_for_all_images_it_is_shr
 # the whole adapter
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_infinite_prior_is_no_adaptation_bit_for_bit(dtype):
-    method, x = trained().to(dtype), plate(0).to(dtype).split([5, 4, 3])
+@pytest.mark.parametrize(("dtype", "amp"), [("float32", "none"), ("float64", "none"), ("float32", "bf16")])
+def test_an_infinite_prior_is_no_adaptation_bit_for_bit(dtype, amp):
+    method, x = trained().to(getattr(torch, dtype)), plate(0).to(getattr(torch, dtype)).split([5, 4, 3])
+    configure_precision(method, SpeedConfig(amp=amp))
     still = {k: replace(e, within=0 * e.within) for k, e in components(method).means.items()}
     for parts in (components(method), components(method, classes=0.0, means=still)):
         wanted = torch.cat(running_statistics(method, x))
