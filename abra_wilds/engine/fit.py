@@ -18,9 +18,9 @@ from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
 from abra_wilds.engine.artifacts.folder import (
     check_last_model,
-    forget_first_epoch,
     check_same_run,
     folder_of,
+    forget_first_epoch,
     hold_folder,
     mark_finished,
     open_folder,

@@ -68,7 +68,7 @@ class _Crew:
         self.norms, self.local = norms, threading.local()
         self.moments: list[Moments | None] = [None] * size
         self.barrier = threading.Barrier(size, self.all_here)
-        self.norm: nn.Module = nn.Identity()
+        self.norm: Any = None
 
     def before(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Hand in the moments of a pass, and go on when the norm is set."""

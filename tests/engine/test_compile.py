@@ -23,10 +23,12 @@ from abra_wilds.methods.styles.dsu import DSUConfig
 from abra_wilds.nets.backbones import build_net, densenet
 from abra_wilds.nets.staged import STAGES, bn_buffers_kept
 from abra_wilds.tta.adapters import own_statistics
+from abra_wilds.tta.eb_bn import class_aware_statistics
 from abra_wilds.types import InputError, Target
 from tests import runs
 from tests.helpers import make_batch, make_method, tiny_net, tiny_vit, worst
 from tests.speed_tools import CPU, losses, prepared, simulated, take
+from tests.tta.made import components
 
 
 @pytest.fixture(autouse=True)
@@ -183,11 +185,13 @@ def test_adaptation_reaches_into_a_compiled_network():
         method.eval()
         with torch.no_grad():
             method.predict(passes[0])
+    parts = components(a)
+    by_class = [torch.cat(class_aware_statistics(m, passes, components=parts)) for m in (a, b)]
     adapted = [torch.cat(own_statistics(method, passes)) for method in (a, b)]
-    assert worst(*adapted) < 1e-12
+    assert worst(*adapted) < 1e-12 and worst(*by_class) < 1e-12
     with torch.no_grad():
         plain = torch.cat([b.predict(x) for x in passes])
-    assert worst(adapted[1], plain) > 0.01
+    assert worst(adapted[1], plain) > 0.01 and worst(by_class[1], plain) > 0.01
 
 
 def test_flops_are_counted_in_a_compiled_network_as_in_another():

@@ -96,6 +96,19 @@ def test_predictions_in_parallel_are_the_one_process_file(trained, root, tiny, o
         assert ("Components of" in logs[0][3]) == (tta == "eb_bn")
 
 
+def test_an_adaptation_with_components_picks_on_two_processes_as_it_predicts_on_one(
+    root, tiny, on_two_ranks, tmp_path
+):
+    name, flags = "eb_bn_experiment_min4", {"tta": "eb_bn", "tta_group": "experiment", "tta_min": 4}
+    argv = runs.command(root, tmp_path / "run", "ERM", also_tta=["eb_bn,group=experiment,min=4"])
+    ends = on_two_ranks(ranks.trained, argv)
+    assert [end[:2] for end in ends] == [(0, "")] * 2 and runs.differences(ends[0][2], ends[1][2]) == []
+    value, epoch = runs.state(tmp_path / "run")["picked"][name]
+    kept = tmp_path / "run" / BEST.replace("best", f"best_{name}")
+    (record,) = predict_saved(kept, ["val"], tmp_path / "out", flags)
+    assert (record.acc, record.epoch) == (pytest.approx(value, abs=1e-7), epoch)
+
+
 def test_two_processes_step_as_one_that_accumulates_their_batches(root, tiny, on_two_ranks, tmp_path):
     argv = runs.command(root, tmp_path / "two", "ERM", **STILL)
     (_, err, two), _ = on_two_ranks(ranks.trained, argv)

@@ -99,7 +99,10 @@ def test_leading_directions_are_exact_at_full_rank_and_the_nearest_below_it():
     centred = a - a.mean(0)
     scores, loadings = leading(a, 32)
     torch.testing.assert_close(scores @ loadings, centred)
-    torch.testing.assert_close(loadings @ loadings.mT, torch.eye(6, dtype=torch.float64))
+    torch.testing.assert_close(scores.mT @ scores, torch.eye(6, dtype=torch.float64))
+    tall = leading(a.mT, 32)
+    torch.testing.assert_close(tall[0] @ tall[1], a.mT - a.mT.mean(0))
+    torch.testing.assert_close(tall[1] @ tall[1].mT, torch.eye(6, dtype=torch.float64))
     scores, loadings = leading(a, 2)
     assert scores.shape == (6, 2) and loadings.shape == (2, 9)
     lost = torch.linalg.svdvals(centred)[2:]

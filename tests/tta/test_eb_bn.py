@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.precision import SpeedConfig
+from abra_wilds.data.datasets.catalogue import split_subset
+from abra_wilds.engine.precision import configure_precision
 from abra_wilds.errors import InputError
 from abra_wilds.functional.effects import Effects
 from abra_wilds.functional.stats import instance_moments
@@ -26,6 +30,7 @@ from abra_wilds.tta.eb_bn import (
     unadapted,
 )
 from abra_wilds.tta.mix import no_labels
+from abra_wilds.tta.plan import split_plan, tally
 from tests import runs
 from tests.helpers import worst
 from tests.tta.made import components, effects
@@ -153,9 +158,10 @@ def test_where_posteriors_are_those_of_the_training_mix_for_all_images_it_is_shr
 # the whole adapter
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_an_infinite_prior_is_no_adaptation_bit_for_bit(dtype):
-    method, x = trained().to(dtype), plate(0).to(dtype).split([5, 4, 3])
+@pytest.mark.parametrize(("dtype", "amp"), [("float32", "none"), ("float64", "none"), ("float32", "bf16")])
+def test_an_infinite_prior_is_no_adaptation_bit_for_bit(dtype, amp):
+    method, x = trained().to(getattr(torch, dtype)), plate(0).to(getattr(torch, dtype)).split([5, 4, 3])
+    configure_precision(method, SpeedConfig(amp=amp))
     still = {k: replace(e, within=0 * e.within) for k, e in components(method).means.items()}
     for parts in (components(method), components(method, classes=0.0, means=still)):
         wanted = torch.cat(running_statistics(method, x))
@@ -250,6 +256,13 @@ def test_the_half_of_the_norms_that_classes_move_least_is_asked():
         changed = support_of(deviation, {**shifts, name: -9 * shifts[name]}, 20, parts)
         asked += [name] if changed < 0.99 else []
     assert asked == [names[1], names[3], names[4]]
+
+
+def test_parts_of_eb_bn_have_their_statistics_together(dataset):
+    e = EvalConfig(tta="eb_bn", tta_min=2, tta_batch_size=6)
+    plan = split_plan(split_subset(dataset, "val"), e, 8)
+    assert [[len(rows) for rows in group.passes] for group in plan] == [[6, 5, 5]] * 4
+    assert "12 passes; statistics of 16 to 16 images; 0 cut" in tally(plan, e).line("val", e)
 
 
 # components

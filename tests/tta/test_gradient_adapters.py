@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from abra_wilds.tta import sar as sar_module
 from abra_wilds.tta.adapters import own_statistics
+from abra_wilds.tta.literature import sar as sar_module
 from abra_wilds.tta.literature.affine import affine_copies, entropies, gradients
 from abra_wilds.tta.literature.sar import sar
 from abra_wilds.tta.literature.tent import tent

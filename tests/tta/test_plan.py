@@ -67,13 +67,6 @@ def test_a_larger_bio_batch_is_cut_into_near_equal_parts(dataset):
     )
 
 
-def test_parts_of_eb_bn_have_their_statistics_together(dataset):
-    e = EvalConfig(tta="eb_bn", tta_min=2, tta_batch_size=6)
-    plan = split_plan(split_subset(dataset, "val"), e, 8)
-    assert [[len(rows) for rows in group.passes] for group in plan] == [[6, 5, 5]] * 4
-    assert "12 passes; statistics of 16 to 16 images; 0 cut" in tally(plan, e).line("val", e)
-
-
 def test_a_small_bio_batch_is_predicted_with_the_running_statistics_and_counted(dataset):
     e = EvalConfig(tta="plate_bn")
     plan = split_plan(split_subset(dataset, "id_test"), e, 8)

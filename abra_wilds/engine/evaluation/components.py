@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -80,7 +80,7 @@ def adapter_of(
 def saved_components(
     checkpoint: Path, config: RunConfig, data: Data, method: Method, overwrite: bool = False
 ) -> Components:
-    """The components of a saved model; where none of it are kept, they are fitted and kept.
+    """The components of a saved model; where none of it are kept, they are fitted and, if they can be, kept.
 
     Args:
         checkpoint: the model's file.
@@ -93,15 +93,19 @@ def saved_components(
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
-    of = {"checkpoint_sha256": sha256(checkpoint), "data_sha256": data_digest(data.dataset)}
+    of = {
+        "checkpoint_sha256": sha256(checkpoint),
+        "data_sha256": data_digest(data.dataset),
+        "controls": config.eval.tta_controls,
+    }
     if path.exists() and not overwrite:
         state = read_checkpoint(path)
         if {key: state.pop(key, None) for key in of} == of:
             return Components.from_state(state)
     found = fit_components(config, data, method)
-    if os.access(path.parent, os.W_OK):  # a run that is only read can be predicted
-        with atomic_write(path) as temporary, open(temporary, "wb") as file:
-            torch.save({**found.to("cpu").state(), **of}, file)
+    # A run that may not be written can be predicted all the same; a full disk is a RuntimeError of torch's.
+    with suppress(OSError, RuntimeError), atomic_write(path) as temporary, open(temporary, "wb") as file:
+        torch.save({**found.to("cpu").state(), **of}, file)
     return found
 
 
