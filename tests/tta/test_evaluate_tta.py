@@ -24,6 +24,7 @@ from abra_wilds.tta.adapters import make_adapter
 from abra_wilds.tta.plan import split_plan
 from abra_wilds.types import InputError
 from tests import runs
+from tests.tta.made import components
 from tests.tta.reference import in_training_mode, with_statistics_of
 
 CPU = torch.device("cpu")
@@ -122,11 +123,12 @@ def test_without_an_adapter_every_loader_gives_the_bytes_of_the_standard_one(dat
 @pytest.mark.parametrize("tta", TTA[1:])
 def test_labels_change_no_prediction(dataset, method, monkeypatch, tta):
     e = EvalConfig(tta=tta, tta_min=2)
-    found = predict(method, loader(dataset, "test", e), CPU, adapter=make_adapter(e))
+    adapter = make_adapter(e, components(method))
+    found = predict(method, loader(dataset, "test", e), CPU, adapter=adapter)
     y = dataset._y_array
     monkeypatch.setattr(dataset, "_y_array", y[torch.randperm(len(y), generator=torch.Generator())])
     assert not torch.equal(split_subset(dataset, "test").y_array, y[split_subset(dataset, "test").indices])
-    assert torch.equal(predict(method, loader(dataset, "test", e), CPU, adapter=make_adapter(e)), found)
+    assert torch.equal(predict(method, loader(dataset, "test", e), CPU, adapter=adapter), found)
 
 
 def test_what_learns_from_pass_to_pass_is_put_back_between_bio_batches(dataset, method):
