@@ -30,6 +30,7 @@ from tests import disks, runs
 
 MODEL = "rxrx1_seed:0_epoch:best_model.pth"
 KEPT = "rxrx1_seed:0_epoch:best_components_plate.pth"
+OF = ("checkpoint_sha256", "data_sha256", "controls")  # whose components they are
 EB = {"tta": "eb_bn", "tta_min": 8}
 CPU = torch.device("cpu")
 
@@ -115,11 +116,7 @@ def test_components_are_kept_and_fitted_anew_for_another_model_or_other_data(
     kept = (run_folder / KEPT).read_bytes()
     assert (
         Components.from_state(
-            {
-                k: v
-                for k, v in torch.load(run_folder / KEPT, weights_only=True).items()
-                if "sha256" not in k and k != "controls"
-            }
+            {k: v for k, v in torch.load(run_folder / KEPT, weights_only=True).items() if k not in OF}
         ).group
         == "plate"
     )
@@ -273,3 +270,15 @@ def test_a_run_that_trains_with_it_evaluates_by_the_model_of_each_epoch(root, tm
         )
         assert ours == theirs
     assert components_path(tmp_path / "run" / MODEL, "plate").name == KEPT
+
+
+def test_certificates_stand_beside_the_predictions_and_know_no_label(run_folder, tmp_path):
+    predict_saved(run_folder / MODEL, ["test"], tmp_path / "a", EB)
+    (path,) = (tmp_path / "a").glob("*split:test*certificates.csv")
+    rows = pd.read_csv(path)
+    assert rows["split"].eq("test").all() and rows["bio_batch"].is_unique and len(rows)
+    assert (rows["low"] <= rows["accuracy"]).all() and (rows["accuracy"] <= rows["high"]).all()
+    assert set(rows["advice"]) <= {"adapt", "do not adapt", "cannot tell"} and rows["because"].notna().all()
+    assert "Estimated accuracy of test, without its labels" in (tmp_path / "a" / "log.txt").read_text()
+    predict_saved(run_folder / MODEL, ["test"], tmp_path / "plain", {"tta": "plate_bn", "tta_min": 2})
+    assert not list((tmp_path / "plain").glob("*certificates*"))
