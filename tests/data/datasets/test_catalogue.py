@@ -105,6 +105,10 @@ BAD = {
     "plate as text": (lambda d: d.assign(plate="P" + d.plate.astype(str)), "column plate .* has 'P1'"),
     "plate from 0": (lambda d: d.assign(plate=d.plate - 1), "column plate .* at least 1; line 2 has '0'"),
     "site as text": (lambda d: d.assign(site="s" + d.site.astype(str)), "column site .* line 2 has 's1'"),
+    "a control character before a number": (
+        lambda d: d.assign(site="\x1c" + d.site.astype(str)),
+        r"column site .* line 2 has '\\x1c1'",
+    ),
     "unknown split": (
         lambda d: d.assign(dataset=d.dataset.replace("val", "valid")),
         "column dataset .*train, val, test; line 130 has 'valid', and 256 of 1,024",
