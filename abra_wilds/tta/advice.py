@@ -40,7 +40,9 @@ def decide(
     """Decide for a bio-batch.
 
     Controls and wells are asked first: predictions that adaptation sets right or wrong, and wells whose two
-    sites it brings together or apart, by a sign test. If they say nothing clear, the class mix decides.
+    sites it brings together or apart, by a sign test. Sites agree by chance where one class is predicted for
+    most images, so that wells count only if Cohen's kappa says the same. If neither says anything clear,
+    the class mix decides.
 
     Args:
         plain: (n, O) logits without adaptation.
@@ -57,14 +59,24 @@ def decide(
         return Decision(False, "adaptation changes no prediction", changed)
     is_control = known >= 0
     i, j = pairs_of(wells)
-    for what, was, now in (
-        ("controls", (before == known)[is_control], (after == known)[is_control]),
-        ("wells of two equal sites", before[i] == before[j], after[i] == after[j]),
+    beyond_chance = kappa(after, i, j) - kappa(before, i, j)
+    for what, was, now, direction in (
+        ("controls", (before == known)[is_control], (after == known)[is_control], None),
+        ("wells of two equal sites", before[i] == before[j], after[i] == after[j], beyond_chance),
     ):
         gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
         sign = (gained - lost) / math.sqrt(max(gained + lost, 1))
-        if abs(sign) > CLEAR_SIGN:
+        if abs(sign) > CLEAR_SIGN and (direction is None or sign * direction > 0):
             return Decision(sign > 0, f"of {len(was)} {what} it gains {gained} and loses {lost}", changed)
     if mix.spread > UNUSUAL:
         return Decision(None, f"its class mix is unusual (spread {mix.spread:.2f})", changed)
     return Decision(True, f"its class mix is near that of training (spread {mix.spread:.2f})", changed)
+
+
+def kappa(classes: Tensor, i: Tensor, j: Tensor) -> float:
+    """Cohen's kappa of the predictions (n,) of pairs of images: agreement beyond that of chance."""
+    if not len(i):
+        return 0.0
+    shares = torch.bincount(classes).double() / len(classes)
+    chance = float((shares**2).sum())
+    return (float((classes[i] == classes[j]).double().mean()) - chance) / max(1 - chance, 1e-12)

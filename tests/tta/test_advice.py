@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abra_wilds.tta.advice import UNUSUAL, decide
+from abra_wilds.tta.advice import UNUSUAL, decide, kappa
+from abra_wilds.tta.evidence import pairs_of
 from abra_wilds.tta.mix import Mix, no_labels
 
 N, O = 24, 4
@@ -55,6 +56,17 @@ def test_sites_of_wells_decide_next(gains):
     plain, adapted = (split, joined) if gains else (joined, split)
     found = decide(plain, adapted, STRANGE, no_labels(y), torch.arange(N) // 2)
     assert found.adapt is gains and found.reason.startswith("of 12 wells of two equal sites it")
+
+
+def test_sites_that_agree_by_chance_alone_decide_nothing():
+    """All images taken for one class agree; adapted, most are right and some wells apart."""
+    y = torch.arange(N) // 2 % O
+    collapsed, adapted = logits(torch.zeros(N, dtype=torch.int64)), logits(changed([0, 2, 4, 6], y))
+    wells = torch.arange(N) // 2
+    found = decide(collapsed, adapted, USUAL, no_labels(y), wells)
+    assert found.adapt is True and "class mix" in found.reason
+    assert kappa(torch.zeros(N, dtype=torch.int64), *pairs_of(wells)) == 0
+    assert kappa(y, *pairs_of(wells)) == pytest.approx(1.0)
 
 
 def test_where_nothing_else_is_clear_the_class_mix_decides():
