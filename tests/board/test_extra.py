@@ -13,7 +13,7 @@ from tests import runs
 from tests.test_layers import MODULES, ROOT, imported
 
 DRAWING = {
-    *(f"abra_wilds.board.figures.{name}" for name in ("build", "drawings", "style")),
+    *(f"abra_wilds.board.figures.{name}" for name in ("build", "drawings", "label_shifts", "style")),
     *(f"abra_wilds.board.report.{name}" for name in ("curves", "page")),
 }
 IMPORT_REST = f"""

@@ -101,6 +101,7 @@ def own_command_takes(root, log_dir, name, tmp_path):
     """Check that our own command starts from the weights and, where settings agree, scores them alike."""
     weights = {"pretrained": None, "pretrained_model_path": log_dir / "rxrx1_seed:0_epoch:last_model.pth"}
     assert own_main(runs.command(root, tmp_path / "own", name, n_epochs=1, warmup_epochs=0, **weights)) == 0
+    logged = {s: runs.rows_of(log_dir / f"{s}_eval.csv") for s in runs.SPLITS}
     code = own_main([*runs.command(root, log_dir, name), "--eval_only"])
     same = json.loads((log_dir / "config.json").read_text())["values"]["train_loader"] != "group"
     same = same or METHODS[name].plan.train_loader == "group"
@@ -108,7 +109,7 @@ def own_command_takes(root, log_dir, name, tmp_path):
     if same:
         records = [json.loads(text) for text in (log_dir / "results.jsonl").read_text().splitlines()]
         for split, record in zip(runs.SPLITS, records, strict=True):
-            row = runs.rows_of(log_dir / f"{split}_eval.csv")[-2]
+            (row, *_) = (row for row in logged[split] if int(row["epoch"]) == record["epoch"])
             assert record["split"] == split
             assert record["acc"] == pytest.approx(float(row["acc_avg"]), abs=1e-6)
 

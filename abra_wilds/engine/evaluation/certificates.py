@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import all_gather
 from abra_wilds.engine.setup import Evaluation
 from abra_wilds.methods.base import Method
-from abra_wilds.results.files import atomic_write
+from abra_wilds.results.files import csv_text, write_text
 from abra_wilds.tta.advice import decide
 from abra_wilds.tta.certificate import certify
 from abra_wilds.tta.components import Components
@@ -157,11 +156,9 @@ def certificates_path(predictions: Path) -> Path:
 
 
 def write_certificates(path: Path, rows: Sequence[PlateCertificate]) -> None:
-    """Write certificates as a csv file."""
-    with atomic_write(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, [f.name for f in fields(PlateCertificate)])
-        table.writeheader()
-        table.writerows(asdict(row) for row in rows)
+    """Write certificates as a csv file; without a bio-batch there is none to write."""
+    if rows:
+        write_text(path, csv_text([asdict(row) for row in rows]))
 
 
 def certificate_line(split: str, rows: Sequence[PlateCertificate]) -> str:
