@@ -97,8 +97,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         InputError: for one value a channel.
     """
     refuse_one_value(x)
-    N, C = x.shape[:2]
-    mean, var = instance_moments(at_least_fp32(x).reshape(N, C, -1, 1))
+    mean, var = image_moments(x)
     between, mu = torch.var_mean(mean, dim=0, correction=0)
     return mu, var.mean(0) + between
 
@@ -114,3 +113,12 @@ def refuse_one_value(x: Tensor) -> None:
             "test-time adaptation got one image whose feature map is a single pixel, and one value has no "
             "spread; raise --tta_min to 2 or more"
         )
+
+
+def image_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every image and channel, (N, C) each, float32 or better.
+
+    Args:
+        x: (N, C) or (N, C, ...).
+    """
+    return instance_moments(at_least_fp32(x).reshape(*x.shape[:2], -1, 1))

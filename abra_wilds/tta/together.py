@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.functional.precision import at_least_fp32
-from abra_wilds.functional.stats import instance_moments
+from abra_wilds.tta.bn_state import hooked, image_moments
 
 Moments = tuple[Tensor, Tensor]  # means and biased variances of images and channels, (n, C) each
 SetNorm = Callable[[nn.Module, Tensor, Tensor], None]
@@ -46,9 +45,7 @@ def together(
 
     with ExitStack() as stack:
         stack.callback(crew.barrier.abort)  # no thread waits on where another could not be started
-        for norm in norms:
-            stack.callback(norm.register_forward_pre_hook(crew.before).remove)
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(hooked([norm.register_forward_pre_hook(crew.before) for norm in norms]))
         threads = [threading.Thread(target=_on_stream(run), args=(i,)) for i in range(1, len(passes))]
         for thread in threads:
             thread.start()
@@ -72,8 +69,7 @@ class _Crew:
 
     def before(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Hand in the moments of a pass, and go on when the norm is set."""
-        x = at_least_fp32(args[0])
-        self.moments[self.local.pass_number] = instance_moments(x.reshape(*x.shape[:2], -1, 1))
+        self.moments[self.local.pass_number] = image_moments(args[0])
         self.norm = norm
         self.barrier.wait()
 

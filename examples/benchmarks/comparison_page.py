@@ -127,7 +127,7 @@ def verdict(rows: Rows) -> str:
         "Significantly above their reference",
         "Significantly below it",
         "Not significant at 5 % after Holm",
-        "Without a test, for want of seeds or of a spread",
+        "Without a test, because there are too few seeds or no spread",
     )
     found: dict[str, list[str]] = {above: [], below: [], open_: [], untested: []}
     for (label, tta), (reference, test, p) in comparisons(rows).items():

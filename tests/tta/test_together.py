@@ -1,4 +1,4 @@
-"""Passes side by side: the logits of one pass however images are cut, and no hook or thread left behind."""
+"""Passes side by side: the logits of one pass however images are cut, and no hook or thread stays."""
 
 import threading
 

@@ -22,7 +22,7 @@ from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
 from abra_wilds.data.reading.images import check_images
 from abra_wilds.data.reading.loaders import Loader
-from abra_wilds.data.samplers.batches import RowIds, members_of
+from abra_wilds.data.samplers.batches import members_of
 from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.dist import on_rank_zero
 from abra_wilds.engine.artifacts.checkpoint import read_checkpoint
@@ -30,12 +30,11 @@ from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.evaluation.certificates import Certifying
 from abra_wilds.engine.setup import Data, reading_kwargs
 from abra_wilds.functional.effects import Effects, EffectSums, mix_spread
-from abra_wilds.functional.precision import at_least_fp32, in_float64
-from abra_wilds.functional.stats import instance_moments
+from abra_wilds.functional.precision import in_float64
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
-from abra_wilds.tta.bn_state import tracking_norms
+from abra_wilds.tta.bn_state import hooked, image_moments, tracking_norms
 from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
@@ -46,7 +45,6 @@ IMAGES_PER_BIO_BATCH = 128
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
 MEASURED_ON = ("val", "id_val", "id_test", "train")
-Part = tuple[RowIds, Tensor, Tensor]  # rows, standardised images (n, C_in, H, W) and class ids (n,)
 
 
 def adapter_of(
@@ -207,24 +205,18 @@ def norm_effects(
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
     def look(name: str, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = at_least_fp32(args[0])
-        seen[name] = instance_moments(x.reshape(*x.shape[:2], -1, 1))
+        seen[name] = image_moments(args[0])
 
-    hooks = [norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            for g, x, y in split.read():
-                method.predict(x)
-                for name, found in seen.items():
-                    if name not in sums:
-                        size = (n_classes, len(split.drawn), found[0].shape[1])
-                        sums[name] = EffectSums(*size), EffectSums(*size)
-                    own = norms[name].running_mean, norms[name].running_var
-                    for total, s, origin in zip(sums[name], found, own, strict=True):
-                        total.add(in_float64(s - origin).cpu(), y, torch.full_like(y, g))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked([norm.register_forward_pre_hook(partial(look, name)) for name, norm in norms.items()]):
+        for g, x, y in split.read():
+            method.predict(x)
+            for name, found in seen.items():
+                if name not in sums:
+                    size = (n_classes, len(split.drawn), found[0].shape[1])
+                    sums[name] = EffectSums(*size), EffectSums(*size)
+                own = norms[name].running_mean, norms[name].running_var
+                for total, s, origin in zip(sums[name], found, own, strict=True):
+                    total.add(in_float64(s - origin).cpu(), y, torch.full_like(y, g))
     means = {name: of_means.effects() for name, (of_means, _) in sums.items()}
     return means, {name: of_variances.effects() for name, (_, of_variances) in sums.items()}
 
