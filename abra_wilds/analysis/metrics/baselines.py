@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from abra_wilds.analysis.saved import Saved
 from abra_wilds.data.augment.transforms import augment
@@ -26,6 +27,7 @@ from abra_wilds.engine.setup import build_method
 
 UNTRAINED, CHANNELS, POSITION = "untrained backbone", "channel statistics", "plate position"
 LEVELS = 256  # of the histogram that a threshold is drawn in
+TWO_SIDED = 0.68
 _ROW_AND_COLUMN = re.compile(r"([A-Za-z]+)(\d+)")
 
 
@@ -67,21 +69,45 @@ def untrained_copy(saved: Saved, loaders: Mapping[str, Loader]) -> tuple[Saved, 
 def channel_statistics(x: Tensor) -> Tensor:
     """Mean, standard deviation and foreground share of each channel, (N, 3C), of images (N, C, H, W).
 
-    The foreground is what is brighter than the threshold of Otsu (1979), which parts an image's histogram
-    into two of the least variance; its share stands for how many cells there are.
+    The share of the foreground stands for how many cells there are.
     """
     flat = x.flatten(2).float()  # (N, C, P)
-    low, high = flat.amin(2, keepdim=True), flat.amax(2, keepdim=True)
-    bins = ((flat - low) / (high - low).clamp(min=1e-6) * (LEVELS - 1)).round().long()
+    share = foreground(x).float().mean((2, 3))
+    return torch.cat([flat.mean(2), flat.std(2, correction=0), share], dim=1)
+
+
+def foreground(x: Tensor) -> Tensor:
+    """What is above Otsu's threshold in each channel, (N, C, H, W) bool, of images of this shape.
+
+    Means over 3 x 3 pixels are compared, since noise has no place. A channel whose two sides explain no more
+    of its variance than those of noise (2 / pi = 0.64) has no foreground.
+    """
+    smooth = F.avg_pool2d(x.float(), 3, 1, 1, count_include_pad=False)
+    threshold, explained = (v[..., None, None] for v in otsu(smooth))
+    return (smooth > threshold) & (explained > TWO_SIDED)
+
+
+def otsu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The threshold of Otsu (1979) of each channel of images (N, C, H, W).
+
+    It parts a histogram of 256 levels into two sides of the least variance.
+
+    Returns:
+        The threshold, and the share of the variance that the two sides explain, (N, C) each.
+    """
+    flat = x.flatten(2).float()  # (N, C, P)
+    low = flat.amin(2, keepdim=True)
+    width = (flat.amax(2, keepdim=True) - low) / (LEVELS - 1)
+    bins = ((flat - low) / width.clamp(min=1e-6)).round().long()
     counts = torch.zeros(*flat.shape[:2], LEVELS, device=x.device)
-    counts.scatter_add_(2, bins, torch.ones_like(flat))
-    share = counts / flat.shape[2]
-    below = share.cumsum(2)  # (N, C, LEVELS) the share at or below each level
+    share = counts.scatter_add_(2, bins, torch.ones_like(flat)) / flat.shape[2]
     level = torch.arange(LEVELS, device=x.device, dtype=flat.dtype)
+    below = share.cumsum(2)  # (N, C, LEVELS) the share at or below each level
     mass = (share * level).cumsum(2)
-    between = (mass[..., -1:] * below - mass) ** 2 / (below * (1 - below)).clamp(min=1e-6)
-    above = 1 - below.gather(2, between.argmax(2, keepdim=True))[..., 0]  # (N, C)
-    return torch.cat([flat.mean(2), flat.std(2, correction=0), above], dim=1)
+    mean = mass[..., -1:]
+    between, at = ((mean * below - mass) ** 2 / (below * (1 - below)).clamp(min=1e-6)).max(2)
+    variance = (share * (level - mean) ** 2).sum(2)
+    return low[..., 0] + (at + 0.5) * width[..., 0], between / variance.clamp(min=1e-6)
 
 
 def standardised(features: NDArray[np.float32]) -> NDArray[np.float32]:
