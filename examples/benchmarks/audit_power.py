@@ -45,8 +45,9 @@ from abra_wilds.simulate.traits import Traits, batch_effect, phenotype, traits_o
 SIDE, LINE, EPOCHS, BATCH = 48, "HUVEC", 12, 32
 CELLS = 0.7  # of the line's, so that there is background to see
 SHAPES = ("er_decay", "er_grain", "actin_fibres", "actin_pitch", "actin_cortex")
-# How strong what is planted is: log gain, share of the field that is emptied, grey levels of a pattern.
-GAIN, EMPTIED, PATTERN = 0.25, 0.7, 12.0
+# How strong what is planted is: deviation of log gains, the largest share of the field that is emptied, and
+# grey levels of a pattern.
+STRENGTH = {"intensity": 0.25, "density": 0.9, "background": 12.0}
 Screen = tuple[Tensor, AuditWells]
 
 
@@ -121,14 +122,14 @@ def unrandomised(x: Tensor, wells: AuditWells, rng: np.random.Generator) -> Scre
 
 def brightened(x: Tensor, wells: AuditWells, rng: np.random.Generator) -> Screen:
     """Intensity: each treatment has gains of its own."""
-    gain = np.exp(GAIN * rng.normal(size=(wells.label.max() + 1, x.shape[1])))[wells.label]
+    gain = np.exp(STRENGTH["intensity"] * rng.normal(size=(wells.label.max() + 1, x.shape[1])))[wells.label]
     bright = (x * torch.from_numpy(gain).float()[..., None, None]).round().clamp(0, 255).to(torch.uint8)
     return bright, replace(wells, statistics=channel_statistics(bright).numpy())
 
 
 def thinned(x: Tensor, wells: AuditWells, rng: np.random.Generator) -> Screen:
     """Density: of each treatment another share of the field holds no cells."""
-    share = EMPTIED * rng.permutation(wells.label.max() + 1) / wells.label.max()
+    share = STRENGTH["density"] * rng.permutation(wells.label.max() + 1) / wells.label.max()
     width = np.round(share[wells.label] * SIDE).astype(int)
     empty = torch.arange(SIDE)[None, :] < torch.from_numpy(width)[:, None]  # (n, S)
     thin = torch.where(empty[:, None, None, :], background_only(x), x)
@@ -147,7 +148,7 @@ def patterned(x: Tensor, wells: AuditWells, rng: np.random.Generator) -> Screen:
     line = torch.arange(SIDE) % 2 * 2.0 - 1
     kinds = torch.stack([torch.zeros(SIDE, SIDE), line.expand(SIDE, SIDE), line[:, None].expand(SIDE, SIDE)])
     lines = kinds[torch.stack([codes // 9, codes // 3 % 3, codes % 3], 1)]  # (n, C, S, S)
-    x = (x + PATTERN * lines * ~cells_of(x)).round().clamp(0, 255).to(torch.uint8)
+    x = (x + STRENGTH["background"] * lines * ~cells_of(x)).round().clamp(0, 255).to(torch.uint8)
     return x, replace(wells, statistics=channel_statistics(x).numpy())
 
 
@@ -241,8 +242,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--screens", type=int, default=20, metavar="N", help="clean ones, and of each plant")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the first screen")
+    for name, value in STRENGTH.items():
+        parser.add_argument(f"--{name}", type=float, default=value, metavar="X", help="strength of the plant")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="of the record")
     args = parser.parse_args(argv)
+    STRENGTH.update({name: getattr(args, name) for name in STRENGTH})
     torch.set_num_threads(1)
     start, made_by = time.process_time(), {"commit": commit(), "versions": versions()}
     rows: list[dict[str, Any]] = []
@@ -251,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = {
             "simulated": True,
             "level": LEVEL,
+            "strength": STRENGTH,
             "screens": seed - args.first + 1,
             "core_seconds": round(time.process_time() - start),
             **summary_of(rows),

@@ -12,9 +12,8 @@ from abra_wilds.nets.staged import BATCH_NORMS
 def smoothed(image):
     """Means over 3 x 3 pixels, of those that there are at the rim."""
     H, W = image.shape
-    return np.array(
-        [[image[max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean() for j in range(W)] for i in range(H)]
-    )
+    places = [(slice(max(i - 1, 0), i + 2), slice(max(j - 1, 0), j + 2)) for i in range(H) for j in range(W)]
+    return np.array([image[place].mean() for place in places]).reshape(H, W)
 
 
 def otsu(values):

@@ -143,6 +143,8 @@ def guesses(train: AuditWells, test: AuditWells, O: int, channel: int) -> dict[s
 
     def gaussian(columns: Ints) -> Floats:
         own, new = (f[:, columns].reshape(len(f), -1) for f in both)
+        if not own.var(0).any():  # a foreground that no image has
+            return np.full((len(new), O), 1 / O)
         return spread_out(GaussianNB().fit(own, train.label), new, O)
 
     return {
