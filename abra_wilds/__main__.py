@@ -16,6 +16,7 @@ JOBS = {
     "fetch": "download RxRx1, resumed where it broke off, and checked",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
+    "qc": "which plates, wells and sites not to trust: focus, saturation, empty wells, stains",
     "predict": "predict with a saved model, with or without adaptation",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,15 @@ from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square, crop_side
-from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
+from abra_wilds.data.datasets.catalogue import (
+    data_info,
+    load_dataset,
+    make_grouper,
+    split_subset,
+    subset_of,
+)
 from abra_wilds.data.datasets.counts import data_lines
+from abra_wilds.data.datasets.quality import flag_line, flags_of, site_names
 from abra_wilds.data.reading.images import check_images, common_shape
 from abra_wilds.data.reading.loaders import (
     Loader,
@@ -60,6 +67,7 @@ class Data:
         shape: (C, H, W) of an image.
         info: what methods may know of the data.
         device: where the method lives.
+        left_out: for the log, which images of a split are not used.
     """
 
     dataset: WILDSDataset
@@ -68,10 +76,12 @@ class Data:
     shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
+    left_out: tuple[str, ...] = field(default=(), kw_only=True)
 
     def data_lines(self) -> list[str]:
         """How much each split has of what, and what deviates."""
-        return data_lines(self.dataset, {split: own.indices for split, own in self.subsets.items()})
+        rows = {split: own.indices for split, own in self.subsets.items()}
+        return [*data_lines(self.dataset, rows), *self.left_out]
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,7 @@ def prepare(config: RunConfig) -> Setup:
     d, dataset = config.data, open_dataset(config)
     # The images of other splits need not be there.
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
-    data = open_splits(config, dataset, ("train", *evaluated))
+    data = without_flagged(d, open_splits(config, dataset, ("train", *evaluated)))
     check_val_metric(config, data.subsets)
     train_loader = training_loader(config, data)
     reading = reading_kwargs(d, data.device)
@@ -152,6 +162,23 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     shape = common_shape(dataset, [int(subsets[split].indices[0]) for split in splits])
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device)
+
+
+def without_flagged(d: DataConfig, data: Data) -> Data:
+    """The same without the training images that --qc flags; bio-batches that lose all are still known.
+
+    Raises:
+        InputError: for a table that does not know these images, or flags all.
+    """
+    if d.qc is None:
+        return data
+    train = data.subsets["train"]
+    flags = flags_of(site_names(data.dataset).iloc[train.indices], Path(d.qc))
+    kept = train.indices[flags == ""]
+    if not len(kept):
+        raise InputError(f"--qc {d.qc} flags all {len(flags):,} training images; correct it or leave it out")
+    subsets = {**data.subsets, "train": subset_of(data.dataset, kept)}
+    return replace(data, subsets=subsets, left_out=(flag_line(flags, d.qc),))
 
 
 def open_evaluation(config: RunConfig, splits: Sequence[str] | None = None) -> Evaluation:
