@@ -17,6 +17,8 @@ _HOMES = {
     "run_config": "abra_wilds.recipes.resolve",
     "fit": "abra_wilds.engine.fit",
     "evaluate": "abra_wilds.engine.evaluation.evaluate",
+    "load_model": "abra_wilds.engine.models.model",
+    "Model": "abra_wilds.engine.models.model",
     "StatPerturbation": "abra_wilds.methods.abra.perturbation",
     "channel_stats": "abra_wilds.functional.stats",
     "restyle": "abra_wilds.functional.stats",
