@@ -140,7 +140,7 @@ class StepContext:
 
     Attributes:
         lr: the learning rate of theta at this step.
-        log: whether this step's logs will be read; costly diagnostics belong behind it.
+        log: whether this step's logs will be read; costly diagnostics run only then.
         epoch: passes over the training images that are complete.
         progress: share of the run's optimiser steps that are complete, in [0, 1).
     """
