@@ -14,7 +14,7 @@ from abra_wilds.pools import check_workers, usable_cores
 from abra_wilds.recipes.flags import add_flag
 from abra_wilds.results.files import write_text
 
-DATA_FLAGS = ("dataset", "root_dir", "version", "data_format", "packed_size")
+DATA_FLAGS = ("dataset", "root_dir", "version", "split_scheme", "data_format", "packed_size")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

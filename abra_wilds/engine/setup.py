@@ -18,15 +18,9 @@ from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square, crop_side
-from abra_wilds.data.datasets.catalogue import (
-    data_info,
-    load_dataset,
-    make_grouper,
-    split_subset,
-    subset_of,
-)
+from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
-from abra_wilds.data.datasets.quality import flag_line, flags_of, site_names
+from abra_wilds.data.datasets.quality import without_flagged
 from abra_wilds.data.reading.images import check_images, common_shape
 from abra_wilds.data.reading.loaders import (
     Loader,
@@ -39,6 +33,7 @@ from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_world, world
+from abra_wilds.engine.artifacts.origins import origin_of
 from abra_wilds.engine.artifacts.weights import load_backbone, load_head, refuse_random_stem
 from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.precision import check_speed
@@ -121,7 +116,10 @@ def prepare(config: RunConfig) -> Setup:
     d, dataset = config.data, open_dataset(config)
     # The images of other splits need not be there.
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
-    data = without_flagged(d, open_splits(config, dataset, ("train", *evaluated)))
+    data = open_splits(config, dataset, ("train", *evaluated))
+    if d.qc is not None:
+        train, line = without_flagged(data.subsets["train"], Path(d.qc))
+        data = replace(data, subsets={**data.subsets, "train": train}, left_out=(line,))
     check_val_metric(config, data.subsets)
     train_loader = training_loader(config, data)
     reading = reading_kwargs(d, data.device)
@@ -162,23 +160,6 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     shape = common_shape(dataset, [int(subsets[split].indices[0]) for split in splits])
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device)
-
-
-def without_flagged(d: DataConfig, data: Data) -> Data:
-    """The same without the training images that --qc flags; bio-batches that lose all are still known.
-
-    Raises:
-        InputError: for a table that does not know these images, or flags all.
-    """
-    if d.qc is None:
-        return data
-    train = data.subsets["train"]
-    flags = flags_of(site_names(data.dataset).iloc[train.indices], Path(d.qc))
-    kept = train.indices[flags == ""]
-    if not len(kept):
-        raise InputError(f"--qc {d.qc} flags all {len(flags):,} training images; correct it or leave it out")
-    subsets = {**data.subsets, "train": subset_of(data.dataset, kept)}
-    return replace(data, subsets=subsets, left_out=(flag_line(flags, d.qc),))
 
 
 def open_evaluation(config: RunConfig, splits: Sequence[str] | None = None) -> Evaluation:
@@ -369,7 +350,7 @@ def reading_lines(d: DataConfig, device: torch.device) -> list[str]:
     workers = reading_kwargs(d, device)["num_workers"]
     if workers == workers_asked(d):
         return []
-    return [f"{workers} worker processes read images instead of {workers_asked(d)}, for want of cores"]
+    return [f"{workers} worker processes read images instead of {workers_asked(d)}: there are no more cores"]
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:
@@ -392,12 +373,13 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         refuse_random_stem(config, info)
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     if path is not None:
-        weights, fresh = load_backbone(path, net, m.new_stem, by_timm(m.model))
+        origin = origin_of(path)
+        weights, fresh = load_backbone(origin.path, net, m.new_stem, by_timm(m.model), stem=origin.stem(info))
         if fresh:
             refuse_random_stem(config, info)
     method = get_method(config.algorithm)(net, info, config.method)
     for e in (config.eval, *config.eval.alternatives()):
         check_adaptable(method, e)
     if path is not None and not m.load_featurizer_only:
-        load_head(path, weights, method)
+        load_head(origin.path, weights, method, origin.head(info))
     return method

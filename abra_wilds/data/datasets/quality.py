@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from abra_wilds.data.datasets.catalogue import subset_of
 from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
-    from wilds.datasets.wilds_dataset import WILDSDataset
+    from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
 
 SITE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 FLAG = "Metadata_QC"
@@ -94,7 +95,20 @@ def _keys(table: pd.DataFrame) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([plate, well.map(well_name), site])
 
 
-def flag_line(flags: NDArray[np.object_], path: str) -> str:
+def without_flagged(subset: WILDSSubset, path: Path) -> tuple[WILDSSubset, str]:
+    """A split without the images that a table flags, and a line that says how many and why.
+
+    Raises:
+        InputError: as `flags_of`, or if all are flagged.
+    """
+    flags = flags_of(site_names(subset.dataset).iloc[subset.indices], path)
+    kept = subset.indices[flags == ""]
+    if not len(kept):
+        raise InputError(f"--qc {path} flags all {len(flags):,} training images; correct it or leave it out")
+    return subset_of(subset.dataset, kept), flag_line(flags, path)
+
+
+def flag_line(flags: NDArray[np.object_], path: str | Path) -> str:
     """How many sites a table flags, and why, in a line for the log.
 
     >>> flag_line(np.array(["", "blurred; dim ER", "blurred", ""], dtype=object), "qc.csv")
