@@ -78,7 +78,7 @@ def test_a_missing_stain_is_found_before_training_and_named(copied):
 
 
 DAMAGE = {
-    "16 bits": (np.zeros((32, 32), np.uint16), "mode I;16, "),
+    "16 bits": (np.zeros((32, 32), np.uint16), "uint16 and .*_w1.png is 32 x 32 pixels of uint8"),
     "colour": (np.zeros((32, 32, 3), np.uint8), "mode RGB, "),
     "palette": (Image.fromarray(np.zeros((32, 32), np.uint8)).convert("P"), "mode P, "),
     "1 bit": (np.zeros((32, 32), bool), "mode 1, "),
