@@ -21,7 +21,7 @@ import torch
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
-from abra_wilds.data.datasets.layouts import METADATA, absent
+from abra_wilds.data.datasets.layouts import METADATA, STAINS, absent
 from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
 from abra_wilds.data.datasets.plates import WILDS_FILE, look
 from abra_wilds.data.reading.images import Form, read_image
@@ -138,8 +138,6 @@ def class_names(dataset: WILDSDataset, n: int) -> list[str]:
 
 def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
     """The stains in the order of the channels: RxRx1's by name, others by number."""
-    from abra_wilds.data.datasets.rxrx1 import STAINS
-
     return [STAINS[k] if n <= len(STAINS) else f"channel {k + 1}" for k in range(n)]
 
 

@@ -33,9 +33,6 @@ from wilds.common.grouper import CombinatorialGrouper  # noqa: E402
 from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
 
-# What _w1 to _w6 show.
-STAINS = ("Hoechst", "ConA", "phalloidin", "SYTO 14", "MitoTracker", "WGA")
-
 
 class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
     """RxRx1: six stains of 512 x 512, 1,139 siRNAs, 51 experiments of four cell lines (Taylor et al. 2019).

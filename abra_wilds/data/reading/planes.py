@@ -194,6 +194,19 @@ def ome_attributes(folder: str | Path) -> dict[str, Any]:
     return dict(attributes.get("ome", attributes))
 
 
+def open_field(path: str) -> tuple[Any, str]:
+    """The full resolution of an image of an OME-Zarr, unread, and the letters of its axes.
+
+    Raises:
+        InputError: if it is none.
+    """
+    images = ome_attributes(path).get("multiscales")
+    if not images:
+        raise InputError(f"{path} is no image of an OME-Zarr; name PLATE.zarr/ROW/COLUMN/FIELD")
+    array = zarr_library().open_array(f"{path}/{images[0]['datasets'][0]['path']}", mode="r")
+    return array, "".join(axis["name"].lower() for axis in images[0]["axes"])
+
+
 def _reader(path: str) -> Callable[[Reference], NDArray[Any]]:
     """What reads a file of its kind."""
     if ".zarr" in path:
@@ -239,12 +252,7 @@ def _read_tiff(at: Reference) -> NDArray[Any]:
 
 
 def _read_zarr(at: Reference) -> NDArray[Any]:
-    """A plane of the full resolution of a field."""
-    images = ome_attributes(at.path).get("multiscales")
-    if not images:
-        raise InputError(f"{at.path} is no image of an OME-Zarr; name PLATE.zarr/ROW/COLUMN/FIELD")
-    array = zarr_library().open_array(f"{at.path}/{images[0]['datasets'][0]['path']}", mode="r")
-    axes = "".join(axis["name"].lower() for axis in images[0]["axes"])
+    array, axes = open_field(at.path)
     return _highest(np.asarray(array[place(at, axes, array.shape)]))
 
 

@@ -17,7 +17,7 @@ from abra_wilds.data.datasets.catalogue import (
     make_grouper,
     split_subset,
 )
-from abra_wilds.data.datasets.rxrx1 import STAINS
+from abra_wilds.data.datasets.layouts import STAINS
 from abra_wilds.data.reading.images import check_images, image_files, image_path, read_image
 from abra_wilds.data.reading.loaders import make_eval_loader, make_train_loader
 from abra_wilds.data.reading.planes import read_site
