@@ -117,7 +117,7 @@ def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) 
     folder.mkdir()
     write_plates(dataset, Plan(folder, Form(shape, torch.uint8), 0), todo, cores)
     tables = {plate.name: read_plate_table(folder, plate.name) for plate in todo}
-    write_index(dataset, folder, tables, table_digests(dataset.data_dir))
+    write_index(dataset, folder, tables, table_digests(dataset))
 
 
 def table(plates: int, wells: int) -> pd.DataFrame:

@@ -29,6 +29,8 @@ DEPTHS = (torch.uint8, torch.uint16)
 
 def image_files(dataset: WILDSDataset, row: int) -> list[str]:
     """Where the image of a row of the data set lies: one file, or one for each of its stains."""
+    if hasattr(dataset, "files_of"):
+        return list(dataset.files_of(row))
     stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
     return [stem + suffix for suffix in suffixes_of(dataset)]
 

@@ -105,7 +105,7 @@ def pack_lock(folder: Path) -> Iterator[None]:
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     """What `pack` does once no other process does it."""
-    digests = table_digests(dataset.data_dir)
+    digests = table_digests(dataset)
     folder = pack_folder(dataset.data_dir, size)
     # Of a start that was killed.
     for left_over in folder.glob(".*.tmp"):

@@ -6,6 +6,7 @@ Letters: n images of a plate, C H W of an image, N pixels a side of a shrunk one
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ from abra_wilds.results.files import atomic_write, sha256, write_text
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
+
+# What no disk takes in a file's name, Windows' among them.
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.')
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,12 @@ def plates_of(dataset: WILDSDataset) -> list[Plate]:
     for row in np.argsort(stems).tolist():
         rows_of[which.flat[row]].append(row)  # .flat: some NumPy 2.0 give this inverse a second axis
     names = dataset._metadata_map["experiment"]
-    found = [
-        Plate(f"{names[experiment]}_plate{plate}", tuple(rows))
-        for (experiment, plate), rows in zip(pairs.tolist(), rows_of, strict=True)
-    ]
-    return sorted(found, key=lambda plate: plate.name)
+    plates = dataset._metadata_map.get("plate")
+    found: dict[str, tuple[int, ...]] = {}
+    for (experiment, plate), rows in zip(pairs.tolist(), rows_of, strict=True):
+        name = UNSAFE.sub("-", f"{names[experiment]}_plate{plate if plates is None else plates[plate]}")
+        found[name if name not in found else f"{name}-{len(found)}"] = tuple(rows)
+    return [Plate(name, rows) for name, rows in sorted(found.items())]
 
 
 def stems_of(dataset: WILDSDataset, plate: Plate) -> list[str]:

@@ -264,9 +264,10 @@ def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
         raise InputError(
             f"{pack.folder} lacks {len(missing):,} of {len(stems):,} images, first {stems[missing[0]]}"
         )
-    for name, digest in table_digests(dataset.data_dir).items():
+    for name, digest in table_digests(dataset).items():
         if pack.tables.get(name) != digest:
-            raise InputError(f"{Path(dataset.data_dir, name)} is not what {pack.folder} was packed by")
+            table = Path(dataset.data_dir, name)
+            raise InputError(f"{table if table.exists() else name} is not what {pack.folder} was packed by")
     changed = np.flatnonzero(facts_of(dataset, stems).changed(pack.sizes[places], pack.times[places]))
     if len(changed):
         raise InputError(
