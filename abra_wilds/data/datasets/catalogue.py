@@ -23,10 +23,10 @@ from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
 from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.config.screen import ScreenConfig
-from abra_wilds.data.datasets.layouts import METADATA, absent
+from abra_wilds.data.datasets.layouts import METADATA, STAINS, absent
 from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
 from abra_wilds.data.datasets.plates import WILDS_FILE, look
-from abra_wilds.data.reading.images import read_image
+from abra_wilds.data.reading.images import Form, read_image
 from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.types import DataInfo, InputError
 
@@ -125,7 +125,8 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
         dataset: from `load_dataset`.
         bio_batch: the metadata fields that define a bio-batch.
     """
-    C, H, W = read_image(dataset, 0).shape
+    form = Form.of(read_image(dataset, 0))
+    C, H, W = form.shape
     n = int(dataset.n_classes)
     return {
         "name": dataset.dataset_name,
@@ -135,7 +136,7 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
         "classes": class_names(dataset, n),
         "channels": channel_names(dataset, C),
         "image_size": [H, W],
-        "bit_depth": 8,
+        "bit_depth": form.bits,
         "bio_batch_fields": list(bio_batch),
     }
 
@@ -153,8 +154,6 @@ def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
     """The stains in the order of the channels: a screen's and RxRx1's by name, others by number."""
     if hasattr(dataset, "channels"):
         return list(dataset.channels)
-    from abra_wilds.data.datasets.rxrx1 import STAINS
-
     return [STAINS[k] if n <= len(STAINS) else f"channel {k + 1}" for k in range(n)]
 
 

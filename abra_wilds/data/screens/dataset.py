@@ -162,7 +162,7 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
             InputError: as `read_site`.
         """
         light = None if self.sites.illumination is None else self.sites.illumination[idx].tolist()
-        return read_site(self.sites.references[idx].tolist(), light)
+        return read_site(self.sites.references[idx].tolist(), light, self.config.image_size)
 
     def files_of(self, idx: int) -> list[str]:
         """The files that the image of a row is read from, or folders of zarr arrays; its own come first."""

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from abra_wilds.data.datasets.controls import known_kinds
-from abra_wilds.data.datasets.layouts import METADATA, find_layout
+from abra_wilds.data.datasets.layouts import METADATA, STAINS, find_layout
 from abra_wilds.data.datasets.metadata import class_texts
-from abra_wilds.data.datasets.rxrx1 import STAINS
 from abra_wilds.data.screens.sites import Sites
 
 
