@@ -17,6 +17,7 @@ from abra_wilds.data.screens.load_data import read_load_data
 from abra_wilds.data.screens.ome_zarr import find_plates, read_plates
 from abra_wilds.data.screens.patterns import read_folder
 from abra_wilds.data.screens.platemaps import join_platemap
+from abra_wilds.data.screens.rxrx import read_rxrx
 from abra_wilds.data.screens.sites import Sites, check_sites
 from abra_wilds.data.screens.tables import is_table
 from abra_wilds.errors import InputError
@@ -116,8 +117,6 @@ def find_sites(config: ScreenConfig) -> Sites:
             return read_load_data(tables[0], config.roots)
         folders = (path, *(path / name for name in FOLDERS))
         if any((folder / name).is_file() for folder in folders for name in (METADATA, COMPETITION[0])):
-            from abra_wilds.data.screens.rxrx import read_rxrx  # which imports WILDS
-
             return read_rxrx(path)
         if find_plates(path):
             return read_plates(path, config.plane)

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from abra_wilds.data.reading.planes import Reference
 from abra_wilds.errors import InputError
 
-PLACE = re.compile(r"#\w+=[^/\\]*$")
 WELL = re.compile(r"([A-Za-z]{1,2})0*([1-9]\d*)")
 
 
@@ -107,7 +107,7 @@ def file_of(reference: str) -> Path:
     >>> file_of("a.tif#plane=3").as_posix()
     'a.tif'
     """
-    return Path(PLACE.sub("", reference))
+    return Path(Reference.of(reference).path)
 
 
 def well_key(well: str) -> str:

@@ -37,7 +37,7 @@ def _parquet(path: Path) -> pd.DataFrame:
         import pyarrow.parquet as pq
     except ImportError as fault:
         raise InputError(
-            f"{path} is a parquet file, which pyarrow reads; install abra-wilds[screens]"
+            f"{path} is a parquet file, which pyarrow reads; install abra-wilds[embed]"
         ) from fault
     try:
         table = pq.read_table(path)
