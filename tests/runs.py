@@ -270,7 +270,7 @@ def assert_says(sentence: str, *parts: str) -> None:
 
 
 def main() -> int:
-    """The command with the tiny network; it waits for the end behind the step that the environment names."""
+    """The command with the tiny network; it waits for the end after the step that the environment names."""
     from abra_wilds.commands import train
     from abra_wilds.engine import fit as fit_module
 

@@ -348,7 +348,7 @@ def reading_lines(d: DataConfig, device: torch.device) -> list[str]:
     workers = reading_kwargs(d, device)["num_workers"]
     if workers == workers_asked(d):
         return []
-    return [f"{workers} worker processes read images instead of {workers_asked(d)}, for want of cores"]
+    return [f"{workers} worker processes read images instead of {workers_asked(d)}: there are no more cores"]
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:

@@ -231,8 +231,8 @@ def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        told = {"epoch": entry.epoch, "simulated": entry.record.simulated}
-        groups.setdefault(canonical({"settings": dict(entry.settings), **told}), []).append(entry)
+        state = {"epoch": entry.epoch, "simulated": entry.record.simulated}
+        groups.setdefault(canonical({"settings": dict(entry.settings), **state}), []).append(entry)
     for group in groups.values():
         refuse_seed_twice(group)
         refuse_other_data(group)
@@ -298,9 +298,9 @@ def refuse_mixture(named: Mapping[Path, Mapping[str, Any]]) -> None:
         a, b = named[first], named[folder]
         names = differing([a, b])
         if names:
-            told = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
+            unlike = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
-                f"{first} and {folder} differ in more than the seed: {told}{more}; give a folder of runs "
+                f"{first} and {folder} differ in more than the seed: {unlike}{more}; give a folder of runs "
                 "with the same settings"
             )
