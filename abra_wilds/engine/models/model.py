@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from abra_wilds.config.evaluation import EMBEDDED, EvalConfig, adaptation_flags
+from abra_wilds.config.evaluation import EvalConfig, adaptation_flags
 from abra_wilds.config.run import COMMON
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.samplers.passes import BioBatch
@@ -30,7 +30,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.adapters import Adapter, check_adaptable, make_adapter, running_statistics
 from abra_wilds.tta.components import Components
-from abra_wilds.tta.features import classified
+from abra_wilds.tta.features import check_embeds, classified
 from abra_wilds.tta.plan import batch_plan, bio_batch_plan
 from abra_wilds.types import Batch, DataInfo
 
@@ -73,6 +73,7 @@ class Model(nn.Module):
 
     Attributes:
         method: what was trained, in evaluation mode.
+        device: where it is.
         config: of its run.
         about: what its config.json says: data, transform, checkpoint, versions.
         classes: name of each column of the logits.
@@ -89,16 +90,16 @@ class Model(nn.Module):
         self.stored, self.about = replace(stored, weights={}), stored.about
         self.classes, self.channels = stored.classes, stored.channels
         self.config = COMMON.replace(stored.config, {**PLAIN, **(flags or {}), "also_tta": ()})
-        self._device = pick_device(device)
-        check_speed(self.config.speed, self._device)
+        self.device = pick_device(device)
+        check_speed(self.config.speed, self.device)
         # Nothing that predicts depends on the bio-batches of training.
         info = DataInfo(len(self.classes), len(self.channels), 1, (0,))
         with own_randomness():
             self.method: Method = build_method(self.config, info, load=False)
         take_weights(self.method, stored.weights, str(self.about["checkpoint"]["name"]))
-        self.method.to(self._device).eval()
+        self.method.to(self.device).eval()
         configure_precision(self.method, self.config.speed)
-        self.components: Components | None = stored.components and stored.components.to(self._device)
+        self.components: Components | None = stored.components and stored.components.to(self.device)
         self.centroids = stored.centroids
 
     @classmethod
@@ -154,7 +155,7 @@ class Model(nn.Module):
                 f"images are {tuple(images.shape)}, and this model needs (N, {len(self.channels)}, H, W) "
                 f"with the channels {', '.join(self.channels)} in this order; bring them into it"
             )
-        return augment(images.to(self._device), "none", size=self.config.data.size)
+        return augment(images.to(self.device), "none", size=self.config.data.size)
 
     def predict(self, images: Images, *, tta: str = "none", known: Tensor | None = None) -> Tensor:
         """Logits (N, O) on the host, float32; their softmax are probabilities, in the order of `classes`.
@@ -176,12 +177,7 @@ class Model(nn.Module):
         Raises:
             InputError: as `predict`, and for an adaptation that changes more than what the classifier reads.
         """
-        name = self.evaluation(tta).tta
-        if name not in EMBEDDED:
-            raise InputError(
-                f"{name} learns or corrects predictions, which embeddings do not show; give "
-                f"{' or '.join(EMBEDDED)}"
-            )
+        check_embeds(self.evaluation(tta).tta)
         return self.answers(images, tta, known)[1]
 
     def answers(
@@ -192,7 +188,7 @@ class Model(nn.Module):
         if e.tta == "none":
             size = self.config.data.batch_size
             parts = (part for batch in batches_of(images) for part in torch.split(batch, size))
-            return self._together([self._passed(running_statistics, [part], ()) for part in parts])
+            return self._together([self.passed(running_statistics, [part], ()) for part in parts])
         x = torch.cat(list(batches_of(images)))
         known = torch.full((len(x),), -1) if known is None else known
         adapter, adapted = self.adapter(e), False
@@ -200,9 +196,9 @@ class Model(nn.Module):
         for group in plan_of(e, known, self.config.data.batch_size):
             adapted |= group.adapted
             rows = [torch.as_tensor(part) for part in group.passes]
-            told = [known[part].to(self._device) for part in rows]
+            told = [known[part].to(self.device) for part in rows]
             how = adapter if group.adapted else running_statistics
-            found.append(self._passed(how, [x[part] for part in rows], told))
+            found.append(self.passed(how, [x[part] for part in rows], told))
             order += rows
         if not adapted:
             raise InputError(
@@ -252,10 +248,16 @@ class Model(nn.Module):
             )
         return c
 
-    def _passed(
+    def passed(
         self, adapter: Adapter, passes: Sequence[Tensor], known: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits and features of each pass of a bio-batch."""
+        """Logits (N, O) and features (N, D) of each pass of a bio-batch, on the host.
+
+        Args:
+            adapter: predicts them.
+            passes: images (N, C, H, W) of any depth.
+            known: class ids (N,) of each pass on the device, -1 where not known; empty if none is.
+        """
         with torch.inference_mode(False), torch.no_grad(), classified(self.method) as read:
             logits = adapter(self.method, (self.prepared(x) for x in passes), known)
         features = list(read)
