@@ -28,11 +28,12 @@ from abra_wilds.engine.precision import check_speed, configure_precision
 from abra_wilds.engine.setup import build_method
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
+from abra_wilds.tta.adapted import image_batches
 from abra_wilds.tta.adapters import Adapter, check_adaptable, make_adapter, running_statistics
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.features import check_embeds, classified
 from abra_wilds.tta.plan import batch_plan, bio_batch_plan
-from abra_wilds.types import Batch, DataInfo
+from abra_wilds.types import DataInfo
 
 Images = Tensor | NDArray[Any] | Iterable[Any]
 PLAIN = {"amp": "none", "channels_last": False, "compile": False}  # whatever the run was trained with
@@ -184,16 +185,16 @@ class Model(nn.Module):
         self, images: Images, tta: str = "none", known: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """`predict` and `embed` by the same passes; arguments as of `predict`."""
-        e = self.evaluation(tta)
+        e, size = self.evaluation(tta), self.config.data.batch_size
+        batches = batches_of(images, size)
         if e.tta == "none":
-            size = self.config.data.batch_size
-            parts = (part for batch in batches_of(images) for part in torch.split(batch, size))
-            return self._together([self.passed(running_statistics, [part], ()) for part in parts])
-        x = torch.cat(list(batches_of(images)))
+            return self._together([self.passed(running_statistics, [x], ()) for x in batches])
+        held = list(batches)
+        x = torch.cat(held) if held else torch.empty(0)
         known = torch.full((len(x),), -1) if known is None else known
         adapter, adapted = self.adapter(e), False
         found, order = [], []
-        for group in plan_of(e, known, self.config.data.batch_size):
+        for group in plan_of(e, known, size):
             adapted |= group.adapted
             rows = [torch.as_tensor(part) for part in group.passes]
             told = [known[part].to(self.device) for part in rows]
@@ -280,21 +281,7 @@ def plan_of(e: EvalConfig, known: Tensor, batch_size: int) -> list[BioBatch]:
     return [bio_batch_plan(np.arange(n), e, (known >= 0).numpy(), batch_size, seed=0)]
 
 
-def batches_of(images: Images) -> Iterator[Tensor]:
-    """Images, or batches of a loader, as tensors.
-
-    Raises:
-        InputError: for anything else.
-    """
-    parts: Iterable[Any] = [images] if isinstance(images, Tensor | np.ndarray) else images
-    for part in parts:
-        x = part.x if isinstance(part, Batch) else part
-        while isinstance(x, list | tuple) and len(x):
-            x = x[0]
-        x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-        if not isinstance(x, Tensor):
-            raise InputError(
-                f"images are a tensor (N, C, H, W), or a loader of such, alone or first of a tuple; got a "
-                f"{type(x).__name__}"
-            )
-        yield x
+def batches_of(images: Images, size: int) -> Iterator[Tensor]:
+    """Images, or the batches of a loader, as tensors of at most `size` images."""
+    known = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return (part for batch in image_batches(known, size) for part in torch.split(batch, size))
