@@ -1,4 +1,4 @@
-"""Pages that mkdocs makes of what stands elsewhere: of READMEs in the tree, of the table of methods, of the fields."""
+"""Pages that mkdocs makes of READMEs, of the table of methods and of the configuration's fields."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def method_page(name: str) -> str:
     method = METHODS[name]
     module = method.__module__.replace(".", "/")
     options = table(method.Config) or "None of its own.\n"
-    batches = f"`--train_loader {method.plan.train_loader}`, bio-batches by {' and '.join(method.plan.groupby_fields)}"
+    plan = method.plan
+    batches = f"`--train_loader {plan.train_loader}`, bio-batches by {' and '.join(plan.groupby_fields)}"
     return (
         f"# {name}\n\n{paragraph[0]}\n\nSource: `{module}.py`. Batches by default: {batches}; preset "
         f"`{method.preset}`.\n\n## Options\n\n{options}"
@@ -70,8 +71,8 @@ def method_page(name: str) -> str:
 def configuration() -> str:
     """Every flag of the main command, by section."""
     parts = [
-        "# Configuration\n\nThe flags of `abra-wilds train` and of `examples/run_expt.py`, made from the fields of the "
-        "configuration. Flags of single methods stand on their pages.\n"
+        "# Configuration\n\nThe flags of `abra-wilds train` and of `examples/run_expt.py`, made from "
+        "the fields of the configuration. Flags of single methods stand on their pages.\n"
     ]
     parts += [f"## {TITLES[name]}\n\n{table(kind)}" for name, kind in SECTIONS.items()]
     return "\n".join(parts)
