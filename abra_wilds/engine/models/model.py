@@ -91,6 +91,8 @@ class Model(nn.Module):
         self.stored, self.about = replace(stored, weights={}), stored.about
         self.classes, self.channels = stored.classes, stored.channels
         self.config = COMMON.replace(stored.config, {**PLAIN, **(flags or {}), "also_tta": ()})
+        for name in flags.keys() & self.config.eval.idle().keys() if flags else ():
+            raise InputError(f"--{name} would have no effect with --tta {self.config.eval.tta}; leave it out")
         self.device = pick_device(device)
         check_speed(self.config.speed, self.device)
         # Nothing that predicts depends on the bio-batches of training.
