@@ -17,6 +17,8 @@ _HOMES = {
     "run_config": "abra_wilds.recipes.resolve",
     "RunConfig": "abra_wilds.config.run",
     # use
+    "load_model": "abra_wilds.engine.models.model",
+    "Model": "abra_wilds.engine.models.model",
     "predict": "abra_wilds.tta.adapted",
     "adapted": "abra_wilds.tta.adapted",
     # parts

@@ -3,6 +3,8 @@
 from abra_wilds.config.run import RunConfig as RunConfig
 from abra_wilds.data.samplers.dataloader import PlateBatchSampler as PlateBatchSampler
 from abra_wilds.engine.fit import fit as fit
+from abra_wilds.engine.models.model import Model as Model
+from abra_wilds.engine.models.model import load_model as load_model
 from abra_wilds.functional.losses import arcface_logits as arcface_logits
 from abra_wilds.functional.losses import js_divergence as js_divergence
 from abra_wilds.functional.stats import channel_stats as channel_stats

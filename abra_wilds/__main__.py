@@ -17,6 +17,7 @@ JOBS = {
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
     "predict": "predict with a saved model, with or without adaptation",
+    "model": "write a saved model as a folder that needs no data",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",
     "wilds": "run our methods inside an unmodified checkout of WILDS",
@@ -26,8 +27,9 @@ JOBS = {
     "tables": "the paper's tables from run folders",
     "figures": "the paper's figures from run folders and saved models",
     "report": "one page about runs",
+    "claims": "the paper's claims, tested on records",
 }
-BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report")
+BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report", "claims")
 USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
 
 

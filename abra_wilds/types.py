@@ -179,7 +179,7 @@ class StepContext:
 
     Attributes:
         lr: the learning rate of theta at this step.
-        log: whether this step's logs will be read; costly diagnostics belong behind it.
+        log: whether this step's logs will be read; costly diagnostics run only then.
         epoch: passes over the training images that are complete.
         progress: share of the run's optimiser steps that are complete, in [0, 1).
     """
@@ -218,12 +218,16 @@ class DataInfo:
         in_channels: C_in.
         n_groups: number of bio-batch ids of the grouper, empty ones included.
         train_groups: ids of the bio-batches that occur in the training split, ascending.
+        classes: the name of each class; empty where they have none.
+        channels: the name of each channel; empty where they have none.
     """
 
     n_classes: int
     in_channels: int = 3
     n_groups: int = 1
     train_groups: tuple[int, ...] = (0,)
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ torchvision_importable()  # lightning imports it
 try:
     import lightning
 except ModuleNotFoundError:
-    raise SystemExit("lightning_loop.py needs the package lightning; run `pip install 'abra-wilds[lightning]'`") from None
+    raise SystemExit(
+        "lightning_loop.py needs the package lightning; run `pip install 'abra-wilds[lightning]'`"
+    ) from None
 
 
 class LitClassifier(lightning.LightningModule):

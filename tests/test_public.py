@@ -16,6 +16,8 @@ NAMES = {
     "run_config": "algorithm preset **values",
     "RunConfig": None,
     # use
+    "load_model": "source device *revision *flags",
+    "Model": "stored device flags",
     "predict": "module images *batch_size",
     "adapted": "module images *prior *batch_size",
     # parts
@@ -33,7 +35,7 @@ NAMES = {
     "METHODS": None,
     "get_method": "name",
     "build_net": "name in_channels pretrained new_stem",
-    "DataInfo": "n_classes in_channels n_groups train_groups",
+    "DataInfo": "n_classes in_channels n_groups train_groups classes channels",
     "StepContext": "lr log epoch progress",
     "StepOutput": "loss logits logs fresh_optimizer",
 }
@@ -52,6 +54,7 @@ def test_the_public_names_and_what_they_take_are_these():
         name: own for name, own in NAMES.items() if own is not None
     }
     assert parameters(Batch.of) == "x y bio_batch" and parameters(Target.of) == "y n"
+    assert parameters(found["Model"].predict) == "self images *tta *known"
     assert parameters(found["BatchShift"].forward) == "self x bio_batch"
     assert parameters(found["PlateBatchSampler"].set_epoch) == "self epoch"
 

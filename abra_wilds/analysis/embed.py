@@ -35,7 +35,7 @@ from abra_wilds.analysis.profiles import (
     write_profiles,
 )
 from abra_wilds.analysis.saved import Saved, open_saved
-from abra_wilds.config.evaluation import STATISTICS_TTA
+from abra_wilds.config.evaluation import EMBEDDED
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
@@ -53,8 +53,6 @@ from abra_wilds.types import Batch
 
 LEVELS = ("site", "well")
 METRICS_FILE = "metrics.json"
-# Values of --tta whose predictions the classifier makes of what it reads.
-EMBEDDED = ("none", *STATISTICS_TTA)
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_world, world
+from abra_wilds.engine.artifacts.origins import origin_of
 from abra_wilds.engine.artifacts.weights import load_backbone, load_head, refuse_random_stem
 from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.precision import check_speed
@@ -342,7 +343,7 @@ def reading_lines(d: DataConfig, device: torch.device) -> list[str]:
     workers = reading_kwargs(d, device)["num_workers"]
     if workers == workers_asked(d):
         return []
-    return [f"{workers} worker processes read images instead of {workers_asked(d)}, for want of cores"]
+    return [f"{workers} worker processes read images instead of {workers_asked(d)}: there are no more cores"]
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:
@@ -365,12 +366,13 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         refuse_random_stem(config, info)
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     if path is not None:
-        weights, fresh = load_backbone(path, net, m.new_stem, by_timm(m.model))
+        origin = origin_of(path)
+        weights, fresh = load_backbone(origin.path, net, m.new_stem, by_timm(m.model), stem=origin.stem(info))
         if fresh:
             refuse_random_stem(config, info)
     method = get_method(config.algorithm)(net, info, config.method)
     for e in (config.eval, *config.eval.alternatives()):
         check_adaptable(method, e)
     if path is not None and not m.load_featurizer_only:
-        load_head(path, weights, method)
+        load_head(origin.path, weights, method, origin.head(info))
     return method

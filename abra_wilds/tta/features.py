@@ -18,7 +18,7 @@ def classified(method: Method) -> Iterator[deque[Tensor]]:
     They are caught at `classify`, not at the head, which is idle where ArcFace's cosines classify.
     """
     read: deque[Tensor] = deque()
-    classify = method.classify
+    classify, nested = method.classify, "classify" in vars(method)
 
     def keep(f: Tensor) -> Tensor:
         read.append(f)
@@ -28,4 +28,7 @@ def classified(method: Method) -> Iterator[deque[Tensor]]:
     try:
         yield read
     finally:
-        del method.classify
+        if nested:
+            method.classify = classify  # type: ignore[method-assign]
+        else:
+            del method.classify

@@ -79,7 +79,7 @@ def make_trainee(name: str, args: argparse.Namespace, device: torch.device) -> T
     method = (
         cls(build_net(model_of(name, args), args.channels, pretrained=False), info, cfg).to(device).train()
     )
-    # Behind what some methods train first: the classifier's own steps.
+    # After what some methods train first: the classifier's own steps.
     method.context = StepContext(lr=RATE, log=False, epoch=10**6, progress=0.5)
     return Trainee(
         method,

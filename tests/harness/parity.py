@@ -32,7 +32,7 @@ from abra_wilds.types import Batch, StepContext, Target, groups_of
 
 State = dict[str, Tensor]
 Columns = tuple[Tensor, Tensor, Tensor]
-# torchvision's names, behind the index that deepCORAL's (featurizer, classifier) puts before them, and ours.
+# torchvision's names, after the index that deepCORAL's (featurizer, classifier) puts before them, and ours.
 RENAMED = (
     (r"^(0\.)?conv1\.", "net.stages.stem.0."),
     (r"^(0\.)?bn1\.", "net.stages.stem.1."),

@@ -232,11 +232,14 @@ def data_info(
         channels: of an image; None reads the first of the training split.
     """
     present = torch.unique(grouper.metadata_to_group(train_subset.metadata_array))
+    O, C = int(dataset.n_classes), channels or len(read_image(dataset, int(train_subset.indices[0])))
     return DataInfo(
-        n_classes=int(dataset.n_classes),
-        in_channels=channels or len(read_image(dataset, int(train_subset.indices[0]))),
+        n_classes=O,
+        in_channels=C,
         n_groups=int(grouper.n_groups),
         train_groups=tuple(present.tolist()),
+        classes=tuple(class_names(dataset, O)),
+        channels=tuple(channel_names(dataset, C)),
     )
 
 

@@ -93,7 +93,7 @@ class DANN(Method):
         self.register_buffer("domain_of", domain_of)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Mean cross-entropy of the classes plus the weighted one of the domains, behind the reversal."""
+        """Mean cross-entropy of the classes plus the weighted one of the domains, after the reversal."""
         f = self.features(batch.x)  # (N, D)
         logits = self.classify(f)  # (N, O)
         gamma = self.gamma()

@@ -170,7 +170,7 @@ class DINOv2(Method):
             return self.teacher_projector(cls), self.teacher_projector(patches[hidden])
 
     def features(self, x: Tensor) -> Tensor:
-        """Class tokens (N, D) of standardised images; with `patch_mean` (N, 2D), mean patches behind them."""
+        """Class tokens (N, D) of standardised images; `patch_mean` appends the mean patches, (N, 2D)."""
         cls, patches = self.tokens(self.net, x)
         if not self.cfg.patch_mean:
             return cls

@@ -95,7 +95,7 @@ class AdvBayes(Method):
         return False
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Cross-entropy, and behind the first epochs the consistency of three views."""
+        """Cross-entropy, and after the first epochs the consistency of three views."""
         c = self.cfg.c
         plain = not c or self.context.epoch < self.cfg.pre_epochs
         views, logs = ([], {}) if plain else self.views(batch)

@@ -4,7 +4,7 @@ At each insertion point a draw per pass decides: the map stays, its statistics a
 learned magnitudes K, or they are resampled as in DSU. Read for facts: YBZh/AdvStyle 6ffffe0
 (dassl/modeling/ops/advstyle.py). Differences:
 
-- The reference keeps K in the model's optimiser behind a gradient reversal that multiplies by -w. There
+- The reference keeps K in the model's optimiser with a gradient reversal that multiplies by -w. There
   weight decay pulls K to 0, momentum moves it, and an optimiser that divides by the gradient's size, such as
   Adam, forgets w. Here K are buffers and ascend by w times a learning rate times their gradient. The engine's
   own backward pass leaves that gradient on the copies of K that the noise was multiplied by, and K moves
@@ -14,7 +14,7 @@ learned magnitudes K, or they are resampled as in DSU. Read for facts: YBZh/AdvS
 - The draws come from torch's generators; a map of one position and a batch of one image have variance 0
   instead of none. The per-image variance is the unbiased one, as there; ABRA's is biased.
 
-The RxRx1 settings behind the ABRA paper's rows are unpublished: these are the released ones under that
+The RxRx1 settings of the ABRA paper's rows are unpublished: these are the released ones under that
 paper's budget ("our settings"). Its row with test-time adaptation is this method on batches of one plate
 (`--train_loader plate`) with statistics of the plate at test time.
 """
