@@ -82,7 +82,7 @@ class _Mixing:
 
     def __call__(self, norm: Any, args: tuple[Tensor, ...]) -> None:
         mean, var = moments(args[0])
-        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + len(args[0]))
+        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + args[0].shape[0])
         norm.running_mean = torch.lerp(mean.to(self.mean.dtype), self.mean, share)  # exact at both ends
         norm.running_var = torch.lerp(var.to(self.var.dtype), self.var, share)
 
