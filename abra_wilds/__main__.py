@@ -28,8 +28,9 @@ JOBS = {
     "tables": "the paper's tables from run folders",
     "figures": "the paper's figures from run folders and saved models",
     "report": "one page about runs",
+    "claims": "the paper's claims, tested on records",
 }
-BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report")
+BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report", "claims")
 USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
 
 
