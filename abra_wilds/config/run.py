@@ -42,6 +42,9 @@ class TrainConfig(Options):
     save_best: bool = option(True, "keep the model of the best epoch", local=True)
     save_last: bool = option(True, "keep the model of the last epoch; --resume needs it", local=True)
     save_pred: bool = option(True, "write predictions", local=True)
+    save_model: bool = option(
+        True, "also leave the best model as the folder `model`, which needs no data to be used", local=True
+    )
     no_group_logging: bool = option(False, "leave the per-group columns out of *_algo.csv", local=True)
     progress_bar: bool | None = option(None, "show progress; unset: at a terminal", kind=bool, local=True)
     tracker: str = option(

@@ -136,7 +136,7 @@ def random_image(shape: tuple[int, ...], row: int) -> Tensor:
 
 
 class Start(BatchSampler):
-    """The first n batches of each epoch of a sampler: what a round draws, so that workers rest behind it."""
+    """The first n batches of each epoch of a sampler: what a round draws, so that workers rest after it."""
 
     def __init__(self, sampler: BatchSampler, n: int):
         super().__init__(n, 0, sampler.seed)

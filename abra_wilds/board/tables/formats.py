@@ -51,12 +51,12 @@ def grid(table: Table) -> tuple[list[tuple[str, str]], list[list[str]]]:
 
 def _named(row: TableRow, marks: Mapping[str, str]) -> list[str]:
     printed = row.published
-    told = [
+    parts = [
         "SIMULATED" if row.simulated else "",
         "" if printed else "not in the paper",
         marks[printed.footnote] if printed and printed.footnote else "",
     ]
-    label = row.label + "".join(f" [{part}]" for part in told if part)
+    label = row.label + "".join(f" [{part}]" for part in parts if part)
     terms = [str(row.terms.get(name) or "-") for name in ("bn_stats", "epoch")]
     return [label, row.key[1] or "-", *terms, row.backbone]
 
@@ -115,8 +115,8 @@ def markdown(table: Table) -> str:
         + " |"
         for row in [cells[0], rule, *cells[1:]]
     ]
-    told = "\n".join(f"- {note}" for note in table.notes)
-    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{told}\n"
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
 
 
 def latex(table: Table) -> str:
@@ -228,12 +228,12 @@ def html_table(table: Table) -> str:
         for row in rows
     )
     groups = f'<colgroup span="{n_ours}"></colgroup><colgroup span="{len(headers) - n_ours}"></colgroup>'
-    told = "".join(f"<li>{escape(note)}</li>\n" for note in table.notes)
+    notes = "".join(f"<li>{escape(note)}</li>\n" for note in table.notes)
     # A region that scrolls must be reachable by keyboard, hence the tabindex.
     return (
         f'<div class="table" role="region" aria-label="{title}" tabindex="0">\n'
         f"<table>\n<caption>{title}</caption>\n{groups}\n<thead>\n{head}\n<tr>{named}</tr>\n</thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
-        f'<ul class="notes">\n{told}</ul>\n'
+        f'<ul class="notes">\n{notes}</ul>\n'
     )
 
 

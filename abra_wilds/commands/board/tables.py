@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     runs = chosen_runs(args)
     if args.tta != PLATE:
         check_adaptation(args.tta, runs)
-    told = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
-    tables = build_tables(runs, dict.fromkeys(args.table), **told)
+    choices = {"backbones": args.backbone, "tta": args.tta, "split_settings": args.split_settings}
+    tables = build_tables(runs, dict.fromkeys(args.table), **choices)
     if args.out is not None:
         write_tables(tables, args.out)
     print("\n".join(map(markdown, tables)))

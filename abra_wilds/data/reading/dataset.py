@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, default_collate
 from abra_wilds.data.reading.crops import Request
 from abra_wilds.data.reading.images import Form, check_form, image_path, read_image
 from abra_wilds.data.reading.packed import Window, cut
-from abra_wilds.types import Batch, InputError, Target
+from abra_wilds.types import Batch, InputError, Target, ordered
 
 if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
@@ -131,21 +131,3 @@ class ImageDataset(Dataset[Columns | Fault]):
         x, path = read_image(self.dataset, row), image_path(self.dataset, row)
         check_form(path, Form.of(x), self.form, self.first)
         return x[cut(self.shape, window, str(path))]
-
-
-def groups_of(g: Tensor) -> tuple[Tensor, ...]:
-    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
-
-    >>> groups_of(torch.tensor([7, 3, 7]))
-    (tensor([0, 2]), tensor([1]))
-    """
-    order, sizes = ordered(g)
-    return torch.split(order, sizes)
-
-
-def ordered(g: Tensor) -> tuple[Tensor, list[int]]:
-    """The rows of a batch, (N,), bio-batch after bio-batch as in `groups_of`, and how many each has."""
-    # On the host and by plain numbers: torch.unique gives no order of first appearance.
-    number = {group: k for k, group in enumerate(dict.fromkeys(g.tolist()))}
-    which = torch.tensor([number[group] for group in g.tolist()], dtype=torch.int64)
-    return which.argsort(stable=True), which.bincount().tolist()

@@ -22,7 +22,7 @@ from tests.board.boards import change_records, make_run, make_runs, seconds_of_c
 from tests.board.tables.table_boards import ACCS, built, row_of, set_acc
 
 
-def test_rows_are_the_papers_in_its_order_and_ours_come_behind(made):
+def test_rows_are_the_papers_in_its_order_and_ours_come_after(made):
     table = built(made, 3)
     names = ["ERM", "SimCLR", "BYOL", "DINOv2", "DSU", "AdvStyle", "AdvBayes", "ABRA"]
     assert [r.label for r in table.rows] == [*names, "AdaBN", "AdvStyle", "ABRA", "MixStyle", "MixStyle"]

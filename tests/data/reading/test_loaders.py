@@ -10,11 +10,11 @@ import torch
 from PIL import Image, ImageFile
 
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
-from abra_wilds.data.reading.dataset import ImageDataset, groups_of
+from abra_wilds.data.reading.dataset import ImageDataset
 from abra_wilds.data.reading.images import Form, image_path, read_image
 from abra_wilds.data.reading.loaders import Loader, coverage, make_eval_loader, make_train_loader
 from abra_wilds.data.samplers.batches import SequentialSampler
-from abra_wilds.types import InputError
+from abra_wilds.types import InputError, groups_of
 
 TRAIN = {
     "plate": {"train_loader": "plate", "batch_size": 6},
