@@ -69,9 +69,7 @@ def load_dataset(
     if name == SCREEN and screen is not None:
         from abra_wilds.data.screens.screen import Screen
 
-        dataset = Screen.open(screen).dataset()
-        dataset.pack = chosen_pack(dataset, str(screen.screen), data_format, packed_size)
-        return dataset
+        return Screen.open(screen).dataset(data_format=data_format, packed_size=packed_size)
     if name not in DATASET_NAMES:
         raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASET_NAMES)}")
     schemes = SPLIT_SCHEMES[name]
