@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.compat.writable import handed
@@ -69,9 +70,7 @@ def load_dataset(
     if name == SCREEN and screen is not None:
         from abra_wilds.data.screens.screen import Screen
 
-        dataset = Screen.open(screen).dataset()
-        dataset.pack = chosen_pack(dataset, str(screen.screen), data_format, packed_size)
-        return dataset
+        return Screen.open(screen).dataset(data_format=data_format, packed_size=packed_size)
     if name not in DATASET_NAMES:
         raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASET_NAMES)}")
     schemes = SPLIT_SCHEMES[name]
@@ -175,8 +174,6 @@ def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSS
         raise InputError(f"unknown split {split!r}; choose one of {', '.join(dataset.split_dict)}")
     if not 0 < frac <= 1:
         raise InputError(f"frac is the share of a split to keep and must lie in (0, 1]; got {frac}")
-    from wilds.datasets.wilds_dataset import WILDSSubset
-
     rows = np.flatnonzero(dataset.split_array == dataset.split_dict[split])
     if frac < 1:
         kept = int(np.round(len(rows) * frac))
@@ -185,6 +182,13 @@ def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSS
         raise InputError(
             f"split {split!r} has no image with frac={frac}; choose another split or raise --frac"
         )
+    return subset_of(dataset, rows)
+
+
+def subset_of(dataset: WILDSDataset, rows: NDArray[np.int64]) -> WILDSSubset:
+    """Some rows of a data set, whose images stay as they are."""
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
     return WILDSSubset(dataset, rows, transform=None)
 
 

@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.config.screen import DATASET as SCREEN
+from abra_wilds.config.screen import FILE as SCREEN_FILE
+from abra_wilds.config.screen import screen_folder
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.reading.facts import table_digests
@@ -31,6 +34,7 @@ from abra_wilds.data.reading.pack_plate import (
     write_plate,
 )
 from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
+from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
 from abra_wilds.pools import check_workers, each
 from abra_wilds.results.files import write_text
@@ -45,24 +49,37 @@ _HEADER_BYTES = 128
 LOCK = ".pack.lock"
 
 
-def from_files(name: str, root: str | Path) -> WILDSDataset:
-    """A data set that is read from its image files, with the split scheme that every one of its kind has."""
+def from_files(name: str, root: str | Path, flags: Mapping[str, Any] | None = None) -> WILDSDataset:
+    """A data set that is read from its image files, with the split scheme that every one of its kind has.
+
+    Args:
+        name: of the data set.
+        root: that holds its folder; of a screen its table or folder.
+        flags: of a screen.
+    """
+    if name == SCREEN:
+        return Screen.open(root, **(flags or {})).dataset(labelled=False)
     return load_dataset(name, root, split_scheme="official", data_format="png")
 
 
 def found_name(root: Path) -> str:
-    """The name of the only data set below a root_dir.
+    """The name of the only data set below a root_dir; a table, or a folder with a screen.yaml, is a screen.
 
     Raises:
         InputError: if there is none, or both.
     """
+    if root.is_file() or (screen_folder(root) / SCREEN_FILE).is_file():
+        return SCREEN
     found = ["rxrx1"] if (root / "rxrx1_v1.0").is_dir() else []
     try:
         find_folder(root)
         found.append("rxrx1_6ch")
     except InputError as fault:
         if not found:
-            raise InputError(f"{root} holds no rxrx1_v1.0, and of six channels {fault}") from fault
+            raise InputError(
+                f"{root} holds no rxrx1_v1.0, and of six channels {fault}; a screen of your own is read by "
+                "--dataset screen"
+            ) from fault
     if len(found) > 1:
         raise InputError(f"{root} holds {' and '.join(found)}; choose one of them with --dataset")
     return found[0]

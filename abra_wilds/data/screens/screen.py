@@ -12,6 +12,7 @@ from abra_wilds.config.files import screen_config
 from abra_wilds.config.screen import ScreenConfig
 from abra_wilds.data.datasets.layouts import FOLDERS, METADATA
 from abra_wilds.data.datasets.layouts import TABLES as COMPETITION
+from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.data.screens.columns import KNOWN, with_columns
 from abra_wilds.data.screens.load_data import read_load_data
 from abra_wilds.data.screens.ome_zarr import find_plates, read_plates
@@ -75,19 +76,30 @@ class Screen:
             notes += unmatched
         return cls(sites, with_columns(config, list(sites.rows), sites.source), tuple(notes))
 
-    def dataset(self, classes: Sequence[str] | None = None, *, labelled: bool = True) -> ScreenDataset:
+    def dataset(
+        self,
+        classes: Sequence[str] | None = None,
+        *,
+        labelled: bool = True,
+        data_format: str | None = "png",
+        packed_size: int = 0,
+    ) -> ScreenDataset:
         """The screen as a WILDS data set.
 
         Args:
             classes: names of the classes in the order of a model's outputs; None for those of the labels.
             labelled: whether classes and splits are needed, as to train.
+            data_format: "png" for image files of any kind, "packed", or None for a pack where one is there.
+            packed_size: side of the shrunk pack to read, or 0.
 
         Raises:
-            InputError: as `ScreenDataset`.
+            InputError: as `ScreenDataset`, or for a pack that cannot be used.
         """
         from abra_wilds.data.screens.dataset import ScreenDataset
 
-        return ScreenDataset(self.sites, self.config, classes, labelled=labelled, notes=self.notes)
+        dataset = ScreenDataset(self.sites, self.config, classes, labelled=labelled, notes=self.notes)
+        dataset.pack = chosen_pack(dataset, str(self.config.screen), data_format, packed_size)
+        return dataset
 
 
 def _first(config: ScreenConfig, sites: Sites, field: str) -> str:
@@ -105,7 +117,7 @@ def find_sites(config: ScreenConfig) -> Sites:
     """
     path = Path(os.path.abspath(str(config.screen)))
     if path.is_file() and is_table(path):
-        return read_load_data(path, config.roots)
+        return read_load_data(path, config.roots).of_plane(config.plane)
     if not path.is_dir():
         raise InputError(
             f"--screen {path} is {'no table' if path.exists() else 'not there'}; give a csv or parquet table "
@@ -114,7 +126,7 @@ def find_sites(config: ScreenConfig) -> Sites:
     if config.pattern is None:
         tables = [path / name for name in TABLES if (path / name).is_file()]
         if tables:
-            return read_load_data(tables[0], config.roots)
+            return read_load_data(tables[0], config.roots).of_plane(config.plane)
         folders = (path, *(path / name for name in FOLDERS))
         if any((folder / name).is_file() for folder in folders for name in (METADATA, COMPETITION[0])):
             return read_rxrx(path)

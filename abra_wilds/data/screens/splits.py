@@ -5,6 +5,7 @@ Letters: n sites, U units that go to one split as a whole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -123,10 +124,24 @@ def drawn(division: Division, by: Texts, names: Names, kept: Texts | None, sites
     if "id_test" in shares:
         wells = pd.Series(names.plate) + "\0" + names.well
         groups = pd.factorize(wells if kept is None else np.where(kept == "", wells, kept), sort=True)[0]
-        training = np.unique(groups[split == NUMBERS["train"]])
-        taken = rng.permutation(training)[: max(round(shares["id_test"] * len(training)), 1)]
-        split[np.isin(groups, taken) & (split == NUMBERS["train"])] = NUMBERS["id_test"]
+        training = split == NUMBERS["train"]
+        inside = _in_distribution(groups[training], names.bio_batch[training], shares["id_test"], rng)
+        split[np.isin(groups, inside) & training] = NUMBERS["id_test"]
     return split
+
+
+def _in_distribution(
+    groups: NDArray[np.int64], bio_batch: Texts, share: float, rng: np.random.Generator
+) -> list[int]:
+    """A share of the groups of training images, at least one, that leaves images of every bio-batch."""
+    left = Counter(bio_batch.tolist())
+    own = {group: Counter(rows.tolist()) for group, rows in pd.Series(bio_batch).groupby(groups)}
+    wanted, taken = max(round(share * len(own)), 1), list[int]()
+    for group in rng.permutation(np.unique(groups)).tolist():
+        if len(taken) < wanted and all(left[batch] > n for batch, n in own[group].items()):
+            left -= own[group]
+            taken.append(group)
+    return taken
 
 
 def units_of(bio_batch: Texts, by: Texts, kept: Texts | None) -> NDArray[np.int64]:
