@@ -40,7 +40,7 @@ class Setting:
         return {**self.default, **value} if self.flag.kind is dict else value
 
     def without_effect(self, value: Any) -> bool:
-        """Whether digests leave this value out, which may have come from JSON."""
+        """Whether digests leave this value out, which may be JSON's, with lists for tuples."""
         return self.flag.local or (self.flag.later and jsonable(value) == jsonable(self.default))
 
 

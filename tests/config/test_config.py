@@ -213,6 +213,7 @@ def test_a_configuration_is_built_again_from_its_values_and_replaced_where_other
 def test_local_are_the_fields_that_say_where_how_and_what_is_kept():
     local = {name for name, setting in COMMON.settings.items() if setting.flag.local}
     assert local == {
+        "save_model",
         "evaluate_all_splits",
         "eval_splits",
         "root_dir",
