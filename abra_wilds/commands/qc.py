@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from abra_wilds.analysis.qc.run import check_quality
 from abra_wilds.board.extra import check_board_packages
 from abra_wilds.commands.pack import add_screen_flags, screen_flags
-from abra_wilds.config.fields import expanded, path
+from abra_wilds.config.fields import path
 from abra_wilds.config.run import COMMON
-from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.data.datasets.catalogue import is_simulated, load_dataset
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.pools import check_workers, usable_cores
 from abra_wilds.recipes.flags import add_flag
 from abra_wilds.results.files import write_text
-
-if TYPE_CHECKING:
-    from wilds.datasets.wilds_dataset import WILDSDataset
 
 DATA_FLAGS = ("dataset", "root_dir", "version", "split_scheme", "data_format", "packed_size")
 
@@ -29,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in DATA_FLAGS:
         setting = COMMON.settings[name]
         add_flag(parser, name, setting.flag, setting.default)
-    add_flag(parser, "screen", COMMON.settings["screen"].flag, None)
-    add_screen_flags(parser)
+    add_screen_flags(parser, path_too=True)
     parser.add_argument(
         "--out",
         type=path,
@@ -53,28 +47,15 @@ def run(args: argparse.Namespace) -> int:
     from abra_wilds.board.report.quality import quality_page
 
     check_workers(args.workers)
-    dataset = opened(args)
+    values = {name: getattr(args, name, COMMON.settings[name].default) for name in DATA_FLAGS}
+    d = COMMON.section("data", values)
+    how = {"data_format": d.data_format, "packed_size": d.packed_size}
+    if hasattr(args, "screen"):
+        dataset = Screen.open(args.screen, **screen_flags(args)).dataset(labelled=False, **how)
+    else:
+        dataset = load_dataset(d.dataset, d.root_dir, d.version, d.split_scheme, **how)
     quality = check_quality(dataset, args.out, workers=args.workers, nuclear=args.nuclear)
     page, summary = quality_page(quality, dataset.dataset_name, simulated=is_simulated(dataset))
     write_text(args.out / "qc.html", page)
     sys.stdout.write(f"{summary}\n{args.out / 'qc.csv'}, qc_plates.csv and qc.html have all of it\n")
     return 0
-
-
-def opened(args: argparse.Namespace) -> WILDSDataset:
-    """The data set or screen that the arguments name; a screen needs neither labels nor splits.
-
-    Raises:
-        InputError: if it cannot be used.
-    """
-    given = {name: getattr(args, name) for name in DATA_FLAGS if hasattr(args, name)}
-    screen = getattr(args, "screen", None)
-    if screen is not None:
-        given["dataset"] = SCREEN
-    d = COMMON.section("data", given)
-    if screen is not None:
-        found = Screen.open(expanded(screen, "--screen"), **screen_flags(args))
-        return found.dataset(labelled=False, data_format=d.data_format, packed_size=d.packed_size)
-    return load_dataset(
-        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
-    )
