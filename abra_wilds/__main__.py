@@ -20,6 +20,7 @@ JOBS = {
     "qc": "which plates, wells and sites not to trust: focus, saturation, empty wells, stains",
     "predict": "predict with a saved model, with or without adaptation",
     "model": "write a saved model as a folder that needs no data",
+    "export": "write a model, adaptation included, as ONNX or for torch without this package",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",
     "wilds": "run our methods inside an unmodified checkout of WILDS",

@@ -88,7 +88,8 @@ class Mixing:
     def __call__(self, norm: Any, m: Tensor, v: Tensor) -> None:
         """Set the buffers from means and biased variances of n images, (n, C) each."""
         mean, var = pooled_moments(m, v)
-        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + len(m))
+        n = m.shape[0]  # len() would fix it in an exported graph
+        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + n)
         norm.running_mean = torch.lerp(mean.to(self.mean.dtype), self.mean, share)  # exact at both ends
         norm.running_var = torch.lerp(var.to(self.var.dtype), self.var, share)
 
