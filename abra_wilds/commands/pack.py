@@ -48,11 +48,16 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_screen_flags(parser)
 
 
-def add_screen_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that say what a screen's columns and channels are; those given go before its yaml."""
+def add_screen_flags(parser: argparse.ArgumentParser, *, path_too: bool = False) -> None:
+    """Declare the flags that say what a screen's columns and channels are; those given go before its yaml.
+
+    Args:
+        parser: gets them.
+        path_too: whether --screen is one of them.
+    """
     group = parser.add_argument_group("of a screen")
     for name, setting in COMMON.of("screen").items():
-        if name != "screen":
+        if path_too or name != "screen":
             add_flag(group, name, setting.flag, setting.default)
 
 
