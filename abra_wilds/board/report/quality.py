@@ -138,7 +138,8 @@ def flag_map(quality: Quality, number: int, form: Format) -> Map:
     """A plate's wells, with a letter where sites are flagged."""
     own = quality.sites[quality.plate == number]
     row = quality.plates.iloc[number]
-    kinds, letters = {}, {}
+    kinds: dict[str, str] = {}
+    letters: dict[str, str] = {}
     for well, reasons in own.groupby("Metadata_Well")["reasons"]:
         found = Counter(kind_of(r) for text in reasons if text for r in text.split("; "))
         letter = LETTERS[found.most_common(1)[0][0]] if found else ""  # of as many, the first
