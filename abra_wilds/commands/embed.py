@@ -8,10 +8,11 @@ from pathlib import Path
 from abra_wilds.analysis.embed import LEVELS, embed_saved
 from abra_wilds.analysis.metrics.table import SETS
 from abra_wilds.analysis.postprocess import POSTPROCESS
+from abra_wilds.commands.pack import add_screen_flags
 from abra_wilds.commands.predict import (
+    OF_TRAINING,
     add_flags,
     add_model,
-    add_screen_flags,
     checkpoint_of,
     for_screen,
     given_flags,
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where files go; unset: embed_EPOCH_TTA in the run, with --screen embed_TTA",
     )
     add_flags(parser)
-    add_screen_flags(parser)
+    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
 
 def run(args: argparse.Namespace) -> int:
