@@ -204,7 +204,7 @@ def files(dataset: str = "rxrx1") -> set[str]:
     """Names of everything that a run of the command leaves in its folder."""
     epochs = ("best", "last")
     return {
-        *("log.txt", "config.json", "results.jsonl"),
+        *("log.txt", "config.json", "results.jsonl", "model"),
         *(f"{split}_{kind}.csv" for split in ("train", *SPLITS) for kind in ("eval", "algo")),
         *(f"{dataset}_split:{split}_seed:0_epoch:{e}_pred.csv" for split in SPLITS for e in epochs),
         *(f"{dataset}_seed:0_epoch:{e}_model.pth" for e in epochs),

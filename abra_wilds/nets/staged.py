@@ -20,7 +20,7 @@ NO_TAPS: Taps = MappingProxyType({})
 STAGES = ("stem", "res1", "res2", "res3", "res4")
 # "conv1" is the output of the stem's first convolution.
 TAP_POINTS = ("conv1", *STAGES)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class StagedNet(nn.Module):

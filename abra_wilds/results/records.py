@@ -15,6 +15,8 @@ from abra_wilds.results.files import write_text
 RESULTS = "results.jsonl"
 BALANCED = "acc_balanced"
 CONFIG = "config.json"  # what the records beside it were computed with
+MODEL = "model"  # folder of a run, with its model as one that needs no data
+WEIGHTS = "weights_sha256"  # which config.json of such a folder has
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"str": str, "str | None": (str, NoneType), "bool": bool},
     **{"int": int, "float": (int, float), "float | None": (int, float, NoneType)},

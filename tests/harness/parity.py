@@ -22,14 +22,13 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.register import Harness, registered
 from abra_wilds.harness.session import attribute
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, StepContext, Target
+from abra_wilds.types import Batch, StepContext, Target, groups_of
 
 State = dict[str, Tensor]
 Columns = tuple[Tensor, Tensor, Tensor]

@@ -43,6 +43,7 @@ from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
+COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose kept components are
 FORM = 2  # of the files; others are measured anew
 MOST_KEPT = 2**30  # bytes of images that are kept in memory to be looked at again
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
@@ -94,12 +95,8 @@ def saved_components(
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
-    of = {
-        "checkpoint_sha256": sha256(checkpoint),
-        "data_sha256": data_digest(data.dataset),
-        "controls": config.eval.tta_controls,
-        "form": FORM,
-    }
+    whose = (sha256(checkpoint), data_digest(data.dataset), config.eval.tta_controls, FORM)
+    of = dict(zip(COMPONENTS_OF, whose, strict=True))
     if path.exists() and not overwrite:
         state = read_checkpoint(path)
         if {key: state.pop(key, None) for key in of} == of:

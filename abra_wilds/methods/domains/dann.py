@@ -106,9 +106,8 @@ class DANN(Method):
         )
 
     def gamma(self) -> float:
-        """Factor of the reversed gradient at this step; without a context that of the first."""
-        progress = 0.0 if self.context is None else self.context.progress
-        ramp = 2 / (1 + math.exp(-10 * progress)) - 1 if self.cfg.ramp else 1.0
+        """Factor of the reversed gradient at this step."""
+        ramp = 2 / (1 + math.exp(-10 * self.context.progress)) - 1 if self.cfg.ramp else 1.0
         return float(self.cfg.gamma * ramp)
 
     def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:

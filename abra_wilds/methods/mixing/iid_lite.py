@@ -112,7 +112,7 @@ class IIDLite(Method):
     def forward(self, batch: Batch) -> StepOutput:
         """The auto-encoder's loss in the first epochs, then that of both heads."""
         c = self.cfg
-        early = self.context is not None and self.context.epoch < c.pretrain_epochs
+        early = self.context.epoch < c.pretrain_epochs
         if early and self.autoencoder is not None:
             return self.reconstruct(self.autoencoder, batch.x)
         e = self.embed(batch.x)  # (N, E)

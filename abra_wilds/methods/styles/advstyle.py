@@ -193,15 +193,11 @@ class AdvStyle(Method):
         """Ascent step of K: w times its learning rate."""
         if self.cfg.k_lr is not None:
             return self.cfg.w * self.cfg.k_lr
-        if self.context is None:
-            raise RuntimeError(
-                "AdvStyle steps K by theta's learning rate: set method.context, or AdvStyleConfig(k_lr=...)"
-            )
         return self.cfg.w * self.context.lr
 
     def summary(self) -> dict[str, Tensor]:
         """Mean size of all K, () and detached, on steps whose logs will be read."""
-        if self.context is not None and not self.context.log:
+        if not self.context.log:
             return {}
         return {
             "K_mean": torch.cat([K for p in self.at for K in self.K(p).buffers() if K.dim()]).abs().mean()
