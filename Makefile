@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip
 DEMO ?= demo
 COVER ?= tests
 
-.PHONY: help setup demo test check coverage bench clean
+.PHONY: help setup demo test check coverage bench docs clean
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -41,5 +41,8 @@ coverage: $(VENV)/.setup-dev  ## lines and branches of the package and the board
 bench: $(VENV)/.setup  ## time, FLOPs and memory of steps of ABRA and others, against ERM
 	$(BIN)/python examples/benchmarks/bench_step.py --json bench.json
 
+docs: $(VENV)/.setup-dev  ## the pages of docs/ as a site in site/; a broken link is an error
+	$(BIN)/python -m mkdocs build --strict
+
 clean:  ## remove what the commands above made, but not the environment
-	rm -rf $(DEMO) bench.json .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO) site bench.json .coverage* .pytest_cache .mypy_cache .ruff_cache

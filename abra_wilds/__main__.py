@@ -14,9 +14,13 @@ JOBS = {
     "doctor": "versions, devices, what is missing and how to fix it",
     "simulate": "write a simulated screen like RxRx1",
     "fetch": "download RxRx1, resumed where it broke off, and checked",
+    "screen": "write the settings of a screen of your own beside it",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
+    "qc": "which plates, wells and sites not to trust: focus, saturation, empty wells, stains",
     "predict": "predict with a saved model, with or without adaptation",
+    "model": "write a saved model as a folder that needs no data",
+    "export": "write a model, adaptation included, as ONNX or for torch without this package",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",
     "audit": "whether a saved model, or its screen, has shortcuts to the classes",
@@ -27,8 +31,9 @@ JOBS = {
     "tables": "the paper's tables from run folders",
     "figures": "the paper's figures from run folders and saved models",
     "report": "one page about runs",
+    "claims": "the paper's claims, tested on records",
 }
-BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report")
+BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report", "claims")
 USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
 
 

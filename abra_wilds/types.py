@@ -6,8 +6,9 @@ classes, G bio-batches present in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ __all__ = [
     "StepOutput",
     "Target",
     "ViewPlan",
+    "grouping",
+    "groups_of",
+    "ordered",
 ]
 
 # Kinds of mixing that leave every image in its bio-batch, for methods that compare bio-batches.
@@ -46,6 +50,18 @@ class Target:
     y: Tensor
     y_b: Tensor | None = None
     w: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, y: Tensor | Target, n: int) -> Target:
+        """The target of n images: a Target itself, or class ids (n,).
+
+        Raises:
+            InputError: for ids that are no integers, or another number of them.
+        """
+        if not isinstance(y, Target):
+            return cls(integers("y", y, n))
+        integers("y", y.y, n)
+        return y
 
     def dense(self, n_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """The target distribution Y, (N, O); rows sum to one."""
@@ -78,7 +94,7 @@ class Batch:
     """One mini-batch.
 
     Attributes:
-        x: (N, C_in, H, W); uint8 as the loader hands it over, float32 once augmented.
+        x: (N, C_in, H, W); uint8 or uint16 as the loader hands it over, float32 once augmented.
         target: what the N images show.
         g: (N,) int64, the grouper's bio-batch id of each image.
         metadata: (N, F) int64, WILDS' metadata rows.
@@ -102,6 +118,27 @@ class Batch:
     views: tuple[Tensor, ...] = ()
     context: Tensor | None = None
     cropped: bool = False
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor | Target, bio_batch: Tensor | Sequence[int] | None = None) -> Batch:
+        """A batch of plain tensors, for `method(batch)` in a loop of your own.
+
+        Args:
+            x: (N, C_in, H, W) images, standardised as the network wants them.
+            y: (N,) class ids, or a Target where they are mixed.
+            bio_batch: (N,) ids, any integers; None where all images are of one bio-batch. Methods that keep
+                something for each bio-batch (groupDRO, DANN) take the ids of their DataInfo.
+
+        Raises:
+            InputError: for ids that are no integers, or lengths that differ.
+
+        >>> len(Batch.of(torch.rand(3, 1, 8, 8), torch.tensor([0, 2, 1]), [70, 30, 70]).groups)
+        2
+        """
+        N = len(x)
+        g, groups = grouping(bio_batch, N, x.device)
+        metadata = torch.empty(N, 0, dtype=torch.int64, device=x.device)
+        return cls(x, Target.of(y, N), g, metadata, torch.arange(N, device=x.device), groups)
 
     def __len__(self) -> int:
         return len(self.target.y)
@@ -138,14 +175,16 @@ class Batch:
 class StepContext:
     """What a method may know of the engine's state during one step.
 
+    The defaults are those of a loop that says nothing of itself: WILDS' learning rate, every log, epoch 0.
+
     Attributes:
         lr: the learning rate of theta at this step.
-        log: whether this step's logs will be read; costly diagnostics belong behind it.
+        log: whether this step's logs will be read; costly diagnostics run only then.
         epoch: passes over the training images that are complete.
         progress: share of the run's optimiser steps that are complete, in [0, 1).
     """
 
-    lr: float
+    lr: float = 1e-3
     log: bool = True
     epoch: int = 0
     progress: float = 0.0
@@ -179,12 +218,16 @@ class DataInfo:
         in_channels: C_in.
         n_groups: number of bio-batch ids of the grouper, empty ones included.
         train_groups: ids of the bio-batches that occur in the training split, ascending.
+        classes: the name of each class; empty where they have none.
+        channels: the name of each channel; empty where they have none.
     """
 
     n_classes: int
-    in_channels: int
-    n_groups: int
-    train_groups: tuple[int, ...]
+    in_channels: int = 3
+    n_groups: int = 1
+    train_groups: tuple[int, ...] = (0,)
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -268,3 +311,60 @@ class HeadPhase:
     weight_decay: float = 0.0
     standardise: bool = True
     keep_head: bool = False
+
+
+def groups_of(g: Tensor) -> tuple[Tensor, ...]:
+    """The rows of each bio-batch of a batch, in order of first appearance; on the host.
+
+    >>> groups_of(torch.tensor([7, 3, 7]))
+    (tensor([0, 2]), tensor([1]))
+    """
+    order, sizes = ordered(g)
+    return torch.split(order, sizes)
+
+
+def ordered(g: Tensor) -> tuple[Tensor, list[int]]:
+    """The rows of a batch, (N,), bio-batch after bio-batch as in `groups_of`, and how many each has."""
+    # On the host and by plain numbers: torch.unique gives no order of first appearance.
+    number = {group: k for k, group in enumerate(dict.fromkeys(g.tolist()))}
+    which = torch.tensor([number[group] for group in g.tolist()], dtype=torch.int64)
+    return which.argsort(stable=True), which.bincount().tolist()
+
+
+def grouping(
+    ids: Tensor | Sequence[int] | None, n: int, device: torch.device
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Ids of n rows' bio-batches, (n,) int64, and the rows of each (see Batch), on a device.
+
+    Args:
+        ids: (n,) any integers; None where all rows are of one bio-batch.
+        n: rows.
+        device: of the result.
+
+    Raises:
+        InputError: as for `integers`.
+    """
+    g = torch.zeros(n, dtype=torch.int64) if ids is None else integers("bio_batch", ids, n)
+    return g.to(device), tuple(rows.to(device) for rows in groups_of(g))
+
+
+def integers(name: str, values: Any, n: int) -> Tensor:
+    """The values as an int64 tensor, (n,).
+
+    Args:
+        name: what to call them in the message.
+        values: a tensor, an array or a sequence.
+        n: how many there must be.
+
+    Raises:
+        InputError: for values that are no integers, or another number of them.
+    """
+    try:
+        found = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0)
+    kinds = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    if found.dtype not in kinds or found.shape != (n,):
+        got = f"{tuple(found.shape)} of {found.dtype}" if found.numel() else repr(values)[:40]
+        raise InputError(f"{name} must be {n} integers, one for each image; got {got}")
+    return found.long()

@@ -209,7 +209,7 @@ def noise_arrays(method, noise, N):
 
 
 def clean_map(method, batch, upto="res4"):
-    """The clean representation behind a stage, as an array, leaving the method as it is."""
+    """The clean representation after a stage, as an array, leaving the method as it is."""
     x = array(batch.x)
     stages = as_model(method).stages
     for name in STAGES[: STAGES.index(upto) + 1]:

@@ -204,7 +204,7 @@ def files(dataset: str = "rxrx1") -> set[str]:
     """Names of everything that a run of the command leaves in its folder."""
     epochs = ("best", "last")
     return {
-        *("log.txt", "config.json", "results.jsonl"),
+        *("log.txt", "config.json", "results.jsonl", "model"),
         *(f"{split}_{kind}.csv" for split in ("train", *SPLITS) for kind in ("eval", "algo")),
         *(f"{dataset}_split:{split}_seed:0_epoch:{e}_pred.csv" for split in SPLITS for e in epochs),
         *(f"{dataset}_seed:0_epoch:{e}_model.pth" for e in epochs),
@@ -270,7 +270,7 @@ def assert_says(sentence: str, *parts: str) -> None:
 
 
 def main() -> int:
-    """The command with the tiny network; it waits for the end behind the step that the environment names."""
+    """The command with the tiny network; it waits for the end after the step that the environment names."""
     from abra_wilds.commands import train
     from abra_wilds.engine import fit as fit_module
 

@@ -56,7 +56,7 @@ def take(method, optimizer, scaler, batch, seed):
 
 
 def losses(name, steps=50, cfg=None, **speed):
-    """The loss of each step, (steps,), and the method behind them."""
+    """The loss of each step, (steps,), and the method after them."""
     method, *rest = prepared(name, cfg, **speed)
     batches = simulated()
     found = [take(method, *rest, batches[i % len(batches)], i).loss.detach() for i in range(steps)]

@@ -1,5 +1,7 @@
 """What the documents say exists."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from abra_wilds import METHODS
 from abra_wilds.tta.adapters import ADAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
+# Pages that docs/hooks.py makes of files elsewhere.
+ELSEWHERE = re.findall(r'^    "([\w/]+\.md)": "', (ROOT / "docs" / "hooks.py").read_text(), re.MULTILINE)
 
 
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -22,7 +26,17 @@ def test_every_path_a_document_names_exists(name):
     assert paths and not missing
 
 
-@pytest.mark.parametrize("name", ["README.md", "abra_wilds/methods/README.md"])
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_link_within_the_repository_leads_somewhere(path):
+    made = set(ELSEWHERE) | {"reference/configuration.md", "reference/api.md"}  # by docs/hooks.py
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (path.parent / link).exists() and link not in made]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["docs/training.md", "abra_wilds/methods/README.md"])
 def test_methods_are_listed_in_the_tables_order(name):
     rows = re.findall(r"^\| `([\w-]+)`.*?\|", (ROOT / name).read_text(), flags=re.M)
     assert [row for row in rows if row in METHODS] == list(METHODS)
@@ -34,7 +48,7 @@ def test_the_methods_page_has_a_paragraph_for_each():
 
 
 def test_every_adaptation_is_documented():
-    for name in ("README.md", "abra_wilds/methods/README.md"):
+    for name in ("docs/training.md", "abra_wilds/methods/README.md"):
         text = (ROOT / name).read_text()
         assert all(f"{tta}`" in text for tta in ADAPTERS), name
 
@@ -46,3 +60,23 @@ def test_every_test_that_the_page_of_faults_names_exists():
     assert len(named[0]) >= 60 and len(named[1]) >= 20
     for file, name in [*named[0], *named[1]]:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)
+
+
+PARTS = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```python\n((?:.*\n)*?.*import (.*)\n(?:.*\n)*?)```", PARTS))
+
+
+def test_the_page_of_parts_has_a_heading_for_each_and_no_block_that_is_long():
+    for name in ("BatchShift", "abra_loss", "Batch.of", "PlateBatchSampler", "adapted", "predict"):
+        assert re.search(rf"^## .*`{name}`", PARTS, re.MULTILINE), name
+    assert len(BLOCKS) == PARTS.count("```python")
+    for block in BLOCKS:
+        assert len([line for line in block.splitlines() if line and "import " not in line]) <= 10
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=list(BLOCKS.values()))
+def test_every_block_of_the_page_of_parts_prints_what_its_comments_say(block):
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        exec(compile(block, "docs/parts.md", "exec"), {})
+    assert said and set(shown.getvalue().splitlines()) == set(said)

@@ -13,8 +13,7 @@ from abra_wilds.data.reading.loaders import make_train_loader
 from abra_wilds.functional.precision import full_precision
 from abra_wilds.functional.stats import channel_stats, restyle
 from abra_wilds.methods.abra.config import ABRAConfig
-from abra_wilds.methods.abra.insertion import Insertion
-from abra_wilds.methods.abra.perturbation import StatPerturbation
+from abra_wilds.methods.abra.perturbation import BatchShift, Insertion
 from abra_wilds.types import Batch, Target
 from tests.helpers import (
     CHANNELS,
@@ -58,13 +57,14 @@ def test_T11_one_draw_for_each_channel_shifts_every_image_alike():
 
 
 def test_T12_the_sign_of_K_is_that_of_the_noise():
-    perturb = StatPerturbation(4, 0.1, True, math.inf)
+    perturb = BatchShift(4, 0.1, True, math.inf)
     X = torch.randn(3, 4, 2, 2, dtype=torch.float64)
     noise, K = [tuple(t) for t in torch.randn(2, 2, 4, dtype=torch.float64)]
     noise_minus, K_minus = [tuple(-t for t in pair) for pair in (noise, K)]
     mu, sigma = channel_stats(X)
-    assert torch.equal(perturb(X, mu, sigma, noise, K), perturb(X, mu, sigma, noise_minus, K_minus))
-    assert not torch.equal(perturb(X, mu, sigma, noise, K), perturb(X, mu, sigma, noise, K_minus))
+    point = Insertion(X, mu, sigma)
+    assert torch.equal(perturb.shifted(point, noise, K), perturb.shifted(point, noise_minus, K_minus))
+    assert not torch.equal(perturb.shifted(point, noise, K), perturb.shifted(point, noise, K_minus))
 
 
 @pytest.mark.parametrize("train_loader, n_groups", [("plate", 1), ("group", 1), ("group", 2)])
@@ -92,7 +92,7 @@ def test_T13_a_batch_is_of_one_plate_and_so_are_the_partners_of_cutmix(sim_root,
 
 
 def test_T14_K_stays_within_its_bound_however_large_the_steps():
-    perturb = StatPerturbation(4, start=0.1, relative=True, bound=0.5).double()
+    perturb = BatchShift(4, start=0.1, relative=True, bound=0.5).double()
     torch.manual_seed(0)
     followed = None
     for _ in range(1000):

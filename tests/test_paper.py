@@ -9,8 +9,7 @@ import torch
 from abra_wilds.functional.losses import arcface, js_divergence
 from abra_wilds.functional.stats import channel_stats, instance_stats, restyle
 from abra_wilds.methods.abra.config import ABRAConfig
-from abra_wilds.methods.abra.insertion import Insertion
-from abra_wilds.methods.abra.perturbation import StatPerturbation
+from abra_wilds.methods.abra.perturbation import BatchShift, Insertion
 from abra_wilds.types import Target
 from tests import reference
 from tests.helpers import (
@@ -79,7 +78,7 @@ def test_eq7_shifts_a_map_and_leaves_it_with_mean_mu_plus_d_mu_and_deviation_sig
 
 
 def test_eq8_shifts_are_K_times_noise_with_mu_and_sigma_apart():
-    perturb = StatPerturbation(3, start=0.1, relative=True, bound=0.5)
+    perturb = BatchShift(3, start=0.1, relative=True, bound=0.5)
     perturb.K_mu.copy_(torch.tensor([1.0, 2.0, -3.0]))
     perturb.K_sigma.copy_(torch.tensor([0.5, 0.0, 4.0]))
     noise = (torch.tensor([1.0, -1.0, 2.0]), torch.tensor([-2.0, 5.0, 0.25]))

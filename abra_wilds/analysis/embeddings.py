@@ -70,25 +70,25 @@ def embedded(
     """
     seed = saved.config.train.seed
     features: list[Tensor] = []
-    told: list[tuple[str, ...]] = []
+    names: list[tuple[str, ...]] = []
     for split in splits:
         parts = sampled(saved.members(split), IMAGES_PER_BIO_BATCH, seed)
         for _, batch in saved.read(split, parts, "features of"):
             features.append(image_features(saved, batch.x, adapted).cpu())
-            told += [(split, *named) for named in saved.named(split, batch.rows.numpy(), FIELDS)]
+            names += [(split, *named) for named in saved.named(split, batch.rows.numpy(), FIELDS)]
     of = sum(len(saved.setup.subsets[split]) for split in splits)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(told))[:points])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(names))[:points])
     xy, projection = projected(torch.cat(features).numpy()[chosen], seed)
     statistics = "bio-batch" if adapted else "running"
     return [
-        EmbeddedPoint(float(x), float(y), projection, statistics, of, *told[i])
+        EmbeddedPoint(float(x), float(y), projection, statistics, of, *names[i])
         for (x, y), i in zip(xy, chosen, strict=True)
     ]
 
 
 @torch.no_grad()
 def image_features(saved: Saved, x: Tensor, adapted: bool) -> Tensor:
-    """Pooled features (N, D) of the images of one bio-batch (N, C_in, H, W) uint8."""
+    """Pooled features (N, D) of the images of one bio-batch (N, C_in, H, W) uint8 or uint16."""
     if adapted:
         with buffers_put_back(saved.method), statistics_of_input(saved.method):
             return saved.method.features(saved.standardised(x))

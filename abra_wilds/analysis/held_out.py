@@ -1,7 +1,7 @@
 """Whether an alignment on controls makes experiments more alike, asked of controls that it has not seen.
 
 With few controls an alignment shifts each experiment by what chance gave its controls, and a classifier
-then finds experiments where none could be told apart. So it is fitted to half of the control wells, and
+then finds differences that are not there. So it is fitted to half of the control wells, and
 experiments are looked for in the other half, as they were and aligned.
 
 Letters: n sites, m of them of controls, D features.

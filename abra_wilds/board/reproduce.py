@@ -1,4 +1,4 @@
-"""How the numbers of runs come about again: the commands, and the code that they ran."""
+"""How to reproduce the numbers of runs: the commands, and the code that they ran."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from abra_wilds.results.runs import Entry, Run
 
 
 def training(run: Run) -> str:
-    """The command that trained a run, as it was typed, behind torchrun where several processes did."""
+    """The command that trained a run, as it was typed, after torchrun where several processes did."""
     world, words = int(run.values.get("world", 1)), list(map(str, run.config["command"]))
     torchrun = [] if world == 1 else ["torchrun", "--nproc_per_node", str(world)]
     if words[:2] == ["abra-wilds", "train"]:

@@ -151,6 +151,6 @@ def _stand_in() -> ModuleType:
 
 
 def forget(package: str) -> None:
-    """Drop what a failed import of a package left behind, so that the next import starts afresh."""
+    """Drop what a failed import of a package has left, so that the next import starts afresh."""
     for name in [m for m in sys.modules if m == package or m.startswith(package + ".")]:
         del sys.modules[name]

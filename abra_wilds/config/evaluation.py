@@ -11,6 +11,8 @@ from abra_wilds.errors import InputError
 
 # Adaptations that leave all but batch-norm statistics alone, but for "none".
 STATISTICS_TTA = ("batch_bn", "plate_bn", "mixed_bn", "controls_bn", "eb_bn", "unmix_tns")
+# Values of --tta whose predictions the classifier makes of what it reads.
+EMBEDDED = ("none", *STATISTICS_TTA)
 # Adaptations after the forward pass, which any number of images may share.
 LOGIT_TTA = ("lame", "label_shift")
 TTA = ("none", *STATISTICS_TTA, "tent", "sar", *LOGIT_TTA)
@@ -24,6 +26,7 @@ ONLINE_BATCH = 64
 CONTROLS_TTA = ("controls_bn", "eb_bn")  # to which --tta_controls matters
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
+ADVICE = ("adapt", "do not adapt", "cannot tell")  # whether to adapt to a bio-batch
 CONTROL_KINDS = ("all", "positive", "negative", "none")
 
 

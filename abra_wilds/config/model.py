@@ -19,7 +19,8 @@ class ModelConfig(Options):
     new_stem: bool = option(False, "replace the first convolution by a fresh one")
     pretrained_model_path: str | None = option(
         None,
-        "weights to start from: a checkpoint of a run here or of WILDS, or a file of torchvision's or timm's",
+        "weights to start from: a model's folder, a run's or a checkpoint of one, whose channels and classes "
+        "are found by name; a checkpoint of WILDS; or a file of torchvision's or timm's",
         kind=str,
         path=True,
     )

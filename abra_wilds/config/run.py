@@ -18,6 +18,7 @@ from abra_wilds.config.model import ModelConfig
 from abra_wilds.config.optim import OptimConfig
 from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.config.schema import Schema, digest_of
+from abra_wilds.config.screen import ScreenConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda|(cuda:)?[0-9]+")
 
@@ -41,6 +42,9 @@ class TrainConfig(Options):
     save_best: bool = option(True, "keep the model of the best epoch", local=True)
     save_last: bool = option(True, "keep the model of the last epoch; --resume needs it", local=True)
     save_pred: bool = option(True, "write predictions", local=True)
+    save_model: bool = option(
+        True, "also leave the best model as the folder `model`, which needs no data to be used", local=True
+    )
     no_group_logging: bool = option(False, "leave the per-group columns out of *_algo.csv", local=True)
     progress_bar: bool | None = option(None, "show progress; unset: at a terminal", kind=bool, local=True)
     tracker: str = option(
@@ -61,6 +65,7 @@ class TrainConfig(Options):
 
 SECTIONS: dict[str, type[Options]] = {
     "data": DataConfig,
+    "screen": ScreenConfig,
     "model": ModelConfig,
     "optim": OptimConfig,
     "eval": EvalConfig,
@@ -95,6 +100,7 @@ class RunConfig:
     preset: str
     origin: Mapping[str, str]
     data: DataConfig
+    screen: ScreenConfig
     model: ModelConfig
     optim: OptimConfig
     eval: EvalConfig

@@ -27,6 +27,7 @@ from abra_wilds.engine.artifacts.folder import (
     write_config,
 )
 from abra_wilds.engine.artifacts.logs import DivergenceCheck, Meter, TextLog, no_bar
+from abra_wilds.engine.artifacts.origins import start_lines
 from abra_wilds.engine.artifacts.trackers import check_tracker, make_tracker
 from abra_wilds.engine.checks import check_method
 from abra_wilds.engine.evaluation.evaluate import average_bn, plain_images, reestimate_bn, score
@@ -41,6 +42,7 @@ from abra_wilds.engine.evaluation.results import (
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.heads.phase import train_heads
 from abra_wilds.engine.inputs import learned_rows, method_batch
+from abra_wilds.engine.models.leave import leave_model
 from abra_wilds.engine.parallel import no_sync_unless, parallel, process_lines
 from abra_wilds.engine.precision import configure_precision, make_scaler
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
@@ -239,6 +241,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     epochs = [("best", done.best_epoch), ("last", done.epoch)]
     # Other processes have nothing to write; they leave when the records are there.
     records = on_rank_zero(lambda: conclude(config, setup, method, folder, log, done, epochs))
+    on_rank_zero(lambda: leave_model(config, setup, method, folder, log))
     on_rank_zero(lambda: mark_finished(folder, {name: epoch for name, (_, epoch) in done.picked.items()}))
     return records
 
@@ -280,6 +283,7 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             *reading_lines(config.data, setup.device),
             *batch_lines(config, setup),
             *adaptation_lines(config, setup),
+            *start_lines(config.model, setup.info),
             *values,
         ]
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
+from abra_wilds.data.datasets.quality import without_flagged
 from abra_wilds.data.reading.images import check_images, common_shape
 from abra_wilds.data.reading.loaders import (
     Loader,
@@ -32,6 +33,7 @@ from abra_wilds.data.samplers.batches import GroupSampler
 from abra_wilds.data.samplers.distributed import evaluation_share
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import local_world, world
+from abra_wilds.engine.artifacts.origins import origin_of
 from abra_wilds.engine.artifacts.weights import load_backbone, load_head, refuse_random_stem
 from abra_wilds.engine.device import pick_device
 from abra_wilds.engine.precision import check_speed
@@ -60,6 +62,7 @@ class Data:
         shape: (C, H, W) of an image.
         info: what methods may know of the data.
         device: where the method lives.
+        left_out: for the log, which images of a split are not used.
     """
 
     dataset: WILDSDataset
@@ -68,10 +71,12 @@ class Data:
     shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
+    left_out: tuple[str, ...] = field(default=(), kw_only=True)
 
     def data_lines(self) -> list[str]:
         """How much each split has of what, and what deviates."""
-        return data_lines(self.dataset, {split: own.indices for split, own in self.subsets.items()})
+        rows = {split: own.indices for split, own in self.subsets.items()}
+        return [*data_lines(self.dataset, rows), *self.left_out]
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,9 @@ def prepare(config: RunConfig) -> Setup:
     # The images of other splits need not be there.
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
     data = open_splits(config, dataset, ("train", *evaluated))
+    if d.qc is not None:
+        train, line = without_flagged(data.subsets["train"], Path(d.qc))
+        data = replace(data, subsets={**data.subsets, "train": train}, left_out=(line,))
     check_val_metric(config, data.subsets)
     train_loader = training_loader(config, data)
     reading = reading_kwargs(d, data.device)
@@ -131,7 +139,13 @@ def open_dataset(config: RunConfig) -> WILDSDataset:
     """
     d = config.data
     return load_dataset(
-        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
+        d.dataset,
+        d.root_dir,
+        d.version,
+        d.split_scheme,
+        data_format=d.data_format,
+        packed_size=d.packed_size,
+        screen=config.screen,
     )
 
 
@@ -342,7 +356,7 @@ def reading_lines(d: DataConfig, device: torch.device) -> list[str]:
     workers = reading_kwargs(d, device)["num_workers"]
     if workers == workers_asked(d):
         return []
-    return [f"{workers} worker processes read images instead of {workers_asked(d)}, for want of cores"]
+    return [f"{workers} worker processes read images instead of {workers_asked(d)}: there are no more cores"]
 
 
 def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method:
@@ -365,12 +379,13 @@ def build_method(config: RunConfig, info: DataInfo, load: bool = True) -> Method
         refuse_random_stem(config, info)
     net = build_net(m.model, info.in_channels, pretrained, m.new_stem)
     if path is not None:
-        weights, fresh = load_backbone(path, net, m.new_stem, by_timm(m.model))
+        origin = origin_of(path)
+        weights, fresh = load_backbone(origin.path, net, m.new_stem, by_timm(m.model), stem=origin.stem(info))
         if fresh:
             refuse_random_stem(config, info)
     method = get_method(config.algorithm)(net, info, config.method)
     for e in (config.eval, *config.eval.alternatives()):
         check_adaptable(method, e)
     if path is not None and not m.load_featurizer_only:
-        load_head(path, weights, method)
+        load_head(origin.path, weights, method, origin.head(info))
     return method

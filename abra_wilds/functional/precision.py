@@ -21,7 +21,8 @@ def half_precision(device_type: str, dtype: torch.dtype | None) -> AbstractConte
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
     """A context without autocast, for statistics and losses of tensors that `at_least_fp32` made."""
-    if not torch.amp.is_autocast_available(device_type):
+    # An exported graph has no autocast that could reach into it, and would hold the context as a subgraph.
+    if torch.compiler.is_exporting() or not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.mixing import mix
 from abra_wilds.data.datasets.catalogue import data_info
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.data.reading.loaders import Loader, make_plain_loader
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, save_checkpoint
 from abra_wilds.engine.artifacts.folder import folder_of
@@ -30,7 +29,7 @@ from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learni
 from abra_wilds.engine.setup import build_method, reading_kwargs
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, StepContext, Target
+from abra_wilds.types import Batch, StepContext, Target, groups_of
 
 
 class HarnessAlgorithm:

@@ -73,7 +73,7 @@ class Method(nn.Module):
         self.info = info
         self.cfg = cfg
         self.head = nn.Linear(net.d_feat, info.n_classes)
-        self.context: StepContext | None = None
+        self.context = StepContext()
 
     @property
     def schedule_lost(self) -> bool:

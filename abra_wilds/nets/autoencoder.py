@@ -95,7 +95,7 @@ class Decoder(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """Two convolutions, each followed by AdaIN from its own code; a map is added behind the first."""
+    """Two convolutions, each followed by AdaIN from its own code; a map is added after the first."""
 
     def __init__(self, before: int, C: int, with_map: bool):
         super().__init__()

@@ -18,11 +18,11 @@ from abra_wilds.nets.published import names_of, with_published
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.vit import staged_vit
 
-# Those behind WILDS' pretrained=True and its published rows; torchvision's "DEFAULT" has moved on.
+# Those of WILDS' pretrained=True and of its published rows; torchvision's "DEFAULT" has moved on.
 WEIGHTS = "IMAGENET1K_V1"
 # Its patches of 16 divide RxRx1's 256 pixels.
 VIT_SMALL = "vit_small_patch16_224"
-# What timm's networks of stem and stages may have behind the stages and before the head.
+# What timm's networks of stem and stages may have after the stages and before the head.
 TAILS = ("final_conv", "final_act", "norm_pre", "norm")
 
 
@@ -57,8 +57,8 @@ def resnet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> Sta
 def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> StagedNet:
     """A torchvision DenseNet; "res1".."res3" are a dense block with its transition each.
 
-    "res4" is the last dense block with `norm5` and the ReLU behind it: a train-mode batch norm undoes a
-    shift of channel statistics before it. Behind the other stages that is so for mean and deviation alike,
+    "res4" is the last dense block with `norm5` and the ReLU after it: a train-mode batch norm undoes a
+    shift of channel statistics before it. After the other stages that is so for mean and deviation alike,
     since whatever reads them begins with a batch norm.
 
     Args:

@@ -20,7 +20,7 @@ NO_TAPS: Taps = MappingProxyType({})
 STAGES = ("stem", "res1", "res2", "res3", "res4")
 # "conv1" is the output of the stem's first convolution.
 TAP_POINTS = ("conv1", *STAGES)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class StagedNet(nn.Module):
@@ -73,7 +73,7 @@ class StagedNet(nn.Module):
         upto: str = STAGES[-1],
         bare: bool = False,
     ) -> Tensor:
-        """Run the stages behind `after` (all, if None) up to and with `upto`, and the taps of each.
+        """Run the stages after `after` (all, if None) up to and with `upto`, and the taps of each.
 
         Args:
             x: (N, C_in, H, W), or the output of stage `after`.
@@ -157,7 +157,7 @@ def first_convolution(stem: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """
     if not isinstance(stem, nn.Sequential) or not isinstance(stem[0], nn.Conv2d):
         raise InputError(
-            "the stem of this model does not begin with a convolution, so nothing can act behind one; leave "
+            "the stem of this model does not begin with a convolution, so nothing can act after one; leave "
             "conv1 out of the insertion points, or choose another --model, such as resnet50"
         )
     return stem[0], stem[1:]

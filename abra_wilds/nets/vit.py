@@ -72,7 +72,7 @@ class TokenBlocks(nn.Module):
         self.norm = nn.Identity() if norm is None else norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """The tokens behind the blocks."""
+        """The tokens after the blocks."""
         return as_map(self.norm(self.blocks(x.squeeze(3).transpose(1, 2))))
 
 
@@ -84,7 +84,7 @@ def as_map(tokens: Tensor) -> Tensor:
 def staged_vit(vit: Any) -> StagedNet:
     """The network in five stages; res1..res4 hold a quarter of the blocks each, res4 the final norm too.
 
-    Behind res4, `x[:, :, 0, 0]` is the class token where the network has one, and
+    After res4, `x[:, :, 0, 0]` is the class token where the network has one, and
     `x[:, :, prefix_tokens:, 0]` are the patches, with the stem's `prefix_tokens`.
 
     Args:

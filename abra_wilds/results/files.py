@@ -60,6 +60,28 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder to fill; renamed to `path` when the block ends well, removed when it does not.
+
+    A folder that is there is replaced, so that readers find the old one, the new one, or for a moment none.
+    """
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}{end}") for end in (".tmp", ".old.tmp"))
+    try:
+        with refusals_named(path):
+            temporary.mkdir()
+            yield temporary
+            for written in temporary.iterdir():
+                with open(written, "rb") as file:
+                    os.fsync(file.fileno())
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def make_out(folder: Path) -> None:
     """Make the folder that --out names.
 

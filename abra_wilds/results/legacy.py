@@ -77,7 +77,7 @@ def n_epochs(values: Mapping[str, Any]) -> int:
 def broken_off(values: Mapping[str, Any], records: Sequence[Record]) -> bool:
     """Whether a run of an older version has no record of its last epoch, which training leaves at its end.
 
-    Of runs that were to leave none this cannot be told, so they pass: those that do not keep the last epoch
+    Runs that were to leave none may pass: those that do not keep the last epoch
     or predictions, or evaluate val alone, which may be missing, and those of a WILDS checkout.
 
     Args:

@@ -15,6 +15,8 @@ from abra_wilds.results.files import write_text
 RESULTS = "results.jsonl"
 BALANCED = "acc_balanced"
 CONFIG = "config.json"  # what the records beside it were computed with
+MODEL = "model"  # folder of a run, with its model as one that needs no data
+WEIGHTS = "weights_sha256"  # which config.json of such a folder has
 FIELD_TYPES: dict[str, type | tuple[type, ...]] = {
     **{"str": str, "str | None": (str, NoneType), "bool": bool},
     **{"int": int, "float": (int, float), "float | None": (int, float, NoneType)},
@@ -142,7 +144,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows of as many cells each, in columns, without an end of line behind the last.
+    """Rows of as many cells each, in columns, without an end of line after the last.
 
     Args:
         rows: the head among them.
@@ -163,14 +165,14 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 def class_mix_line(records: Iterable[Record]) -> str:
     """How far the class mix of each split's bio-batches varies, in a line; empty where no record says it."""
-    told = {
+    spread_of = {
         r.split: ", ".join(f"{spread:.2f} over {name}s" for name, spread in r.class_mix.items())
         for r in records
         if r.class_mix
     }
-    if not told:
+    if not spread_of:
         return ""
-    splits = "; ".join(f"{split} {spreads}" for split, spreads in told.items())
+    splits = "; ".join(f"{split} {spreads}" for split, spreads in spread_of.items())
     return f"Class mix (0: bio-batches hold the classes alike, 1: one class each): {splits}"
 
 

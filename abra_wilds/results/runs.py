@@ -18,7 +18,7 @@ from abra_wilds.config.schema import canonical, digest_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.legacy import candidates
 from abra_wilds.results.names import found
-from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
+from abra_wilds.results.records import CONFIG, RESULTS, WEIGHTS, Record, read_records
 
 # As pages and figures call them.
 SPLIT_NAMES = {"test": "OOD test", "val": "OOD validation", "id_test": "ID test", "train": "train"}
@@ -127,7 +127,8 @@ def find_runs(folder: Path) -> list[Run]:
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that holds run folders")
     read = {path.parent: read_json(path) for path in sorted(folder.rglob(CONFIG))}
-    runs = [checked_run(inside, config) for inside, config in read.items() if "predictions_of" not in config]
+    others = {"predictions_of", WEIGHTS}  # of folders of predictions and of models
+    runs = [checked_run(inside, config) for inside, config in read.items() if not others & set(config)]
     if not runs:
         raise InputError(f"{folder} holds no run, which is a folder with a {CONFIG}; give one that does")
     return runs
@@ -231,8 +232,8 @@ def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
     """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        told = {"epoch": entry.epoch, "simulated": entry.record.simulated}
-        groups.setdefault(canonical({"settings": dict(entry.settings), **told}), []).append(entry)
+        state = {"epoch": entry.epoch, "simulated": entry.record.simulated}
+        groups.setdefault(canonical({"settings": dict(entry.settings), **state}), []).append(entry)
     for group in groups.values():
         refuse_seed_twice(group)
         refuse_other_data(group)
@@ -298,9 +299,9 @@ def refuse_mixture(named: Mapping[Path, Mapping[str, Any]]) -> None:
         a, b = named[first], named[folder]
         names = differing([a, b])
         if names:
-            told = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
+            unlike = ", ".join(f"{name} ({a.get(name)} and {b.get(name)})" for name in names[:5])
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             raise InputError(
-                f"{first} and {folder} differ in more than the seed: {told}{more}; give a folder of runs "
+                f"{first} and {folder} differ in more than the seed: {unlike}{more}; give a folder of runs "
                 "with the same settings"
             )

@@ -76,9 +76,9 @@ def _pixels(traits: Traits, colony: Colony, size: int, warp: F32) -> Pixels:
     where, cell, rho, dx, dy = (np.concatenate(column) for column in zip(*parts, strict=True))
     nearest = np.full(size * size, np.inf, np.float32)
     np.minimum.at(nearest, where, rho)
-    behind = rho - nearest[where]
-    keep = np.flatnonzero(behind < 0.3)
-    where, cell, rho, dx, dy, behind = (column[keep] for column in (where, cell, rho, dx, dy, behind))
+    depth = rho - nearest[where]
+    keep = np.flatnonzero(depth < 0.3)
+    where, cell, rho, dx, dy, depth = (column[keep] for column in (where, cell, rho, dx, dy, depth))
     turn, lean = colony.angle, colony.angle + colony.tilt
     angles = np.cos(turn), np.sin(turn), np.cos(lean), np.sin(lean)
     per_cell = np.stack([*colony.shift.T, *colony.nucleus.T, *angles]).astype(np.float32)  # (8, n)
@@ -90,7 +90,7 @@ def _pixels(traits: Traits, colony: Colony, size: int, warp: F32) -> Pixels:
     nu = np.stack([(ex * cos + ey * sin) / na, (ey * cos - ex * sin) / nb])  # (2, M)
     edge = np.clip((1.0 - np.sqrt(nu[0] ** 2 + nu[1] ** 2)) * nb / 1.2 + 0.5, 0.0, 1.0)
     rim = np.clip((1.0 - rho) * 3.5, 0.0, 1.0)
-    body = np.maximum(rim, edge) * np.exp(-behind * 10.0)
+    body = np.maximum(rim, edge) * np.exp(-depth * 10.0)
     return Pixels(where, cell, body, rho, edge, nu, across)
 
 

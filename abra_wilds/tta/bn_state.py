@@ -59,7 +59,7 @@ def statistics_of_input(module: nn.Module, prior: float = 0.0) -> Iterator[None]
         InputError: for an input with one value a channel, which has no spread.
     """
     norms = tracking_norms(module)
-    with hooked([m.register_forward_pre_hook(_Mixing(m.running_mean, m.running_var, prior)) for m in norms]):
+    with hooked([m.register_forward_pre_hook(Mixing(m, prior).before) for m in norms]):
         yield
 
 
@@ -74,15 +74,22 @@ def hooked(hooks: Sequence[RemovableHandle]) -> Iterator[None]:
             hook.remove()
 
 
-class _Mixing:
-    """Gives a batch norm, before it runs, the statistics of its input mixed with its own."""
+class Mixing:
+    """Gives a batch norm, before it runs, the statistics of its input mixed with those it has now."""
 
-    def __init__(self, mean: Tensor, var: Tensor, prior: float):
-        self.mean, self.var, self.prior = mean, var, prior
+    def __init__(self, norm: Any, prior: float):
+        self.mean, self.var, self.prior = norm.running_mean, norm.running_var, prior
 
-    def __call__(self, norm: Any, args: tuple[Tensor, ...]) -> None:
-        mean, var = moments(args[0])
-        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + len(args[0]))
+    def before(self, norm: Any, args: tuple[Tensor, ...]) -> None:
+        """The hook of one pass."""
+        refuse_one_value(args[0])
+        self(norm, *image_moments(args[0]))
+
+    def __call__(self, norm: Any, m: Tensor, v: Tensor) -> None:
+        """Set the buffers from means and biased variances of n images, (n, C) each."""
+        mean, var = pooled_moments(m, v)
+        n = m.shape[0]  # len() would fix it in an exported graph
+        share = 1.0 if math.isinf(self.prior) else self.prior / (self.prior + n)
         norm.running_mean = torch.lerp(mean.to(self.mean.dtype), self.mean, share)  # exact at both ends
         norm.running_var = torch.lerp(var.to(self.var.dtype), self.var, share)
 
@@ -97,9 +104,13 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         InputError: for one value a channel.
     """
     refuse_one_value(x)
-    mean, var = image_moments(x)
-    between, mu = torch.var_mean(mean, dim=0, correction=0)
-    return mu, var.mean(0) + between
+    return pooled_moments(*image_moments(x))
+
+
+def pooled_moments(m: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance, (C,) each, of all images, whose own are (n, C) each."""
+    between, mu = torch.var_mean(m, dim=0, correction=0)
+    return mu, v.mean(0) + between
 
 
 def refuse_one_value(x: Tensor) -> None:

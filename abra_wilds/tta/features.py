@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from abra_wilds.config.evaluation import EMBEDDED
+from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 
 
@@ -18,7 +20,7 @@ def classified(method: Method) -> Iterator[deque[Tensor]]:
     They are caught at `classify`, not at the head, which is idle where ArcFace's cosines classify.
     """
     read: deque[Tensor] = deque()
-    classify = method.classify
+    classify, nested = method.classify, "classify" in vars(method)
 
     def keep(f: Tensor) -> Tensor:
         read.append(f)
@@ -28,4 +30,20 @@ def classified(method: Method) -> Iterator[deque[Tensor]]:
     try:
         yield read
     finally:
-        del method.classify
+        if nested:
+            method.classify = classify  # type: ignore[method-assign]
+        else:
+            del method.classify
+
+
+def check_embeds(tta: str) -> None:
+    """Raise for an adaptation that changes more than what the classifier reads.
+
+    Raises:
+        InputError: with those that do not.
+    """
+    if tta not in EMBEDDED:
+        raise InputError(
+            f"--tta {tta} learns or corrects predictions, which embeddings do not show; give --tta "
+            f"{' or '.join(EMBEDDED)}"
+        )

@@ -29,14 +29,13 @@ from tqdm import tqdm
 
 from abra_wilds import METHODS, get_method
 from abra_wilds.config.optim import OptimConfig
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.engine.flops import FlopCount
 from abra_wilds.engine.schedule import make_optimizer
 from abra_wilds.engine.step import step
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import build_net
-from abra_wilds.types import Batch, DataInfo, StepContext, Target
+from abra_wilds.types import Batch, DataInfo, StepContext, Target, groups_of
 
 LITERAL = "ABRA two forwards"
 MODELS = {"DINOv2": "vit_small"}
@@ -80,7 +79,7 @@ def make_trainee(name: str, args: argparse.Namespace, device: torch.device) -> T
     method = (
         cls(build_net(model_of(name, args), args.channels, pretrained=False), info, cfg).to(device).train()
     )
-    # Behind what some methods train first: the classifier's own steps.
+    # After what some methods train first: the classifier's own steps.
     method.context = StepContext(lr=RATE, log=False, epoch=10**6, progress=0.5)
     return Trainee(
         method,

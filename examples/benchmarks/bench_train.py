@@ -6,7 +6,7 @@ Trains as `run_expt.py` does, with the same loader, copies, augmentation, CutMix
 random bytes in RxRx1-WILDS' 3 x 256 x 256 and RxRx1's 6 x 512 x 512, which lie in the page cache. Both
 methods get the same batches of one plate each. "step" repeats one batch that waits on the device as bytes;
 "loader" only draws batches; "both" draws and steps, with one batch for each worker before its clock starts. A
-round times all three of both methods, every other one backwards, workers rest behind each, and ratios are
+round times all three of both methods, every other one backwards, workers rest after each, and ratios are
 those of medians over rounds: "fed" is the rate of both over that of the step. "waiting" is the share of the
 time of both before the next batch is there, as the host sees it, which runs ahead of a GPU. Peak memory is
 the allocator's on a GPU, and not measured on a CPU, where bench_step.py does.

@@ -119,7 +119,7 @@ def test_pandas_3_gives_rxrx1_writable_tables():
 
 @pytest.mark.parametrize("fault", ["OSError('undefined symbol: _ZN3c10')", "ImportError('no module')"])
 def test_stand_in_replaces_a_torch_scatter_that_does_not_load(tmp_path, fault):
-    """A wheel of another torch raises OSError, and leaves its first submodules behind."""
+    """A wheel of another torch raises OSError, and leaves its first submodules."""
     package = tmp_path / "torch_scatter"
     package.mkdir()
     (package / "utils.py").touch()

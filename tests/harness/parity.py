@@ -22,18 +22,17 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.engine.schedule import learning_rate, make_optimizer, set_learning_rate
 from abra_wilds.engine.step import share_of_step, step
 from abra_wilds.harness.checkout import Checkout
 from abra_wilds.harness.register import Harness, registered
 from abra_wilds.harness.session import attribute
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, StepContext, Target
+from abra_wilds.types import Batch, StepContext, Target, groups_of
 
 State = dict[str, Tensor]
 Columns = tuple[Tensor, Tensor, Tensor]
-# torchvision's names, behind the index that deepCORAL's (featurizer, classifier) puts before them, and ours.
+# torchvision's names, after the index that deepCORAL's (featurizer, classifier) puts before them, and ours.
 RENAMED = (
     (r"^(0\.)?conv1\.", "net.stages.stem.0."),
     (r"^(0\.)?bn1\.", "net.stages.stem.1."),

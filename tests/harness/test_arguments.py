@@ -31,7 +31,7 @@ def ask(checkout):
 
 
 def value(argv, name):
-    """The words behind a flag."""
+    """The words after a flag."""
     rest = argv[argv.index(f"--{name}") + 1 :]
     n = next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))
     return rest[:n]

@@ -24,7 +24,7 @@ from tests import runs
 from tests.harness.inside import FILES, STAND_IN, committed, epochs, git, line
 from tests.runs import names_in
 
-# `abra-wilds` with the tiny network; it waits for its end behind the step that the environment names.
+# `abra-wilds` with the tiny network; it waits for its end after the step that the environment names.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path

@@ -102,7 +102,7 @@ def test_a_missing_seed_is_not_passed_over(checkout, root, own_runs, tmp_path):
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_the_script_can_be_named_behind_the_checkout_as_usage_says(checkout, capsys):
+def test_the_script_can_be_named_after_the_checkout_as_usage_says(checkout, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["wilds", str(checkout.path), "--script", "evaluate.py", "--", "--help"])
     assert ended.value.code == 0 and "predictions_dir" in capsys.readouterr().out

@@ -109,7 +109,7 @@ def test_it_can_be_entered_again_and_every_time_finds_fresh_tables(checkout):
     assert watched(checkout) == before
 
 
-def test_a_failure_while_it_is_opened_leaves_nothing_behind(checkout, monkeypatch):
+def test_a_failure_while_it_is_opened_leaves_nothing(checkout, monkeypatch):
     def broken(_):
         raise Broken
 

@@ -29,7 +29,7 @@ LAZY = "def __getattr__(name):\n    raise {}\n"
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Puts a transformers of this source on the path; what it leaves behind goes with the test."""
+    """Puts a transformers of this source on the path; what it leaves goes with the test."""
     for name in leftovers():
         monkeypatch.delitem(sys.modules, name)
 
@@ -73,7 +73,7 @@ def test_a_transformers_that_cannot_be_imported_is_replaced_whole(package, sourc
     assert "get_cosine_schedule_with_warmup (abra_wilds)" in said and "transformers" not in sys.modules
 
 
-def test_a_transformers_that_fails_half_way_leaves_no_parts_behind(package):
+def test_a_transformers_that_fails_half_way_leaves_no_parts(package):
     package("import transformers.part\nraise RuntimeError('too old')")
     before = leftovers()
     with transformers_supplied():

@@ -134,7 +134,7 @@ def test_a_log_that_comes_later_than_the_first_row_stands_in_the_text_alone(
     assert {text.count(",") for text in lines[1]} == {lines[0][0].count(",")}
 
 
-def test_the_magnitudes_of_advstyle_ascend_behind_each_step(train):
+def test_the_magnitudes_of_advstyle_ascend_after_each_step(train):
     """Their first value is the first batch's spread, whatever the strength of the ascent."""
     found = {}
     for w in (0, 10):

@@ -88,7 +88,7 @@ def test_six_channels_change_the_first_convolution_alone_and_run():
             assert six(image(6)).isfinite().all()
 
 
-def test_densenets_res4_is_torchvisions_features_behind_the_final_relu(densenet):
+def test_densenets_res4_is_torchvisions_features_after_the_final_relu(densenet):
     whole = torchvision_models().densenet161(weights=None)
     f = whole.features
     parts = [f.conv0, f.norm0, f.denseblock1, f.transition1, f.denseblock2, f.transition2]
@@ -106,7 +106,7 @@ def test_densenets_res4_is_torchvisions_features_behind_the_final_relu(densenet)
         assert worst(whole.classifier(net(image()).mean((2, 3))), whole(image())) < 1e-6
 
 
-def test_T9_a_shift_of_channel_means_acts_behind_the_final_relu_and_is_undone_before_norm5(densenet):
+def test_T9_a_shift_of_channel_means_acts_after_the_final_relu_and_is_undone_before_norm5(densenet):
     """Before every batch norm of DenseNet a shift of the deviation is undone as well."""
     net = copy.deepcopy(densenet).double().train()
     block, norm5, relu = net.stages.res4
@@ -121,10 +121,10 @@ def test_T9_a_shift_of_channel_means_acts_behind_the_final_relu_and_is_undone_be
         at = {stage: net(x, upto=stage) for stage in ("res3", "res4")}
         clean = at["res4"].mean((2, 3))
         before_norm5 = relu(norm5(shifted(block(at["res3"]))))
-        behind_res3 = net(shifted(at["res3"]), after="res3")
+        after_res3 = net(shifted(at["res3"]), after="res3")
         assert (shifted(at["res4"]).mean((2, 3)) - clean).abs().mean() > 0.1
         assert worst(before_norm5.mean((2, 3)), clean) < 1e-3
-        assert worst(behind_res3.mean((2, 3)), clean) < 1e-3
+        assert worst(after_res3.mean((2, 3)), clean) < 1e-3
 
 
 @pytest.mark.parametrize("name, outputs", [("resnet18", 64), ("resnet50", 64), ("densenet161", 96)])

@@ -80,7 +80,7 @@ def test_kept_batch_norms_normalise_by_the_batch_and_keep_buffers_and_counters_b
     assert not bitwise(before, buffers(twin))
 
 
-def test_tracking_is_back_behind_the_context_also_after_an_exception():
+def test_tracking_is_back_after_the_context_also_after_an_exception():
     net, twin = (tiny_net().train() for _ in range(2))
     with pytest.raises(KeyError), bn_buffers_kept(net):
         net(X)

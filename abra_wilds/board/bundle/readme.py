@@ -13,7 +13,7 @@ from abra_wilds.results.runs import Entry
 from abra_wilds.results.significance import spread_of
 
 Nine = Mapping[tuple[str, int], Entry]
-SIMULATED_MARK = """> **SIMULATED DATA. NOT A SUBMISSION.** The images behind these predictions were made by a
+SIMULATED_MARK = """> **SIMULATED DATA. NOT A SUBMISSION.** The images of these predictions were made by a
 > simulator; the numbers say nothing about biology or about RxRx1.
 
 """
@@ -48,7 +48,7 @@ def summary_section(nine: Nine, reasons: Sequence[str], given: Mapping[str, str 
     first = nine[BUNDLED_SPLITS[0], SEEDS[0]]
     r = first.record
     epochs = ", ".join(str(nine[BUNDLED_SPLITS[0], seed].record.epoch) for seed in SEEDS)
-    told = {
+    consumed = {
         "Method": f"{r.method}; unofficial, a re-implementation by others than the method's authors",
         "Submission": f"non-standard: {'; '.join(reasons)}" if reasons else "standard",
         "Model": r.backbone,
@@ -65,7 +65,7 @@ def summary_section(nine: Nine, reasons: Sequence[str], given: Mapping[str, str 
         "For a standard row `val` selects and is not trained on, no data are added (weights from ImageNet\n"
         "are customary), and no batch statistics are used at evaluation.\n"
     )
-    return "".join(f"- {name}: {text}\n" for name, text in told.items()) + f"\n{why}"
+    return "".join(f"- {name}: {text}\n" for name, text in consumed.items()) + f"\n{why}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -104,12 +104,12 @@ def label_shifts(found: Sequence[Values]) -> Iterator[Made]:
         refuse_unlike_models(rows)
         digest = f"_{rows[0]['config_sha256'][:8]}" if settings else ""
         name = f"{method} [{settings}]" if settings else method
-        told = (*SHARED, "method", "settings", "checkpoint", "seed", "config_sha256")
+        shared = (*SHARED, "method", "settings", "checkpoint", "seed", "config_sha256")
         yield Made(
             f"figure_{SHIFT}_{method}_{checkpoint}{digest}",
             draw_label_shifts(rows, name),
             [
-                {**{k: values.rows[0][k] for k in told}, **asdict(mean)}
+                {**{k: values.rows[0][k] for k in shared}, **asdict(mean)}
                 for values in models
                 for mean in means(values.rows)
             ],

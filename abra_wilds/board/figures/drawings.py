@@ -73,13 +73,13 @@ def series_name(row: Mapping[str, Any], rows: FigureRows) -> str:
     def several(name: str) -> bool:
         return len({r[name] for r in rows if r["method"] == row["method"]}) > 1
 
-    told = {"seed": f"seed {row['seed']}", "checkpoint": f"epoch {row['checkpoint']}"}
+    parts = {"seed": f"seed {row['seed']}", "checkpoint": f"epoch {row['checkpoint']}"}
     method = f"{row['method']} [{row['settings']}]" if row["settings"] else row["method"]
-    return ", ".join([method, *(text for name, text in told.items() if several(name))])
+    return ", ".join([method, *(text for name, text in parts.items() if several(name))])
 
 
-def settings_told(row: Mapping[str, Any]) -> str:
-    """What tells a model from others of its method, as a sentence behind others."""
+def settings_note(row: Mapping[str, Any]) -> str:
+    """The settings by which a model differs from others of its method, as a sentence to append."""
     return f" The run's {row['settings']}." if row["settings"] else ""
 
 
@@ -148,8 +148,8 @@ def draw_shift(rows: FigureRows, sentence: str) -> Figure:
             by_layer = [[r[name] for r in rows if (r["split"], r["layer"]) == (split, at)] for at in layers]
             low, middle, high = np.quantile(np.array(by_layer), (0.05, 0.5, 0.95), axis=1)
             whose = "train, other halves" if split == "train" else SPLIT_NAMES.get(split, split)
-            told = f"{whose} ({len(by_layer[0])} {first['group']}s)"
-            axes.plot(middle, color=COLOURS[k], marker="os^D"[k], markersize=4, linewidth=1.3, label=told)
+            label = f"{whose} ({len(by_layer[0])} {first['group']}s)"
+            axes.plot(middle, color=COLOURS[k], marker="os^D"[k], markersize=4, linewidth=1.3, label=label)
             axes.fill_between(range(len(layers)), low, high, color=COLOURS[k], alpha=0.2, linewidth=0)
         axes.set_yscale("log")
         plain(axes, "", label)
@@ -158,7 +158,7 @@ def draw_shift(rows: FigureRows, sentence: str) -> Figure:
     panels[1].set_xlabel("batch norm, from the images to the classifier")
     bands = f"Lines: medians; bands: 5 % to 95 % of bio-batches; {first['images']} images of each."
     rest = "Distances from the model's own statistics are in the .csv."
-    note(figure, f"{bands} {sentence} {rest}{settings_told(first)}")
+    note(figure, f"{bands} {sentence} {rest}{settings_note(first)}")
     return figure
 
 
@@ -191,7 +191,7 @@ def draw_points(rows: FigureRows) -> Figure:
     note(
         figure,
         f"{len(rows):,} of {first['of']:,} images, at random; circles: training bio-batches, triangles: "
-        f"others; grey: other cell lines.{settings_told(first)}",
+        f"others; grey: other cell lines.{settings_note(first)}",
     )
     return figure
 

@@ -1,4 +1,4 @@
-"""How figures look, and the three files that each becomes. Colours are told apart by the colour-blind."""
+"""How figures look, and the three files that each becomes. The colour-blind can tell the colours apart."""
 
 from __future__ import annotations
 

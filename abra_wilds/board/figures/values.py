@@ -111,13 +111,13 @@ def refuse_model_twice(found: Sequence[Values]) -> None:
 
 def told_apart(found: Sequence[Values]) -> list[Values]:
     """The same with the column `settings`: flags in which models of one method differ."""
-    told = []
+    named = []
     for values in found:
         own = values.run.settings
         others = [v.run.settings for v in found if v.rows[0]["method"] == values.rows[0]["method"]]
         settings = ", ".join(f"{name} {own.get(name)}" for name in sorted(differing(others)))
-        told.append(replace(values, rows=[{**row, "settings": settings} for row in values.rows]))
-    return told
+        named.append(replace(values, rows=[{**row, "settings": settings} for row in values.rows]))
+    return named
 
 
 def refuse_unlike_models(rows: FigureRows) -> None:

@@ -60,11 +60,11 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
 def differences(spec: Spec) -> list[str]:
     """A line for each row that differs from the reference in terms that the spec gives no reason for."""
     found = unequal(spec)
-    told = {row.label: [name for name in found[row.label] if name not in row.differs] for row in spec.rows}
+    shared = {row.label: [name for name in found[row.label] if name not in row.differs] for row in spec.rows}
     return [
         f"note: {label} differs from {spec.reference} in {terms_in_words(names)}; "
         "`differs` of the row may say why"
-        for label, names in told.items()
+        for label, names in shared.items()
         if names
     ]
 
@@ -95,12 +95,12 @@ def device_slots(devices: Sequence[str] | None, k: int, jobs: int | None) -> lis
 
 def run_all(runs: Sequence[Planned], launcher: Launcher, slots: Sequence[tuple[str, ...]]) -> int:
     """Do runs side by side, and at the end ask again for those that were locked; returns the exit code."""
-    told = run_each(runs, launcher, slots)
-    left = [run for run in runs if told[run.name] == ELSEWHERE]
+    outcomes = run_each(runs, launcher, slots)
+    left = [run for run in runs if outcomes[run.name] == ELSEWHERE]
     if left:
         print(f"{len(left)} runs were locked; trying them again", flush=True)
-        told |= run_each(left, launcher, slots, PATIENCE)
-    failures = [f"{name} {text}" for name, text in told.items() if text.startswith(FAILED)]
+        outcomes |= run_each(left, launcher, slots, PATIENCE)
+    failures = [f"{name} {text}" for name, text in outcomes.items() if text.startswith(FAILED)]
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
@@ -129,21 +129,21 @@ def run_each(
         finally:
             free.put(slot)
 
-    told: dict[str, str] = {}
+    outcomes: dict[str, str] = {}
     pool = ThreadPoolExecutor(len(slots))
     with sigterm_interrupts(), tqdm(total=len(runs), unit="run", disable=not runs) as bar:
         try:
             futures = {pool.submit(do, run): run.name for run in runs}
             for future in as_completed(futures):
                 name = futures[future]
-                told[name] = outcome(future.result)
-                bar.write(f"{name} {told[name]}")
+                outcomes[name] = outcome(future.result)
+                bar.write(f"{name} {outcomes[name]}")
                 bar.update()
         except BaseException:
             launcher.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    return told
+    return outcomes
 
 
 def outcome(result: Callable[[], str]) -> str:

@@ -159,7 +159,7 @@ class Launcher:
 
 
 def check_complete(run: Planned, missing: Sequence[str]) -> None:
-    """Raise if something is missing behind a process that did not fail.
+    """Raise if a process that did not fail left something out.
 
     Raises:
         Failed: naming it.
@@ -176,7 +176,7 @@ def log_of(run: Planned) -> Path:
 
 
 def last_line(log: Path, begun: int) -> str:
-    """The last line of a log behind a position and its first line, which is the command."""
+    """The last line of a log after a position, and its first line, which is the command."""
     with log.open("rb") as file:
         file.seek(begun)
         lines = file.read().decode(errors="replace").strip().splitlines()[1:]

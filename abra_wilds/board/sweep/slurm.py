@@ -97,8 +97,8 @@ def slurm_executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
     except RuntimeError:
         raise InputError("--slurm finds no srun here; start the sweep on a node of the cluster") from None
     except ValueError as fault:
-        told = " ".join(str(fault).split())
-        raise InputError(f"--slurm has what submitit cannot hand to sbatch: {told}; correct it") from None
+        reason = " ".join(str(fault).split())
+        raise InputError(f"--slurm has what submitit cannot hand to sbatch: {reason}; correct it") from None
     return executor
 
 

@@ -1,4 +1,4 @@
-"""What is there of a run and its adaptations, and a lock that lasts as long as somebody works on it."""
+"""How much of a run and its adaptations is done, and a lock that lasts as long as somebody works on it."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class RunState:
     def splits(self) -> list[str]:
         """The splits that it has to predict: its data set's, but no id_test where all is one site.
 
-        Whether there is one is told by the logs: all splits that there are have theirs since the first epoch.
+        The logs say whether there is one: every split of the run has its log since the first epoch.
         """
         run = self.run
         logged = [split for split in run.splits if (run.folder / f"{split}_eval.csv").exists()]
@@ -134,9 +134,9 @@ def refuse_other(run: Planned, there: Run) -> None:
         return
     now, then = jsonable(run.config.values(local=False)), there.values
     differing = [f"{n} (was {then.get(n)}, is {now[n]})" for n in now if then.get(n) != now[n]]
-    told = ", ".join(differing[:5]) or "values that are no longer there"
+    named = ", ".join(differing[:5]) or "values that are no longer there"
     raise InputError(
-        f"{run.folder} holds a run with other settings: {told}; give another --out, or rename that folder"
+        f"{run.folder} holds a run with other settings: {named}; give another --out, or rename that folder"
     )
 
 

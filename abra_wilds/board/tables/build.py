@@ -102,11 +102,11 @@ def build_table(
         of_row = groups.pop(printed.key, [])
         missing = TableRow(printed.name, printed.key, printed.backbone, False, {}, None, printed)
         rows += [
-            replace(our_row(wanted, group, printed.name + told), published=printed)
-            for group, told in labelled(of_row)
+            replace(our_row(wanted, group, printed.name + settings), published=printed)
+            for group, settings in labelled(of_row)
         ] or [missing]
     for key, of_row in sorted(groups.items(), key=lambda item: (item[0][1] is not None, str(item[0]))):
-        rows += [our_row(wanted, group, f"{key[0]}{told}") for group, told in labelled(of_row)]
+        rows += [our_row(wanted, group, f"{key[0]}{settings}") for group, settings in labelled(of_row)]
     table = Table(wanted, tuple(backbones) or (wanted.backbone,), tuple(compared(rows, wanted)), ())
     left_out = [e for e in entries if wanted.of_same_data(e) and not wanted.fits(e, backbones)]
     mixes = class_mix_line(e.record for e in taken)

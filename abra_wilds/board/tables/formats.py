@@ -1,4 +1,4 @@
-"""A table as Markdown, LaTeX, CSV and HTML."""
+"""A table as Markdown, LaTeX, CSV and HTML, and a narrow form for a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from abra_wilds.board.tables.notes import footnotes
 from abra_wilds.board.tables.rows import PublishedRow, Table, TableRow
 from abra_wilds.results.files import csv_text as as_csv
+from abra_wilds.results.records import aligned
 from abra_wilds.results.significance import spread
 
 TEX = {
@@ -51,12 +52,12 @@ def grid(table: Table) -> tuple[list[tuple[str, str]], list[list[str]]]:
 
 def _named(row: TableRow, marks: Mapping[str, str]) -> list[str]:
     printed = row.published
-    told = [
+    parts = [
         "SIMULATED" if row.simulated else "",
         "" if printed else "not in the paper",
         marks[printed.footnote] if printed and printed.footnote else "",
     ]
-    label = row.label + "".join(f" [{part}]" for part in told if part)
+    label = row.label + "".join(f" [{part}]" for part in parts if part)
     terms = [str(row.terms.get(name) or "-") for name in ("bn_stats", "epoch")]
     return [label, row.key[1] or "-", *terms, row.backbone]
 
@@ -115,8 +116,23 @@ def markdown(table: Table) -> str:
         + " |"
         for row in [cells[0], rule, *cells[1:]]
     ]
-    told = "\n".join(f"- {note}" for note in table.notes)
-    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{told}\n"
+    notes = "\n".join(f"- {note}" for note in table.notes)
+    return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def narrow(table: Table) -> str:
+    """The rows that have runs, in the column that is tested, for a terminal of 100 columns."""
+    column = table.layout.tested
+    cells = [["method", "TTA", column, "published", "seeds", "difference", "p (Holm)"]]
+    for row in (row for row in table.rows if not row.missing):
+        _, p_holm, difference, _ = _tested(row)
+        printed = None if row.published is None else row.published.accs.get(column)
+        name = _named(row, {})[0]
+        accs = [spread(row.mean_std(column), "missing"), spread(printed, "-")]
+        cells.append([name, row.key[1] or "-", *accs, str(len(row.seeds(column))), difference, p_holm])
+    left_out = sum(row.missing for row in table.rows)
+    rest = f"\n{left_out} rows of the paper have no run." if left_out else ""
+    return f"{table.title}\n\n{aligned(cells, left=2)}\n{rest}"
 
 
 def latex(table: Table) -> str:
@@ -228,12 +244,12 @@ def html_table(table: Table) -> str:
         for row in rows
     )
     groups = f'<colgroup span="{n_ours}"></colgroup><colgroup span="{len(headers) - n_ours}"></colgroup>'
-    told = "".join(f"<li>{escape(note)}</li>\n" for note in table.notes)
+    notes = "".join(f"<li>{escape(note)}</li>\n" for note in table.notes)
     # A region that scrolls must be reachable by keyboard, hence the tabindex.
     return (
         f'<div class="table" role="region" aria-label="{title}" tabindex="0">\n'
         f"<table>\n<caption>{title}</caption>\n{groups}\n<thead>\n{head}\n<tr>{named}</tr>\n</thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
-        f'<ul class="notes">\n{told}</ul>\n'
+        f'<ul class="notes">\n{notes}</ul>\n'
     )
 
 

@@ -17,7 +17,7 @@ from abra_wilds.results.records import BALANCED
 from abra_wilds.results.runs import Entry
 
 SIMULATED_NOTE = (
-    "SIMULATED DATA: the images behind our numbers were made by a simulator. They say nothing about RxRx1, "
+    "SIMULATED DATA: the images of our numbers were made by a simulator. They say nothing about RxRx1, "
     "and comparing them with the published ones is meaningless."
 )
 
@@ -57,9 +57,7 @@ def notes(
 def _ours(table: Table) -> Iterator[str]:
     """How our numbers came about."""
     wanted = table.layout
-    epoch = (
-        "the epoch that is best on val" if wanted.checkpoint == "best" else "the last epoch, for want of val"
-    )
+    epoch = "the epoch that is best on val" if wanted.checkpoint == "best" else "the last epoch (no val)"
     yield (
         "Ours: mean and sample standard deviation (n - 1) over seeds, in percent, as predicted after "
         f"{epoch}. One seed has no standard deviation and no test."
@@ -106,8 +104,10 @@ def _terms(table: Table) -> Iterator[str]:
         differs = row.comparison.differs
         if differs:
             other = references[table.layout.reference(row.key)]
-            told = [f"{name} {_shown(row.terms[name])} (not {_shown(other.terms[name])})" for name in differs]
-            yield f"{row.label}{_adapted(row)} differs from {row.comparison.against} in {', '.join(told)}."
+            unlike = [
+                f"{name} {_shown(row.terms[name])} (not {_shown(other.terms[name])})" for name in differs
+            ]
+            yield f"{row.label}{_adapted(row)} differs from {row.comparison.against} in {', '.join(unlike)}."
 
 
 def _adapted(row: TableRow) -> str:
@@ -127,8 +127,8 @@ def _gaps(table: Table) -> Iterator[str]:
         seeds, paired = row.seeds(wanted.tested), row.comparison.seeds
         uneven = [c for c in wanted.columns if not row.missing and row.seeds(c) != seeds]
         if uneven:
-            told = f"{row.label}: seeds {_listed(seeds)} in {wanted.tested}, and others or none in"
-            yield f"{told} {', '.join(uneven)}."
+            own = f"{row.label}: seeds {_listed(seeds)} in {wanted.tested}, and others or none in"
+            yield f"{own} {', '.join(uneven)}."
         if len(row.commits) > 1:
             yield f"{row.label}: computed by several commits of the source, {', '.join(row.commits)}."
         if paired and paired != seeds:

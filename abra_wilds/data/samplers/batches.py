@@ -174,8 +174,8 @@ class GroupSampler(BatchSampler):
         size = n * self.rows_per_group
         if (n, size) != (wanted, batch_size):
             of = "" if n == wanted else f", since the split has {there} of the {wanted} that were asked for"
-            told = f"a batch has {size} images, {self.rows_per_group} of each of {n} bio-batches{of}"
-            self.notes = (told,)
+            note = f"a batch has {size} images, {self.rows_per_group} of each of {n} bio-batches{of}"
+            self.notes = (note,)
         n_batches = max(len(group_of) // size, 1)  # a split smaller than a batch still has one
         super().__init__(n_batches, n_batches * size, seed)
 

@@ -22,12 +22,13 @@ from abra_wilds.results.files import sha256, write_text
 from abra_wilds.results.lock import hold, holder_of
 from abra_wilds.results.names import COLON, found, model_name, predictions_name, sign_in
 from abra_wilds.results.provenance import commit, versions
-from abra_wilds.results.records import CONFIG, RESULTS
+from abra_wilds.results.records import CONFIG, MODEL, RESULTS
 
 TRACKER = "tensorboard"
 LOCK = ".run.lock"
 OUR_FILES = re.compile(
-    rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|\..+\.tmp"
+    rf"log\.txt|{re.escape(CONFIG)}|{re.escape(RESULTS)}|{TRACKER}|{MODEL}"
+    r"|.+_(eval|algo)\.csv|.+_pred\.csv|.+_model\.pth|.+_components_.+\.pth|\..+\.tmp"
 )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from abra_wilds.config.run import RunConfig
 from abra_wilds.engine.artifacts.checkpoint import brief, read_checkpoint
+from abra_wilds.engine.artifacts.origins import Sources, by_channel, by_class
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.backbones import spread
@@ -52,7 +53,11 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_backbone(
-    path: Path, net: StagedNet, new_stem: bool = False, timm: bool = False
+    path: Path,
+    net: StagedNet,
+    new_stem: bool = False,
+    timm: bool = False,
+    stem: Sources | None = None,
 ) -> tuple[Weights, bool]:
     """Start a backbone from a file.
 
@@ -64,6 +69,7 @@ def load_backbone(
         net: the backbone.
         new_stem: whether its first convolution was asked to be a fresh one.
         timm: whether the network is timm's.
+        stem: where each channel is among the file's, for `by_channel`; None where they are the same.
 
     Returns:
         What the file holds, and whether the first convolution is a fresh one.
@@ -84,6 +90,8 @@ def load_backbone(
         backbone[first], fresh = spread(backbone[first], own.shape[1]), False
     elif fresh:
         backbone[first] = own
+    elif stem is not None:
+        backbone[first] = by_channel(backbone[first], stem)
     try:
         net.load_state_dict(backbone, strict=False)
     except RuntimeError as fault:
@@ -91,23 +99,32 @@ def load_backbone(
     return found, fresh
 
 
-def load_head(path: Path, found: Weights, method: Method) -> None:
+def load_head(path: Path, found: Weights, method: Method, rows: Sources | None = None) -> None:
     """Start a method's classifier from that of a file.
 
+    Args:
+        path: of the file.
+        found: what it holds.
+        method: whose classifier it is.
+        rows: where each class is among the file's, for `by_class`; None where they are the same.
+
     Raises:
-        InputError: if the file has none, or one of other classes or features.
+        InputError: if the file has none, or one of other features or, without `rows`, classes.
     """
     wanted = method.head.state_dict()
     leave = "--load_featurizer_only leaves the classifier out"
     if not wanted.keys() <= found.head.keys():
         raise InputError(f"{path} holds no classifier of this model; {leave}")
+    head = {name: found.head[name] for name in wanted}
+    if rows is not None and all(head[n].shape[1:] == own.shape[1:] for n, own in wanted.items()):
+        head = {name: by_class(own, head[name], rows) for name, own in wanted.items()}
     for name, weight in wanted.items():
-        if found.head[name].shape != weight.shape:
-            had, has = (list(t.shape) for t in (found.head[name], weight))
+        if head[name].shape != weight.shape:
+            had, has = (list(t.shape) for t in (head[name], weight))
             raise InputError(
                 f"{path} has a classifier whose {name} is {had}, and this one's is {has}; {leave}"
             )
-    method.head.load_state_dict({name: found.head[name] for name in wanted})
+    method.head.load_state_dict(head)
 
 
 def refuse_random_stem(config: RunConfig, info: DataInfo) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.data.samplers.passes import PassSampler
@@ -22,7 +21,7 @@ from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS
 from abra_wilds.results.files import write_text
 from abra_wilds.tta.adapters import Adapter, running_statistics
-from abra_wilds.types import Batch, InputError, Target
+from abra_wilds.types import Batch, InputError, Target, groups_of
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset

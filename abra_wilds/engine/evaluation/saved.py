@@ -14,19 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
-from abra_wilds.config.run import COMMON, RunConfig, schema_of
+from abra_wilds.config.run import COMMON, RunConfig
 from abra_wilds.dist import is_main, on_rank_zero, started
-from abra_wilds.engine.artifacts.folder import (
-    RunFolder,
-    as_trained,
-    keep_others_out,
-    note_predictions,
-    read_config,
-)
+from abra_wilds.engine.artifacts.configs import run_config_of
+from abra_wilds.engine.artifacts.folder import RunFolder, keep_others_out, note_predictions, read_config
 from abra_wilds.engine.evaluation.results import evaluate_checkpoint
 from abra_wilds.engine.setup import open_evaluation
 from abra_wilds.errors import InputError
-from abra_wilds.methods import get_method
 from abra_wilds.results.files import all_or_none, make_out
 from abra_wilds.results.names import found, read_model_name
 from abra_wilds.results.records import CONFIG, Record
@@ -92,17 +86,7 @@ def saved_config(folder: RunFolder) -> RunConfig:
     Raises:
         InputError: if there is none.
     """
-    content = read_config(folder)
-    values = content.get("values", {})
-    algorithm, preset, origin = values.get("algorithm"), content.get("preset"), content.get("origin")
-    if not isinstance(algorithm, str) or not isinstance(preset, str) or not isinstance(origin, dict):
-        raise InputError(
-            f"{folder.path / CONFIG} is missing or names no algorithm, preset and origin; restore it from "
-            "the run"
-        )
-    parts = schema_of(get_method(algorithm).Config).build(values)
-    config = RunConfig(algorithm, preset, origin, **parts)
-    return as_trained(folder, config)
+    return run_config_of(read_config(folder), folder.path / CONFIG)
 
 
 def changed(config: RunConfig, flags: Mapping[str, Any]) -> RunConfig:

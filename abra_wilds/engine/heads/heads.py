@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.data.reading.dataset import groups_of
 from abra_wilds.data.reading.loaders import Loader, make_eval_loader
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.data.samplers.batches import BatchSampler, GroupSampler, ShuffledSampler
@@ -24,7 +23,7 @@ from abra_wilds.engine.precision import fused
 from abra_wilds.engine.schedule import OPTIMIZERS
 from abra_wilds.engine.setup import Setup, reading_kwargs
 from abra_wilds.methods.base import Method
-from abra_wilds.types import Batch, HeadPhase, StepOutput, Target
+from abra_wilds.types import Batch, HeadPhase, StepOutput, Target, groups_of
 
 ROWS = 4096  # features that are scored at a time
 

@@ -1,7 +1,7 @@
 """ABRA, adversarial batch representation augmentation (Tong et al. 2026, arXiv 2603.05622).
 
-Eqs. 9-14 and Algorithm 1; Eqs. 7, 8 and 12 are in `perturbation.py`, the way through insertion points in
-`insertion.py`.
+Algorithm 1; its phases (Eqs. 9-14) are in `loss.py`, Eqs. 7, 8 and 12 in `perturbation.py`, the way through
+insertion points in `insertion.py`.
 
 No reference code is public. Where the text is silent, `config.py` names the choice. One difference of form:
 phase 1 differentiates by K alone, so both phases share one backbone forward (`two_forward` gives Algorithm 1
@@ -12,22 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.dist import broadcast, means_across_ranks
-from abra_wilds.functional.losses import (
-    arcface,
-    arcface_two_term,
-    cosine_logits,
-    cross_entropies,
-    js_divergence,
-)
+from abra_wilds.dist import broadcast
+from abra_wilds.functional.losses import arcface, arcface_two_term, cosine_logits
 from abra_wilds.functional.precision import at_least_fp32, full_precision
 from abra_wilds.methods.abra.config import ABRAConfig
-from abra_wilds.methods.abra.insertion import Insertion, Pair, Perturbations
+from abra_wilds.methods.abra.insertion import Perturbations
+from abra_wilds.methods.abra.loss import ascend, clean_step, robust_loss, task_losses
+from abra_wilds.methods.abra.perturbation import Insertion, Pair
 from abra_wilds.methods.abra.reach import ShiftReach, remark_on
 from abra_wilds.methods.base import Method
 from abra_wilds.nets.staged import BATCH_NORMS, STAGES, StagedNet, bn_buffers_kept
@@ -72,7 +69,7 @@ class ABRA(Method):
         """Algorithm 1: phase 1 moves K only, phase 2 gives the loss of theta."""
         c = self.cfg
         if c.prob < 1 and broadcast(torch.rand(())).item() >= c.prob:  # All processes ascend, or none.
-            return self.clean_only(batch)
+            return clean_step(self.features(batch.x), batch.target, self.task_losses)
         with torch.no_grad() if c.two_forward else nullcontext():
             points = self.perturb.clean(self.net, batch, literal=c.two_forward)
         noise = self.perturb.draw(points, batch)
@@ -84,39 +81,29 @@ class ABRA(Method):
         f = self.perturb.leave(self.net, points[-1].x)  # (N, D)
         with bn_buffers_kept(self.net):  # running statistics stay those of clean features
             f_t = self.perturb.shifted(self.net, points[0], noise, batch, detach=c.detach_stats)  # (N, D)
-        losses, logits = self.task_losses(torch.cat([f, f_t]), batch.target.twice())  # Phase 2: both.
-        (clean, hard), (p, q) = (half.mean() for half in losses.chunk(2)), logits.chunk(2)
-        with full_precision(f.device.type):
-            js = js_divergence(p.detach() if c.js_detach_clean else p, q)  # Eq. 14
-            loss = (0.5 if c.reduce == "mean" else 1.0) * (clean + hard)  # Eq. 13
-            if "js" in c.terms:
-                loss = loss + c.js_weight * js
-        logs |= {"L_clean": clean.detach(), "L_shifted": hard.detach(), "R_JS": js.detach()}
-        logs |= self.reach.measure(p, q, batch.groups, self.context)
+        loss, (p, q), terms = robust_loss(  # Phase 2: both.
+            f,
+            f_t,
+            batch.target,
+            self.task_losses,
+            c.js_weight if "js" in c.terms else 0.0,
+            summed=c.reduce == "sum",
+            detach_clean=c.js_detach_clean,
+        )
+        logs |= terms | self.reach.measure(p, q, batch.groups, self.context)
         return StepOutput(loss, p, logs | self.perturb.summary(points, noise))
 
     def explore(self, start: Insertion, noise: Sequence[Pair], batch: Batch) -> dict[str, Tensor]:
-        """Phase 1: K <- K + alpha dL_adv/dK (Eqs. 10, 12) on constants; returns L_adv before and after.
-
-        The two values are computed on steps whose logs will be read.
-        """
-        start, logs = start.detach(), {}
-        log = self.context is None or self.context.log
+        """Phase 1 on constants; returns L_adv before, and after where logs will be read."""
+        start = start.detach()
+        adversary = partial(self.adversary, start, noise, batch)
         # The literal algorithm lets its own forward move the running statistics; the shared one must not.
         with nullcontext() if self.cfg.two_forward else bn_buffers_kept(self.net):
-            for i in range(self.cfg.ascent_steps):
-                K = self.perturb.leaves()
-                with torch.enable_grad():
-                    adv = self.adversary(start, noise, batch, K)
-                    with full_precision(adv.device.type):
-                        grads = means_across_ranks(torch.autograd.grad(adv, [k for pair in K for k in pair]))
-                self.perturb.ascend(grads, self.alpha)
-                if log and i == 0:
-                    logs["L_adv"] = adv.detach()
-        if log:
-            with torch.no_grad(), bn_buffers_kept(self.net):
-                logs["L_adv_after"] = self.adversary(start, noise, batch)
-        return logs
+            logs = {"L_adv": ascend(self.perturb.shifts, adversary, self.alpha, self.cfg.ascent_steps)}
+        if not self.context.log:
+            return {}
+        with torch.no_grad(), bn_buffers_kept(self.net):
+            return logs | {"L_adv_after": adversary()}
 
     def adversary(
         self, start: Insertion, noise: Sequence[Pair], batch: Batch, K: Sequence[Pair] | None = None
@@ -128,34 +115,22 @@ class ABRA(Method):
     @property
     def alpha(self) -> float:
         """Ascent step: theta's learning rate unless set, since Algorithm 1 writes one alpha for both."""
-        if self.cfg.alpha is not None:
-            return self.cfg.alpha * self.cfg.alpha_scale
-        if self.context is None:
-            raise RuntimeError(
-                "ABRA steps K by theta's learning rate: set method.context, or ABRAConfig(alpha=...)"
-            )
-        return self.context.lr * self.cfg.alpha_scale
+        rate = self.context.lr if self.cfg.alpha is None else self.cfg.alpha
+        return rate * self.cfg.alpha_scale
 
     def task_losses(self, f: Tensor, target: Target) -> tuple[Tensor, Tensor]:
         """Each image's lambda L_CE + (1 - lambda) L_arc from features (N, D); and the class logits (N, O)."""
         c = self.cfg
-        f = self.neck(at_least_fp32(f))
-        logits = self.classify(f)
-        w_ce, w_arc = c.weights
-        with full_precision(f.device.type):
-            losses = logits.new_zeros(len(f))
-            if w_ce:
-                losses = losses + w_ce * cross_entropies(logits, target)
-            if w_arc:
-                arc = arcface if c.soft_arc == "dense" else arcface_two_term
-                losses = losses + w_arc * arc(f, self.directions, target, c.margin, c.scale)
-        return losses, logits
-
-    def clean_only(self, batch: Batch) -> StepOutput:
-        """The loss of a batch that is left unperturbed."""
-        losses, logits = self.task_losses(self.features(batch.x), batch.target)
-        loss = losses.mean()
-        return StepOutput(loss, logits, {"L_clean": loss.detach()})
+        return task_losses(
+            self.neck(at_least_fp32(f)),
+            target,
+            classify=self.classify,
+            arc_weight=self.directions,
+            weights=c.weights,
+            margin=c.margin,
+            scale=c.scale,
+            arc=arcface if c.soft_arc == "dense" else arcface_two_term,
+        )
 
     def embed(self, x: Tensor) -> Tensor:
         """Clean features (N, D) after the neck; K does not enter."""

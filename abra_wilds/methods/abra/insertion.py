@@ -8,39 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from abra_wilds.functional.precision import at_least_fp32, full_precision
-from abra_wilds.functional.stats import group_of_row, grouped_stats, instance_moments, pooled_stats
+from abra_wilds.functional.precision import at_least_fp32
 from abra_wilds.methods.abra.config import ABRAConfig
-from abra_wilds.methods.abra.perturbation import StatPerturbation
+from abra_wilds.methods.abra.perturbation import BatchShift, Insertion, Pair, draw_noise
 from abra_wilds.nets.staged import STAGES, StagedNet, bn_buffers_kept
 from abra_wilds.types import Batch
-
-Pair = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class Insertion:
-    """A representation at an insertion point, with the statistics of its bio-batches.
-
-    Attributes:
-        x: (N, C, h, w), or pooled (N, C) where nothing but pooling follows.
-        mu: (C,), or (N, C) where the batch holds several bio-batches.
-        sigma: like mu.
-    """
-
-    x: Tensor
-    mu: Tensor
-    sigma: Tensor
-
-    def detach(self) -> Insertion:
-        """The same point as a constant."""
-        return Insertion(self.x.detach(), self.mu.detach(), self.sigma.detach())
 
 
 class Perturbations(nn.ModuleDict):
@@ -49,13 +27,17 @@ class Perturbations(nn.ModuleDict):
     def __init__(self, net: StagedNet, cfg: ABRAConfig):
         at = tuple(sorted(cfg.at, key=STAGES.index))
         starts = (cfg.k_init, cfg.k_init_relative, cfg.k_bound)
-        super().__init__(
-            {p: StatPerturbation(net.channels[p], *starts, in_sigma=cfg.k_unit == "sigma") for p in at}
-        )
+        unit = cfg.k_unit == "sigma"
+        super().__init__({p: BatchShift(net.channels[p], *starts, in_sigma=unit, eps=cfg.eps) for p in at})
         self.cfg, self.at = cfg, at
 
-    def __getitem__(self, key: str) -> StatPerturbation:
-        return cast(StatPerturbation, super().__getitem__(key))
+    def __getitem__(self, key: str) -> BatchShift:
+        return cast(BatchShift, super().__getitem__(key))
+
+    @property
+    def shifts(self) -> list[BatchShift]:
+        """The perturbations, shallow ones first."""
+        return [self[name] for name in self.at]
 
     def clean(
         self, net: StagedNet, batch: Batch, observe: bool = True, literal: bool = False
@@ -73,8 +55,7 @@ class Perturbations(nn.ModuleDict):
             after = name
             points.append(self.arrive(name, X, batch))
             if observe:
-                sigma = points[-1].sigma.detach()
-                self[name].observe(sigma.mean(0) if sigma.dim() == 2 else sigma)
+                self[name].observe(points[-1].sigma)
         return points
 
     def shifted(
@@ -95,11 +76,9 @@ class Perturbations(nn.ModuleDict):
             if i > 0:
                 X = net(self.onward(x), after=self.at[i - 1], upto=name, bare=self.cfg.before_relu)
                 point = self.arrive(name, X, batch)
-            mu, sigma = point.mu, point.sigma
             if detach:
-                mu, sigma = mu.detach(), sigma.detach()
-            with full_precision(point.x.device.type):
-                x = self[name](point.x, mu, sigma, noise[i], K[i] if K else None, self.cfg.clamp_sigma)
+                point = replace(point, mu=point.mu.detach(), sigma=point.sigma.detach())
+            x = self[name].shifted(point, noise[i], K[i] if K else None, self.cfg.clamp_sigma)
         return self.leave(net, x)
 
     def draw(self, points: Sequence[Insertion], batch: Batch) -> list[Pair]:
@@ -108,29 +87,18 @@ class Perturbations(nn.ModuleDict):
         Returns:
             A pair for each point; (C,) each, or (N, C) where rows differ.
         """
+        if self.cfg.noise_shape == "batch":
+            return [draw_noise(point.mu, batch.groups) for point in points]
 
         def noise(mu: Tensor) -> Tensor:
-            C = mu.shape[-1]
-            if self.cfg.noise_shape == "image":
-                return torch.randn(len(batch), C, dtype=mu.dtype, device=mu.device)
-            if mu.dim() == 1:
-                return torch.randn(C, dtype=mu.dtype, device=mu.device)
-            per_group = torch.randn(len(batch.groups), C, dtype=mu.dtype, device=mu.device)
-            return per_group[group_of_row(batch.groups, len(batch))]
+            return torch.randn(len(batch), mu.shape[-1], dtype=mu.dtype, device=mu.device)
 
         return [(noise(point.mu), noise(point.mu)) for point in points]
 
     def arrive(self, name: str, X: Tensor, batch: Batch) -> Insertion:
         """Statistics (Eq. 1) of the map (N, C, h, w) that reaches an insertion point."""
-        with full_precision(X.device.type):
-            X = at_least_fp32(X)
-            mean, var = instance_moments(X)
-            if self.cfg.stats_over == "group" and len(batch.groups) > 1:
-                of = group_of_row(batch.groups, len(batch))  # (N,)
-                mu, sigma = (s[of] for s in grouped_stats(mean, var, batch.groups, self.cfg.eps))  # (N, C)
-            else:
-                mu, sigma = pooled_stats(mean, var, self.cfg.eps)  # (C,)
-        return Insertion(mean if self.pooled(name) else X, mu, sigma)
+        groups = batch.groups if self.cfg.stats_over == "group" else ()
+        return self[name].measure(X, groups, self.pooled(name))
 
     def pooled(self, name: str) -> bool:
         """Whether the shift may be applied after pooling: Eq. 7 is affine per channel, so the two commute."""
@@ -144,15 +112,6 @@ class Perturbations(nn.ModuleDict):
         """Pooled features (N, D) of what left the last insertion point."""
         last = self.at[-1]
         return x if self.pooled(last) else at_least_fp32(net(self.onward(x), after=last)).mean((2, 3))
-
-    def leaves(self) -> list[Pair]:
-        """Copies of every point's K to differentiate by."""
-        return [self[name].leaves() for name in self.at]
-
-    def ascend(self, gradients: Sequence[Tensor], alpha: float) -> None:
-        """K <- K + alpha * gradient (Eq. 12) at every point; gradients in the order of `leaves`."""
-        for name, g_mu, g_sigma in zip(self.at, gradients[::2], gradients[1::2], strict=True):
-            self[name].ascend(g_mu, g_sigma, alpha)
 
     def summary(self, points: Sequence[Insertion], noise: Sequence[Pair]) -> dict[str, Tensor]:
         """Every point's logs, with its name in theirs where there are several."""

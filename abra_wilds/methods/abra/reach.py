@@ -27,7 +27,7 @@ class ShiftReach:
 
     @torch.no_grad()
     def measure(
-        self, clean: Tensor, shifted: Tensor, groups: Sequence[Tensor], context: StepContext | None
+        self, clean: Tensor, shifted: Tensor, groups: Sequence[Tensor], context: StepContext
     ) -> dict[str, Tensor]:
         """The logs of a step; none where they will not be read, nor a distance in the first step of an epoch.
 
@@ -39,10 +39,10 @@ class ShiftReach:
         """
         centres = torch.stack([clean[rows].mean(0) for rows in groups])  # (G, O)
         # An epoch can be run again from its start, where nothing of the one before is known.
-        if context is not None and context.epoch != self._epoch:
+        if context.epoch != self._epoch:
             self._epoch, self._last = context.epoch, None
         last, self._last = self._last, centres[-1]
-        if context is not None and not context.log:
+        if not context.log:
             return {}
         logs = {"logit_shift": (shifted - clean).square().mean().sqrt()}
         if len(centres) > 1:  # two differ by twice the variance of one

@@ -93,7 +93,7 @@ class DANN(Method):
         self.register_buffer("domain_of", domain_of)
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Mean cross-entropy of the classes plus the weighted one of the domains, behind the reversal."""
+        """Mean cross-entropy of the classes plus the weighted one of the domains, after the reversal."""
         f = self.features(batch.x)  # (N, D)
         logits = self.classify(f)  # (N, O)
         gamma = self.gamma()
@@ -106,9 +106,8 @@ class DANN(Method):
         )
 
     def gamma(self) -> float:
-        """Factor of the reversed gradient at this step; without a context that of the first."""
-        progress = 0.0 if self.context is None else self.context.progress
-        ramp = 2 / (1 + math.exp(-10 * progress)) - 1 if self.cfg.ramp else 1.0
+        """Factor of the reversed gradient at this step."""
+        ramp = 2 / (1 + math.exp(-10 * self.context.progress)) - 1 if self.cfg.ramp else 1.0
         return float(self.cfg.gamma * ramp)
 
     def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:

@@ -1,4 +1,4 @@
-"""Hyper-parameters that ERM-CutMix and IID-lite share: a neck, and cross-entropy with ArcFace behind it."""
+"""Hyper-parameters that ERM-CutMix and IID-lite share: a neck, and cross-entropy with ArcFace after it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 It is not the published method and its rows must not carry that name. ERM-CutMix stays unchanged; latents
 of the image, made by a frozen encoder, enter beside it: one-channel maps are added to the feature maps
-behind five stages, and style codes become a vector beside the pooled features, in front of the neck. Read
+after five stages, and style codes become a vector beside the pooled features, in front of the neck. Read
 for facts: CTPLab/IID_representation_learning b9dc135 (MIT, with CUDA operators under NVIDIA's
 non-commercial licence, none of which are used here).
 
@@ -18,9 +18,9 @@ What is reduced:
 - Maps and style vector have the published shapes: sides of 1/2 to 1/32 of the image's, 14 codes of 512
   numbers. Images of less than 64 pixels are enlarged for the encoder.
 
-What differs in form: the maps enter behind stem, res1, res2, res3 and res4, the first of them averaged to
-the stem's size. There they enter behind the first convolution (at half the image's side, before its batch
-norm) and behind the pooling, layer2, layer3 and layer4; a StagedNet's stem is one piece.
+What differs in form: the maps enter after stem, res1, res2, res3 and res4, the first of them averaged to
+the stem's size. There they enter after the first convolution (at half the image's side, before its batch
+norm) and after the pooling, layer2, layer3 and layer4; a StagedNet's stem is one piece.
 
 Optimiser and schedule are the run's in both phases: the auto-encoder has the rates of the first epochs,
 the classifier those of the rest, and moments begin with each phase, because Adam skips what has no
@@ -112,7 +112,7 @@ class IIDLite(Method):
     def forward(self, batch: Batch) -> StepOutput:
         """The auto-encoder's loss in the first epochs, then that of both heads."""
         c = self.cfg
-        early = self.context is not None and self.context.epoch < c.pretrain_epochs
+        early = self.context.epoch < c.pretrain_epochs
         if early and self.autoencoder is not None:
             return self.reconstruct(self.autoencoder, batch.x)
         e = self.embed(batch.x)  # (N, E)
@@ -131,7 +131,7 @@ class IIDLite(Method):
         return StepOutput(L2 * error, None, {"L_rec": error.detach()})
 
     def features(self, x: Tensor) -> Tensor:
-        """Average-pooled features (N, D) with the maps in them; (N, D + 512) with the style vector behind."""
+        """Average-pooled features (N, D) with the maps in them; (N, D + 512) followed by the style vector."""
         if self.autoencoder is None:
             return super().features(x)
         with torch.no_grad(), full_precision(x.device.type):

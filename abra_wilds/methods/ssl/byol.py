@@ -26,7 +26,7 @@ from abra_wilds.methods.ssl.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import byol_predictor, byol_projector, lightly
 from abra_wilds.nets.staged import StagedNet, bn_buffers_kept
 from abra_wilds.nets.teacher import follow, frozen_copy
-from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepOutput, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class BYOL(Method):
             z = [self.projector(f) for f in features]  # (N, out) each
             p = [self.predictor(projection) for projection in z]  # (N, out) each
             loss = 4 + 2 * (self.cosine(p[0], targets[1]) + self.cosine(p[1], targets[0]))
-        log = (self.context or StepContext(0.0)).log
-        return StepOutput(loss, None, {"spread": projection_spread(z[0])} if log else {})
+        return StepOutput(loss, None, {"spread": projection_spread(z[0])} if self.context.log else {})
 
     @torch.no_grad()
     def target(self, x: Tensor) -> Tensor:
@@ -83,8 +82,7 @@ class BYOL(Method):
 
     def after_step(self) -> None:
         """The teacher follows."""
-        now = self.context or StepContext(0.0)
-        self.follow_student(momentum_at(self.cfg.momentum, now.progress))
+        self.follow_student(momentum_at(self.cfg.momentum, self.context.progress))
         self.updates += 1
 
     def follow_student(self, momentum: float) -> None:

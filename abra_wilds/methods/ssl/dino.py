@@ -42,7 +42,7 @@ from abra_wilds.nets.heads import dino_head, lightly
 from abra_wilds.nets.staged import STAGES, StagedNet
 from abra_wilds.nets.teacher import follow, frozen, frozen_copy
 from abra_wilds.nets.vit import PatchStem
-from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepOutput, ViewPlan
 
 GLOBAL_AREA, LOCAL_AREA = (0.32, 1.0), (0.05, 0.32)  # shares of the image that crops show
 Groups = list[tuple[Iterable[nn.Parameter], float]]
@@ -122,7 +122,7 @@ class DINOv2(Method):
 
     def forward(self, batch: Batch) -> StepOutput:
         """DINO + ibot_weight * iBOT + koleo_weight * KoLeo; moves the two centres."""
-        cfg, now = self.cfg, self.context or StepContext(0.0)
+        cfg, now = self.cfg, self.context
         if self.updates == 0:
             self.follow_student(0.0)
         self.projector.get_submodule("last_layer").requires_grad_(now.epoch >= cfg.freeze_epochs)
@@ -170,7 +170,7 @@ class DINOv2(Method):
             return self.teacher_projector(cls), self.teacher_projector(patches[hidden])
 
     def features(self, x: Tensor) -> Tensor:
-        """Class tokens (N, D) of standardised images; with `patch_mean` (N, 2D), mean patches behind them."""
+        """Class tokens (N, D) of standardised images; `patch_mean` appends the mean patches, (N, 2D)."""
         cls, patches = self.tokens(self.net, x)
         if not self.cfg.patch_mean:
             return cls
@@ -178,8 +178,7 @@ class DINOv2(Method):
 
     def after_step(self) -> None:
         """The teacher follows."""
-        now = self.context or StepContext(0.0)
-        self.follow_student(momentum_at(self.cfg.momentum, now.progress))
+        self.follow_student(momentum_at(self.cfg.momentum, self.context.progress))
         self.updates += 1
 
     def follow_student(self, momentum: float) -> None:

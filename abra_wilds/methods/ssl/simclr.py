@@ -24,7 +24,7 @@ from abra_wilds.methods.base import Method
 from abra_wilds.methods.ssl.probe import ProbeConfig, linear_evaluation
 from abra_wilds.nets.heads import simclr_projector
 from abra_wilds.nets.staged import StagedNet
-from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepContext, StepOutput, ViewPlan
+from abra_wilds.types import Batch, BatchPlan, DataInfo, HeadPhase, StepOutput, ViewPlan
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class SimCLR(Method):
         with full_precision(f.device.type):
             z = self.projector(f)  # (2N, out)
             loss = nt_xent(z[: len(batch)], z[len(batch) :], self.cfg.temperature)
-        log = (self.context or StepContext(0.0)).log
-        return StepOutput(loss, None, {"spread": projection_spread(z)} if log else {})
+        return StepOutput(loss, None, {"spread": projection_spread(z)} if self.context.log else {})
 
     def parameter_groups(self) -> list[tuple[Iterable[nn.Parameter], float]]:
         """Encoder and projection head; the classifier is trained afterwards."""

@@ -95,9 +95,9 @@ class AdvBayes(Method):
         return False
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Cross-entropy, and behind the first epochs the consistency of three views."""
+        """Cross-entropy, and after the first epochs the consistency of three views."""
         c = self.cfg.c
-        plain = not c or (self.context is not None and self.context.epoch < self.cfg.pre_epochs)
+        plain = not c or self.context.epoch < self.cfg.pre_epochs
         views, logs = ([], {}) if plain else self.views(batch)
         logits = self.predict(batch.x)  # (N, O)
         loss = cross_entropies(logits, batch.target).mean()

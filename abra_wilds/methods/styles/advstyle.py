@@ -4,7 +4,7 @@ At each insertion point a draw per pass decides: the map stays, its statistics a
 learned magnitudes K, or they are resampled as in DSU. Read for facts: YBZh/AdvStyle 6ffffe0
 (dassl/modeling/ops/advstyle.py). Differences:
 
-- The reference keeps K in the model's optimiser behind a gradient reversal that multiplies by -w. There
+- The reference keeps K in the model's optimiser with a gradient reversal that multiplies by -w. There
   weight decay pulls K to 0, momentum moves it, and an optimiser that divides by the gradient's size, such as
   Adam, forgets w. Here K are buffers and ascend by w times a learning rate times their gradient. The engine's
   own backward pass leaves that gradient on the copies of K that the noise was multiplied by, and K moves
@@ -14,7 +14,7 @@ learned magnitudes K, or they are resampled as in DSU. Read for facts: YBZh/AdvS
 - The draws come from torch's generators; a map of one position and a batch of one image have variance 0
   instead of none. The per-image variance is the unbiased one, as there; ABRA's is biased.
 
-The RxRx1 settings behind the ABRA paper's rows are unpublished: these are the released ones under that
+The RxRx1 settings of the ABRA paper's rows are unpublished: these are the released ones under that
 paper's budget ("our settings"). Its row with test-time adaptation is this method on batches of one plate
 (`--train_loader plate`) with statistics of the plate at test time.
 """
@@ -193,15 +193,11 @@ class AdvStyle(Method):
         """Ascent step of K: w times its learning rate."""
         if self.cfg.k_lr is not None:
             return self.cfg.w * self.cfg.k_lr
-        if self.context is None:
-            raise RuntimeError(
-                "AdvStyle steps K by theta's learning rate: set method.context, or AdvStyleConfig(k_lr=...)"
-            )
         return self.cfg.w * self.context.lr
 
     def summary(self) -> dict[str, Tensor]:
         """Mean size of all K, () and detached, on steps whose logs will be read."""
-        if self.context is not None and not self.context.log:
+        if not self.context.log:
             return {}
         return {
             "K_mean": torch.cat([K for p in self.at for K in self.K(p).buffers() if K.dim()]).abs().mean()

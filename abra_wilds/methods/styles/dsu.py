@@ -2,7 +2,7 @@
 
 Read for facts: lixiaotong97/DSU 82a1de0 (dsu.py). Differences: the coins come from torch's generator instead
 of NumPy's; a map of one position and a batch of one image have variance 0 instead of none; `factor` can be
-set. The per-image variance is the unbiased one, as there; ABRA's is biased. The RxRx1 settings behind the
+set. The per-image variance is the unbiased one, as there; ABRA's is biased. The RxRx1 settings of the
 ABRA paper's row are unpublished: these are DSU's own under that paper's budget ("our settings").
 """
 

@@ -26,7 +26,7 @@ def resolved(name, **kwargs):
 
 
 def predictions(spec, run):
-    """(algorithm, adaptation) of a run and of what is predicted behind it."""
+    """(algorithm, adaptation) of a run and of what is predicted after it."""
     (row,) = (row for row in spec.rows if row.label == run.label)
     configs = [run.config, *(changed(run.config, flags) for flags in row.tta)]
     return {(c.algorithm, c.eval.adaptation) for c in configs}

@@ -8,8 +8,7 @@ import torch
 
 from abra_wilds.config.data import MIXES
 from abra_wilds.data.augment.mixing import PARTNERS, draw_box, inside_groups, mix
-from abra_wilds.data.reading.dataset import groups_of
-from abra_wilds.types import Batch, Target
+from abra_wilds.types import Batch, Target, groups_of
 
 G = torch.tensor([4, 9, 4, 4, 9, 2, 9, 4])
 

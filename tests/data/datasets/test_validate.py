@@ -44,7 +44,7 @@ def validate(root, capsys):
 
 
 def problems(out):
-    """The indented lines behind the number of problems."""
+    """The indented lines after the number of problems."""
     return [line.strip() for line in out.splitlines() if line.startswith("  ")]
 
 

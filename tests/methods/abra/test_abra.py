@@ -10,6 +10,7 @@ import torch
 from abra_wilds.methods import METHODS
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.nets.staged import STAGES
+from abra_wilds.types import StepContext
 from tests.helpers import (
     array,
     as_model,
@@ -201,11 +202,14 @@ def test_probability_skips_whole_steps_and_leaves_K_unborn():
     assert method.perturb["res4"].seen.item() == perturbed
 
 
-def test_alpha_left_unset_needs_a_learning_rate():
-    method = make_method("ABRA")
-    method.context = None
-    with pytest.raises(RuntimeError, match=r"set method\.context"):
-        method(make_batch())
+@pytest.mark.parametrize("context", [StepContext(), StepContext(0.03)])
+def test_alpha_left_unset_is_the_learning_rate_of_the_context(context):
+    method, given = make_method("ABRA"), make_method("ABRA", ABRAConfig(alpha=context.lr))
+    method.context = context
+    for each in (method, given):
+        torch.manual_seed(0)
+        each(make_batch())
+    assert worst(dict(method.named_buffers()), dict(given.named_buffers())) == 0
 
 
 def test_diagnostics_are_left_out_when_nobody_reads_them():

@@ -86,7 +86,7 @@ def test_reach_is_measured_by_root_mean_squares():
     reach, rng = ShiftReach(), np.random.default_rng(0)
     clean, shifted = (torch.from_numpy(rng.normal(size=(6, 5))) for _ in range(2))
     groups = groups_of((0, 0, 1, 1, 1, 2))
-    found = reach.measure(clean, shifted, groups, None)
+    found = reach.measure(clean, shifted, groups, StepContext())
     means = np.array([clean[rows].mean(0).numpy() for rows in groups])
     pairs = [np.square(means[i] - means[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))]
     assert found["logit_shift"].item() == pytest.approx(

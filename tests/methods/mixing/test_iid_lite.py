@@ -76,7 +76,7 @@ def test_style_injection_is_a_convolution_over_the_numbers_a_norm_and_a_leak():
     np.testing.assert_allclose(array(inject(codes)), np.where(s > 0, s, 0.01 * s), atol=1e-10)
 
 
-def test_features_are_those_of_stages_with_their_maps_and_the_style_vector_behind():
+def test_features_are_those_of_stages_with_their_maps_and_the_style_vector_after_them():
     method, x = method_of(), make_batch().x
     open_noise(method)
     codes, maps = method.autoencoder.encode(x)

@@ -159,7 +159,7 @@ def test_prototypes_stay_as_they_are_in_the_first_epoch():
     assert method.projector.last_layer.weight_v.requires_grad
 
 
-def test_features_are_class_tokens_and_with_patch_mean_the_mean_patch_behind_them():
+def test_features_are_class_tokens_and_with_patch_mean_the_mean_patch_after_them():
     x = batch().views[0]
     plain, both = dino(), dino(replace(TINY, patch_mean=True))
     tokens = plain.net(x)[:, :, :, 0]

@@ -182,11 +182,10 @@ def test_branches_come_with_their_probabilities():
         assert counts == pytest.approx(want, abs=0.025)
 
 
-def test_a_rate_left_unset_needs_that_of_theta():
+def test_a_rate_left_unset_is_that_of_theta():
     method = make_method("AdvStyle")
-    method.context = None
-    with pytest.raises(RuntimeError, match="k_lr"):
-        method.after_step()
+    method.context = StepContext(0.02)
+    assert method.step_size == method.cfg.w * 0.02
 
 
 def test_the_size_of_K_is_logged_where_it_is_read():

@@ -1,0 +1,222 @@
+"""Each claim's tests, from records alone: two rows, paired by data and seed, and what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from abra_wilds.config.files import read_settings
+from abra_wilds.errors import InputError
+from abra_wilds.results.significance import Paired, holm, paired_t
+
+SPEC = Path(__file__).with_name("claims.yaml")
+LEVEL = 0.05
+SUPPORTED, REFUTED, OPEN = "supported", "not supported", "cannot tell here"
+Series = Mapping[
+    tuple[str, int], tuple[float, float | None]
+]  # (data, seed) -> accuracy and balanced, in percent
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where claims are tested.
+
+    Attributes:
+        title: in words.
+        records: name of the file.
+        split: whose accuracy counts.
+        rows: (row, adaptation) -> data and seed -> accuracies.
+    """
+
+    title: str
+    records: str
+    split: str
+    rows: Mapping[tuple[str, str], Series]
+
+    def series(self, row: str, tta: str) -> Series:
+        """Accuracies of a row.
+
+        Raises:
+            InputError: if the records have none of it.
+        """
+        if (row, tta) not in self.rows:
+            raise InputError(
+                f"{self.records} has no record of row {row!r} with adaptation {tta!r} on {self.split}; "
+                "restore it, or correct claims.yaml"
+            )
+        return self.rows[row, tta]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One comparison and its outcome.
+
+    Attributes:
+        where: name of the setting.
+        higher: row and adaptation that the claim puts ahead.
+        lower: those that it puts below.
+        part: what the comparison shows, where the claim is about one of several parts.
+        found: the paired test, in points of accuracy.
+        balanced: the same of balanced accuracy; None where older records lack it.
+        p: adjusted by Holm over all tests of the page; None where there is no test.
+        outcome: SUPPORTED, REFUTED or OPEN.
+    """
+
+    where: str
+    higher: tuple[str, str]
+    lower: tuple[str, str]
+    part: str
+    found: Paired
+    balanced: Paired | None
+    p: float | None = None
+    outcome: str = OPEN
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+        text: in our words.
+        paper: where it stands.
+        tests: what could refute it.
+        open: why there is no test; empty where there are some.
+        verdict_by: the parts that decide; empty for all tests.
+    """
+
+    text: str
+    paper: str
+    tests: tuple[Comparison, ...]
+    open: str = ""
+    verdict_by: tuple[str, ...] = ()
+
+    def outcome(self, where: str) -> str:
+        """What a setting says: the verdict of its tests where they agree, else that it cannot be told."""
+        found = {
+            t.outcome
+            for t in self.tests
+            if t.where == where and (not self.verdict_by or t.part in self.verdict_by)
+        }
+        return found.pop() if len(found) == 1 else OPEN
+
+
+def read_claims(records: Path, spec: Path = SPEC) -> tuple[dict[str, Setting], list[Claim]]:
+    """The settings and the claims with their outcomes.
+
+    Args:
+        records: the folder of the records that the spec names.
+        spec: YAML as in claims.yaml.
+
+    Raises:
+        InputError: if the spec or a record that it names is missing or unusable.
+    """
+    content = read_settings(spec, "claims")
+    settings = {name: read_setting(records, **s) for name, s in content["settings"].items()}
+    tests = [[read_test(settings, **t) for t in c.get("tests", ())] for c in content["claims"]]
+    decided = iter(decide([t for of in tests for t in of], read_least(spec)))
+    claims = [
+        Claim(
+            c["claim"],
+            c["paper"],
+            tuple(next(decided) for _ in of),
+            c.get("open", ""),
+            tuple(c.get("verdict_by", ())),
+        )
+        for c, of in zip(content["claims"], tests, strict=True)
+    ]
+    return settings, claims
+
+
+def read_least(spec: Path = SPEC) -> float:
+    """The lead in points that a claim needs."""
+    return float(read_settings(spec, "claims")["least"])
+
+
+def read_setting(folder: Path, title: str, records: str, split: str) -> Setting:
+    """A setting with its records.
+
+    Raises:
+        InputError: if they are missing.
+    """
+    rows: dict[tuple[str, str], dict[tuple[str, int], tuple[float, float | None]]] = {}
+    for r in read_lines(folder / records):
+        if r["split"] == split:
+            balanced = r.get("acc_balanced")
+            values = 100 * r["acc"], None if balanced is None else 100 * balanced
+            rows.setdefault((r["row"], r["tta"] or "none"), {})[r["data_sha256"], r["seed"]] = values
+    return Setting(title, records, split, rows)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file.
+
+    Raises:
+        InputError: if it is not there, or a line is no record with a row.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing, and claims are made of records alone; restore it, or run its study"
+        )
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            found = json.loads(line)
+            complete = {"row", "tta", "split", "seed", "acc", "data_sha256"} <= found.keys()
+        except (ValueError, AttributeError):
+            complete = False
+        if not complete:
+            raise InputError(f"line {number} of {path} is no record with a row; restore the file")
+        yield found
+
+
+def read_test(
+    settings: Mapping[str, Setting],
+    where: str,
+    higher: str,
+    lower: str,
+    tta: str = "none",
+    lower_tta: str | None = None,
+    part: str = "",
+) -> Comparison:
+    """A comparison of two rows over the data and seeds that both have; its outcome is still open.
+
+    Raises:
+        InputError: if they have none in common.
+    """
+    one, other = (higher, tta), (lower, tta if lower_tta is None else lower_tta)
+    a, b = (settings[where].series(*of) for of in (one, other))
+    common = sorted(a.keys() & b.keys())
+    if not common:
+        raise InputError(
+            f"{settings[where].records} has {higher!r} and {lower!r} with no seed in common; run one more"
+        )
+    found = paired_t([a[k][0] for k in common], [b[k][0] for k in common])
+    pairs = [(x, y) for k in common if (x := a[k][1]) is not None and (y := b[k][1]) is not None]
+    balanced = paired_t(*zip(*pairs, strict=True)) if pairs else None
+    return Comparison(where, one, other, part, found, balanced)
+
+
+def decide(tests: Sequence[Comparison], least: float) -> list[Comparison]:
+    """Tests with Holm's p over all of them that have one, and what each says.
+
+    Supported: the row is ahead, at 5 % after Holm. Not supported: it is significantly below, or the 95 %
+    interval excludes a lead of `least` points.
+    """
+    ps = [t.found.p for t in tests if t.found.p is not None]
+    adjusted = iter(holm(ps))
+    decided = []
+    for t in tests:
+        p = None if t.found.p is None else next(adjusted)
+        decided.append(replace(t, p=p, outcome=outcome_of(t.found, p, least)))
+    return decided
+
+
+def outcome_of(found: Paired, p: float | None, least: float) -> str:
+    """What a paired test says of a claim that its difference is positive."""
+    if p is None or found.margin is None:
+        return OPEN
+    if p < LEVEL:
+        return SUPPORTED if found.difference > 0 else REFUTED
+    return REFUTED if found.difference + found.margin < least else OPEN
