@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from abra_wilds.analysis.audit.pictures import CHANGES, background_only, cells_of
 from abra_wilds.analysis.audit.shortcuts import LEVEL, PLAIN, SHORTCUTS, AuditWells, audited
-from abra_wilds.analysis.metrics.baselines import channel_statistics
+from abra_wilds.analysis.metrics.baselines import channel_statistics, foreground
 from abra_wilds.data.augment.transforms import standardise
 from abra_wilds.results.files import write_text
 from abra_wilds.results.provenance import commit, versions
@@ -73,7 +73,8 @@ def simulated(seed: int) -> tuple[Screen, np.ndarray]:
     rng = np.random.default_rng([seed, 1])
     x = torch.from_numpy(np.stack([picture(config, row) for row in table.itertuples()]))
     # Light out of focus would carry what cells look like into the background.
-    x = torch.where(cells_of(x), x, torch.from_numpy(rng.normal(4, 0.5, x.shape)).float())
+    cells = F.max_pool2d(foreground(x).any(1, keepdim=True).float(), 3, 1, 1) > 0
+    x = torch.where(cells, x, torch.from_numpy(rng.normal(4, 0.5, x.shape)).float())
     level = torch.from_numpy(levels(table, rng)).float()  # (n, C, 2)
     mean, spread = level[..., 0, None, None], level[..., 1, None, None]
     x = (standardise(x) * spread + mean).round().clamp(0, 255).to(torch.uint8)
