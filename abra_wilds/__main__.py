@@ -14,6 +14,7 @@ JOBS = {
     "doctor": "versions, devices, what is missing and how to fix it",
     "simulate": "write a simulated screen like RxRx1",
     "fetch": "download RxRx1, resumed where it broke off, and checked",
+    "screen": "write the settings of a screen of your own beside it",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
     "predict": "predict with a saved model, with or without adaptation",

@@ -94,7 +94,7 @@ class Batch:
     """One mini-batch.
 
     Attributes:
-        x: (N, C_in, H, W); uint8 as the loader hands it over, float32 once augmented.
+        x: (N, C_in, H, W); uint8 or uint16 as the loader hands it over, float32 once augmented.
         target: what the N images show.
         g: (N,) int64, the grouper's bio-batch id of each image.
         metadata: (N, F) int64, WILDS' metadata rows.

@@ -88,7 +88,7 @@ def embedded(
 
 @torch.no_grad()
 def image_features(saved: Saved, x: Tensor, adapted: bool) -> Tensor:
-    """Pooled features (N, D) of the images of one bio-batch (N, C_in, H, W) uint8."""
+    """Pooled features (N, D) of the images of one bio-batch (N, C_in, H, W) uint8 or uint16."""
     if adapted:
         with buffers_put_back(saved.method), statistics_of_input(saved.method):
             return saved.method.features(saved.standardised(x))

@@ -79,7 +79,7 @@ class Saved:
         }
 
     def standardised(self, x: Tensor) -> Tensor:
-        """Images (N, C_in, H, W) uint8 as evaluation sees them, on the device."""
+        """Images (N, C_in, H, W) uint8 or uint16 as evaluation sees them, on the device."""
         return augment(x.to(self.setup.device, non_blocking=True), "none", size=self.config.data.size)
 
     def members(self, split: str) -> dict[str, RowIds]:

@@ -32,12 +32,14 @@ REQUIRED = (
     "filelock",
     "requests",
     "huggingface_hub",
+    "tifffile",
 )
 OPTIONAL = {
     **dict.fromkeys(BOARD_PACKAGES, "needed by figures and reports: pip install 'abra-wilds[board]'"),
     "torch-scatter": "a stand-in computes the same group means",
     "tensorboard": "needed by --tracker tensorboard: pip install 'abra-wilds[track]'",
     "lightly": "needed by SimCLR, BYOL and DINOv2: pip install 'abra-wilds[ssl]'",
+    "zarr": "needed by OME-Zarr plates: pip install 'abra-wilds[zarr]'",
     "timm": "needed by --model vit_small and timm:NAME: pip install 'abra-wilds[timm]'",
 }
 # What fixes WILDS' own command, by the package that stands in its way.

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING, Any
 
 from abra_wilds.config.fields import path
+from abra_wilds.config.run import COMMON
+from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.data.datasets.catalogue import DATASET_NAMES
 from abra_wilds.data.reading.pack import found_name, from_files, pack
 from abra_wilds.pools import usable_cores
+from abra_wilds.recipes.flags import add_flag
+
+if TYPE_CHECKING:
+    from wilds.datasets.wilds_dataset import WILDSDataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,16 +33,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare which data set, and by how many processes."""
     cores = usable_cores()
-    parser.add_argument("root", type=path, metavar="ROOT", help="folder that holds the data set's")
-    parser.add_argument("--dataset", choices=DATASET_NAMES, help="which data set, where ROOT holds both")
+    parser.add_argument(
+        "root",
+        type=path,
+        metavar="ROOT",
+        help="folder of the data set's, or a screen's table or folder",
+    )
+    parser.add_argument(
+        "--dataset", choices=(*DATASET_NAMES, SCREEN), help="which data set, where ROOT does not say it"
+    )
     parser.add_argument(
         "--workers", type=int, default=cores, metavar="W", help=f"processes (default {cores}, one a core)"
     )
+    add_screen_flags(parser)
+
+
+def add_screen_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags that say what a screen's columns and channels are; those given go before its yaml."""
+    group = parser.add_argument_group("of a screen")
+    for name, setting in COMMON.of("screen").items():
+        if name != "screen":
+            add_flag(group, name, setting.flag, setting.default)
+
+
+def screen_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of them that are given."""
+    names = (name for name in COMMON.of("screen") if name != "screen")
+    return {name: getattr(args, name) for name in names if hasattr(args, name)}
+
+
+def opened(args: argparse.Namespace) -> WILDSDataset:
+    """The data set that a command's arguments name, read from its image files.
+
+    Raises:
+        InputError: if there is none, or it cannot be used.
+    """
+    flags = screen_flags(args)
+    return from_files(args.dataset or (SCREEN if flags else found_name(args.root)), args.root, flags)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds pack`; InputError is left to the caller, who prints it."""
-    dataset = from_files(args.dataset or found_name(args.root), args.root)
+    dataset = opened(args)
     folder = pack(dataset, size=args.size, workers=args.workers)
     sys.stdout.write(f"packed {len(dataset):,} images into {folder}\n")
     return 0

@@ -7,7 +7,8 @@ import sys
 
 from abra_wilds.config.data import MARKER
 from abra_wilds.config.fields import path
-from abra_wilds.simulate.config import LAYOUTS, SCREENS, SimulationConfig, preset, refuse_request
+from abra_wilds.simulate.config import DEPTHS, LAYOUTS, SCREENS, SimulationConfig, preset, refuse_request
+from abra_wilds.simulate.formats import FORMATS
 from abra_wilds.simulate.write import simulate
 
 
@@ -15,7 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `abra-wilds simulate`; a flag that is not given leaves the preset's value."""
     parser.add_argument("root", type=path, metavar="ROOT", help="folder to write into; later the --root_dir")
     parser.add_argument(
-        "--layout", choices=LAYOUTS, default="wilds", help="RxRx1-WILDS or the research release"
+        "--layout",
+        choices=LAYOUTS,
+        help="three stains, as RxRx1-WILDS (default), or six, as the research release",
+    )
+    parser.add_argument(
+        "--depth", type=int, choices=DEPTHS, help="bits of a pixel (default 8); 16 bits have six stains"
+    )
+    parser.add_argument(
+        "--write",
+        choices=tuple(FORMATS),
+        default="rxrx",
+        help="files as in RxRx1 (default), LoadData with TIFF, OME-Zarr plates, or the export of a Phenix",
     )
     parser.add_argument(
         "--preset", choices=tuple(SCREENS), default="mini", help="seconds, a minute, or 125,510 images"
@@ -46,7 +58,8 @@ def config_from(args: argparse.Namespace) -> SimulationConfig:
     """The configuration that the flags of `add_arguments` describe."""
     return preset(
         args.preset,
-        layout=args.layout,
+        layout=args.layout or ("wilds" if args.depth in (None, 8) and args.write == "rxrx" else "rxrx1"),
+        depth=args.depth,
         classes=args.classes,
         image_size=args.image_size,
         seed=args.seed,
@@ -62,7 +75,14 @@ def config_from(args: argparse.Namespace) -> SimulationConfig:
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds simulate`; InputError is left to the caller, who prints it."""
     config = config_from(args)
-    target = simulate(args.root, config, workers=args.workers, progress=True, overwrite=args.overwrite)
+    target = simulate(
+        args.root,
+        config,
+        write=args.write,
+        workers=args.workers,
+        progress=True,
+        overwrite=args.overwrite,
+    )
     sys.stdout.write(f"wrote {target} (simulated: see {MARKER})\n")
     return 0
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from abra_wilds.config.run import RunConfig
+from abra_wilds.config.screen import DATASET
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 
@@ -27,7 +29,7 @@ OF_IMAGE_EPOCHS = (
 def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
     """Raise for given values that nothing would read."""
     d, o, e, t = config.data, config.optim, config.eval, config.train
-    idle = {
+    idle = idle_without_screen(config) | {
         **idle_without_images(config),
         "n_groups_per_batch": (d.train_loader != "group", "--train_loader group"),
         "distinct_groups": (d.train_loader != "group", "--train_loader group"),
@@ -66,6 +68,21 @@ def refuse_idle(config: RunConfig, given: Mapping[str, Any]) -> None:
         raise InputError(
             "--warmup_epochs and --scheduler_kwargs num_warmup_steps both set the warm-up; give one"
         )
+
+
+def idle_without_screen(config: RunConfig) -> dict[str, tuple[bool, str]]:
+    """Whether each flag of screens was given to a run without one, and what it needs.
+
+    Raises:
+        InputError: for a screen beside another data set, or none where the data set is one.
+    """
+    without, dataset = config.screen.screen is None, config.data.dataset
+    if without == (dataset == DATASET):
+        raise InputError(
+            f"--dataset {DATASET} and --screen belong together; got --dataset {dataset} "
+            f"{'without' if without else 'with'} --screen"
+        )
+    return {f.name: (without, "--screen") for f in fields(config.screen)}
 
 
 def idle_without_images(config: RunConfig) -> dict[str, tuple[bool, str]]:

@@ -11,6 +11,7 @@ from abra_wilds.config.fields import Options, option, require, require_choice
 SPLIT_SCHEMES: dict[str, tuple[str, ...]] = {
     "rxrx1": ("official", "mixed-to-test"),
     "rxrx1_6ch": ("wilds", "official", "heldout"),
+    "screen": ("screen",),  # as its table or --split says
 }
 TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
@@ -26,7 +27,7 @@ class DataConfig(Options):
     """Which images, in which batches."""
 
     dataset: str = option(
-        "rxrx1", "data set: RxRx1-WILDS, or RxRx1 with six stains", choices=tuple(SPLIT_SCHEMES)
+        "rxrx1", "data set: RxRx1-WILDS, RxRx1 with six stains, or any --screen", choices=tuple(SPLIT_SCHEMES)
     )
     root_dir: str = option("data", "folder that holds the data set's folder", local=True, path=True)
     version: str | None = option(None, "version of the data set; unset: the newest", kind=str)

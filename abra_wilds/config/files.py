@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from abra_wilds.config.run import COMMON
+from abra_wilds.config.screen import FILE, ScreenConfig, check_settings, relative_to, screen_folder
 from abra_wilds.errors import InputError
 
 # Settings whose texts are the user's; those of methods have choices.
@@ -120,6 +121,35 @@ def read_settings(path: Path, what: str, texts: Iterable[str] = ()) -> dict[str,
     if not isinstance(found, Mapping):
         raise InputError(f"{what} {path} holds no settings; write one `name: value` a line")
     return {str(name): value for name, value in found.items()}
+
+
+def beside_screen(screen: str | Path, given: Iterable[str] = ()) -> dict[str, Any]:
+    """The settings of the screen.yaml beside a screen, where there is one, without those that are given.
+
+    Raises:
+        InputError: for whatever in it cannot be used.
+    """
+    given = set(given)
+    path = screen_folder(screen) / FILE
+    if not path.is_file():
+        return {}
+    found = read_settings(path, "settings of the screen,")
+    check_settings(found, path)
+    # Splits are drawn or stand in a column, so that one takes the place of the other.
+    gone = given | ({"split", "split_column"} if given & {"split", "split_column"} else set())
+    return {name: value for name, value in relative_to(path.parent, found).items() if name not in gone}
+
+
+def screen_config(screen: str | Path, given: Mapping[str, Any] | None = None) -> ScreenConfig:
+    """The settings of a screen: what is given by flag name, else its screen.yaml, else defaults.
+
+    Raises:
+        InputError: for whatever of them cannot be used.
+    """
+    given = dict(given or {})
+    values = {**beside_screen(screen, given), **given, "screen": str(screen)}
+    config: ScreenConfig = COMMON.section("screen", values)
+    return config
 
 
 def once(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from abra_wilds.config.model import ModelConfig
 from abra_wilds.config.optim import OptimConfig
 from abra_wilds.config.precision import SpeedConfig
 from abra_wilds.config.schema import Schema, digest_of
+from abra_wilds.config.screen import ScreenConfig
 
 DEVICE = re.compile(r"auto|cpu|mps|cuda|(cuda:)?[0-9]+")
 
@@ -64,6 +65,7 @@ class TrainConfig(Options):
 
 SECTIONS: dict[str, type[Options]] = {
     "data": DataConfig,
+    "screen": ScreenConfig,
     "model": ModelConfig,
     "optim": OptimConfig,
     "eval": EvalConfig,
@@ -98,6 +100,7 @@ class RunConfig:
     preset: str
     origin: Mapping[str, str]
     data: DataConfig
+    screen: ScreenConfig
     model: ModelConfig
     optim: OptimConfig
     eval: EvalConfig

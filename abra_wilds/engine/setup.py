@@ -132,7 +132,13 @@ def open_dataset(config: RunConfig) -> WILDSDataset:
     """
     d = config.data
     return load_dataset(
-        d.dataset, d.root_dir, d.version, d.split_scheme, data_format=d.data_format, packed_size=d.packed_size
+        d.dataset,
+        d.root_dir,
+        d.version,
+        d.split_scheme,
+        data_format=d.data_format,
+        packed_size=d.packed_size,
+        screen=config.screen,
     )
 
 

@@ -15,8 +15,10 @@ from abra_wilds.config.checks import refuse_idle
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import GROUPED_TTA, TTA_GROUPS, TTA_MIN
 from abra_wilds.config.fields import require_choice
+from abra_wilds.config.files import beside_screen
 from abra_wilds.config.run import SECTIONS, RunConfig, schema_of
 from abra_wilds.config.schema import Schema
+from abra_wilds.config.screen import DATASET
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS, get_method
@@ -90,9 +92,11 @@ def resolve(
     given = {**(file or {}), **flags}
     schema = schema_of(method.Config)
     refuse_unknown(algorithm, given)
+    screen = given.get("screen")
     layers = [
         ("flag", flags),
         ("config file", file or {}),
+        ("screen.yaml", {} if screen is None else {"dataset": DATASET, **beside_screen(screen, given)}),
         # A number of bio-batches that a method insists on goes before a preset's.
         ("method", {"n_groups_per_batch": method.plan.n_groups} if method.plan.n_groups else {}),
         (f"preset {preset}", PRESETS[preset]),

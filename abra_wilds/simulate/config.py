@@ -10,6 +10,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.simulate.traits import CELL_LINES
 
 LAYOUTS = ("wilds", "rxrx1")
+DEPTHS = (8, 16)
 PLATES = (1, 2, 3, 4)
 PLATE_ROWS, PLATE_COLUMNS = "BCDEFGHIJKLMNO", range(2, 24)  # the outer wells of a 384-well plate stay empty
 PLATE_WELLS = len(PLATE_ROWS) * len(PLATE_COLUMNS)  # 308
@@ -41,6 +42,7 @@ class SimulationConfig:
         replicates: wells of each treatment on its plate; controls have one well on every plate.
         seed: decides everything random.
         batch_effect: strength F of experiment, plate and well effects; 0 makes all experiments exchangeable.
+        depth: bits of a pixel, 8 or 16; of 16 a camera's 12 are used.
     """
 
     layout: str = "wilds"
@@ -53,6 +55,7 @@ class SimulationConfig:
     replicates: int = 11
     seed: int = 0
     batch_effect: float = 1.0
+    depth: int = 8
 
     def __post_init__(self) -> None:
         """Check every field, so that nothing is written for a request that cannot be met."""
@@ -71,6 +74,8 @@ class SimulationConfig:
             refuse_request(
                 f"batch_effect is {self.batch_effect}; give a number >= 0, where 1 resembles a real screen"
             )
+        if self.depth not in DEPTHS:
+            refuse_request(f"depth is {self.depth}; choose 8 or 16 bits a pixel")
         if self.wells > PLATE_WELLS:
             refuse_request(
                 f"{self.n_treatments // 4} treatments x {self.replicates} replicates and "

@@ -5,6 +5,8 @@ Letters: C stains painted, S image side.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -21,8 +23,14 @@ _FOCUS = 0.75  # the best focus, standard deviation in pixels of a 512 px image
 
 
 def expose(
-    light: F32, effect: BatchEffect, stains: tuple[int, ...], k: float, rngs: list[np.random.Generator]
-) -> NDArray[np.uint8]:
+    light: F32,
+    effect: BatchEffect,
+    stains: tuple[int, ...],
+    k: float,
+    rngs: list[np.random.Generator],
+    *,
+    depth: int = 8,
+) -> NDArray[np.unsignedinteger[Any]]:
     """Take the picture.
 
     Args:
@@ -32,15 +40,18 @@ def expose(
         k: image pixels per trait pixel.
         rngs: one generator a stain for its noise, so that a stain looks the same whatever others are painted.
 
+        depth: bits of a pixel: 8, or 16 of which 12 are used, with 16 levels for each of those of 8.
+
     Returns:
-        (C, S, S) uint8.
+        (C, S, S) uint8 or uint16.
     """
     at = np.array(stains)
     lit = _bleed(light, effect.bleed[np.ix_(at, at)]) * _illumination(effect, light.shape[-1])
     gain = np.exp(effect.log_gain)
     sigma = k * float(np.hypot(_FOCUS, effect.blur))
     noise = float(np.exp(effect.log_noise))
-    out = np.empty(light.shape, np.uint8)
+    step, highest = (1, 255) if depth == 8 else (16, 4095)
+    out = np.empty(light.shape, f"uint{depth}")
     for row, (stain, rng) in enumerate(zip(stains, rngs, strict=True)):
         sharp = gaussian_filter(lit[row], sigma, truncate=3.0)
         glow = _haze(lit[row])
@@ -48,7 +59,7 @@ def expose(
         grey += np.float32(_BACKGROUND[stain] + effect.offset[stain])
         spread = np.float32(noise) * (_READ_NOISE + _SHOT_NOISE * np.sqrt(np.maximum(grey, 0.0)))
         grey += spread * rng.standard_normal(grey.shape, dtype=np.float32)
-        out[row] = np.clip(np.rint(grey), 0, 255)
+        out[row] = np.clip(np.rint(grey * np.float32(step)), 0, highest)
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Well(NamedTuple):
     sirna_id: int
 
 
-def site_picture(config: SimulationConfig, well: Well, site: int) -> NDArray[np.uint8]:
+def site_picture(config: SimulationConfig, well: Well, site: int) -> NDArray[np.unsignedinteger[Any]]:
     """Simulate one site.
 
     The sites of a well share traits and batch effect; cells and noise are drawn for each. Every random number
@@ -49,7 +49,7 @@ def site_picture(config: SimulationConfig, well: Well, site: int) -> NDArray[np.
         site: 1 or 2.
 
     Returns:
-        (C, S, S) grey levels; C = 3 in the layout "wilds", 6 in "rxrx1", whose first three are the same.
+        (C, S, S) uint8 or uint16; C = 3 in the layout "wilds", 6 in "rxrx1", whose first three are the same.
     """
     place = (well.experiment_index, well.plate, well.well_index)
     effect = batch_effect(config.seed, place, config.batch_effect)
@@ -58,4 +58,5 @@ def site_picture(config: SimulationConfig, well: Well, site: int) -> NDArray[np.
     rng = np.random.default_rng([config.seed, _CELLS_TAG, *place, site])
     light = paint(traits, config.stains, config.image_size, rng)
     noise = [np.random.default_rng([config.seed, _NOISE_TAG, *place, site, stain]) for stain in config.stains]
-    return expose(light, effect, config.stains, magnification(config.image_size), noise)
+    k = magnification(config.image_size)
+    return expose(light, effect, config.stains, k, noise, depth=config.depth)

@@ -9,31 +9,27 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-from PIL import Image
-
 from abra_wilds.config.data import MARKER
 from abra_wilds.pools import check_workers, each
 from abra_wilds.simulate.config import SimulationConfig, refuse_request
 from abra_wilds.simulate.design import metadata_table, wells_table
+from abra_wilds.simulate.formats import FORMATS, Place, folder_of
 from abra_wilds.simulate.picture import Well, site_picture
 
 # Raise it with every change that alters a byte of the pictures or of the tables.
 GENERATOR_VERSION = "1.0"
-LAYOUT_FOLDERS = {"wilds": "rxrx1_v1.0", "rxrx1": "rxrx1"}
-_RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a complete data set
 _WELLS_PER_TASK = 16
 _BYTES_PER_VALUE = 0.75  # of a PNG, per pixel and stain; measured 0.45 to 0.7
-_PNG_EFFORT = 3
 
-WellsOfFolder = tuple[str, list[tuple[Well, str]]]  # folder below images/, and its wells with their names
+Screen = tuple[Path, SimulationConfig, str]  # its folder, its settings, and one of FORMATS
+WellsOfPlate = tuple[str, int, list[tuple[Well, str]]]  # experiment, plate, and wells with their names
 
 
 def simulate(
     root: str | Path,
     config: SimulationConfig,
     *,
+    write: str = "rxrx",
     workers: int = 1,
     progress: bool = False,
     overwrite: bool = False,
@@ -43,12 +39,13 @@ def simulate(
     Args:
         root: folder to write into; made if absent.
         config: of the screen; the same one gives the same bytes, whatever `workers` is.
+        write: one of `formats.FORMATS`: how the same pictures lie on disk.
         workers: processes that render.
         progress: whether to show a bar when standard error is a terminal.
         overwrite: whether a data set that this function wrote earlier may be replaced.
 
     Returns:
-        root/rxrx1_v1.0 or root/rxrx1.
+        root/rxrx1_v1.0, root/rxrx1, or root with the format's name.
 
     Raises:
         InputError: workers < 1, a target in the way, a root that cannot be written, a full disk, or a worker
@@ -56,14 +53,15 @@ def simulate(
     """
     root = Path(root)
     check_workers(workers)
-    target = root / LAYOUT_FOLDERS[config.layout]
+    target = root / folder_of(write, config)
     _check_target(target, overwrite)
     table = metadata_table(config)
     partial = _make_partial(root, target.name)
     try:
         _check_disk(root, len(table), config)
-        _write_pictures(partial / "images", config, workers, progress)
-        _write_tables(partial, table, config)
+        _write_pictures((partial, config, write), workers, progress)
+        _write_marker(partial, config)
+        FORMATS[write].write_tables(partial, table, config)
         _put_in_place(partial, target)
     except OSError as error:
         refuse_request(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
@@ -101,7 +99,7 @@ def _make_partial(root: Path, name: str) -> Path:
 
 def _check_disk(root: Path, rows: int, config: SimulationConfig) -> None:
     """Refuse to start what will not fit."""
-    need = rows * config.image_size**2 * len(config.stains) * _BYTES_PER_VALUE
+    need = rows * config.image_size**2 * len(config.stains) * _BYTES_PER_VALUE * config.depth / 8
     free = shutil.disk_usage(root).free
     if need > free:
         refuse_request(
@@ -110,40 +108,33 @@ def _check_disk(root: Path, rows: int, config: SimulationConfig) -> None:
         )
 
 
-def _tasks(config: SimulationConfig) -> Iterator[WellsOfFolder]:
+def _tasks(config: SimulationConfig) -> Iterator[WellsOfPlate]:
     """Cut the screen into pieces of one plate each, small enough for a lively progress bar."""
     for (experiment, plate), rows in wells_table(config).groupby(["experiment", "plate"], sort=False):
-        folder = f"{experiment}/Plate{plate}"
         fields = zip(*(rows[name].tolist() for name in Well._fields), strict=True)
         wells = [(Well(*values), name) for values, name in zip(fields, rows["well"], strict=True)]
         for start in range(0, len(wells), _WELLS_PER_TASK):
-            yield folder, wells[start : start + _WELLS_PER_TASK]
+            yield experiment, plate, wells[start : start + _WELLS_PER_TASK]
 
 
-def write_wells(screen: tuple[Path, SimulationConfig], task: WellsOfFolder) -> None:
-    """Render and write a few wells of a plate of a screen, which is its folder of images and its settings."""
-    (images, config), (folder, wells) = screen, task
-    (images / folder).mkdir(parents=True, exist_ok=True)
+def write_wells(screen: Screen, task: WellsOfPlate) -> None:
+    """Render and write a few wells of a plate."""
+    (folder, config, write), (experiment, plate, wells) = screen, task
     for well, name in wells:
         for site in range(1, config.sites + 1):
             picture = site_picture(config, well, site)
-            stem = images / folder / f"{name}_s{site}"
-            if config.layout == "wilds":
-                rgb = Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0)))
-                rgb.save(stem.with_suffix(".png"), compress_level=_PNG_EFFORT)
-                continue
-            for stain, grey in enumerate(picture, start=1):
-                Image.fromarray(grey).save(f"{stem}_w{stain}.png", compress_level=_PNG_EFFORT)
+            FORMATS[write].write_site(folder, Place(experiment, plate, name, site), picture, config)
 
 
-def _write_pictures(images: Path, config: SimulationConfig, workers: int, progress: bool) -> None:
+def _write_pictures(screen: Screen, workers: int, progress: bool) -> None:
     """Render every task, in this process or in several."""
+    config = screen[1]
     written = each(
         write_wells,
-        (images, config),
+        screen,
         list(_tasks(config)),
         workers=workers,
-        n_images=lambda task: len(task[1]) * config.sites,
+        n_images=lambda task: len(task[2]) * config.sites,
         desc="simulate",
         quiet=not progress,
     )
@@ -151,16 +142,13 @@ def _write_pictures(images: Path, config: SimulationConfig, workers: int, progre
         pass
 
 
-def _write_tables(partial: Path, table: pd.DataFrame, config: SimulationConfig) -> None:
-    """Write what makes a folder a data set; last, as loaders take these files for the sign of a whole one."""
-    # The generator's first name: what stands here is part of the digest of a data set.
+def _write_marker(partial: Path, config: SimulationConfig) -> None:
+    """Write what says that the screen was simulated, and how."""
+    # The generator's first name: what stands here is part of the digest of a data set. So no depth of 8 does.
     made = {"generator": "abra_wilds.data.simulate", "generator_version": GENERATOR_VERSION, **asdict(config)}
+    if config.depth == 8:
+        del made["depth"]
     (partial / MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
-    table.to_csv(partial / "metadata.csv", index=False)
-    if config.layout == "wilds":
-        (partial / _RELEASE).write_text(
-            f"Simulated by abra_wilds, not RxRx1: see {MARKER}.\n", encoding="utf-8"
-        )
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

@@ -35,7 +35,7 @@ from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.loaders import Loader, make_train_loader
 from abra_wilds.data.reading.pack import pack
 from abra_wilds.simulate import preset, simulate
-from abra_wilds.simulate.write import LAYOUT_FOLDERS
+from abra_wilds.simulate.formats import folder_of
 from abra_wilds.terminal import exit_cleanly
 
 FORMATS = ("png", "packed")
@@ -56,7 +56,7 @@ def make_screens(root: Path, args: argparse.Namespace, names: Iterable[str]) -> 
             test_experiments=(1, 0, 0, 0),
             replicates=args.replicates,
         )
-        if not (root / LAYOUT_FOLDERS[layout]).exists():
+        if not (root / folder_of("rxrx", screen)).exists():
             simulate(root, screen, workers=args.cores, progress=True)
         pack(load_dataset(name, root, data_format="png"), workers=args.cores)
 

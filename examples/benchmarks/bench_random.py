@@ -25,6 +25,7 @@ from abra_wilds.data.augment.transforms import crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.controls import N_CLASSES
 from abra_wilds.data.reading.facts import table_digests
+from abra_wilds.data.reading.images import Form
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.reading.pack import from_files, write_index, write_plates
 from abra_wilds.data.reading.pack_plate import Plan, plates_of, read_plate_table
@@ -114,9 +115,9 @@ def write_random(root: Path, name: str, *, plates: int, wells: int, cores: int) 
     dataset.get_input = partial(random_image, shape)
     folder, todo = pack_folder(dataset.data_dir), plates_of(dataset)
     folder.mkdir()
-    write_plates(dataset, Plan(folder, shape, 0), todo, cores)
+    write_plates(dataset, Plan(folder, Form(shape, torch.uint8), 0), todo, cores)
     tables = {plate.name: read_plate_table(folder, plate.name) for plate in todo}
-    write_index(dataset, folder, tables, table_digests(dataset.data_dir))
+    write_index(dataset, folder, tables, table_digests(dataset))
 
 
 def table(plates: int, wells: int) -> pd.DataFrame:

@@ -14,15 +14,22 @@ KEYS = ["experiment", "plate", "well"]
 
 
 def own_screen(
-    root: Path, experiments: Mapping[str, str], sites: Iterable[int] = (1, 2), stains: int = 6
+    root: Path,
+    experiments: Mapping[str, str],
+    sites: Iterable[int] = (1, 2),
+    stains: int = 6,
+    bits: int = 8,
+    side: int = 4,
 ) -> pd.DataFrame:
-    """Write root/rxrx1 of one plate an experiment, three wells (the first a control), and images of 4 x 4.
+    """Write root/rxrx1 of one plate an experiment, three wells (the first a control), and square images.
 
     Args:
         root: the root_dir.
         experiments: name -> its mark in the column dataset; its line is the name before the dash.
         sites: of each well.
         stains: of each site.
+        bits: of a pixel, 8 or 16.
+        side: of an image.
     """
     rows = []
     rng = np.random.default_rng(0)
@@ -33,7 +40,7 @@ def own_screen(
         for stain in range(1, stains + 1):
             path = root / "rxrx1" / "images" / experiment / "Plate1" / f"{name}_s{site}_w{stain}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)).save(path)
+            Image.fromarray(rng.integers(0, 2**bits, (side, side), dtype=f"uint{bits}")).save(path)
     columns = ["cell_type", *KEYS, "site", "dataset", "well_type", "sirna_id"]
     table = pd.DataFrame(rows, columns=columns)
     table.to_csv(root / "rxrx1" / "metadata.csv", index=False)

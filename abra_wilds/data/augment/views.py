@@ -31,7 +31,7 @@ def make_views(
     change of stain or exposure, so its strength decides how far features become invariant to bio-batches.
 
     Args:
-        x: (N, C, H, H) uint8.
+        x: (N, C, H, H) uint8 or uint16.
         plan: sizes, scales, jitter and blur.
         generator: the only source of randomness, best on the CPU: then nothing waits for the GPU.
         size: (S, S) of the views whose size is 0; None keeps the image's.

@@ -21,10 +21,12 @@ import torch
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.compat.writable import handed
 from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
-from abra_wilds.data.datasets.layouts import METADATA, absent
+from abra_wilds.config.screen import DATASET as SCREEN
+from abra_wilds.config.screen import ScreenConfig
+from abra_wilds.data.datasets.layouts import METADATA, STAINS, absent
 from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read_metadata
 from abra_wilds.data.datasets.plates import WILDS_FILE, look
-from abra_wilds.data.reading.images import read_image
+from abra_wilds.data.reading.images import Form, read_image
 from abra_wilds.data.reading.packed import chosen_pack
 from abra_wilds.types import DataInfo, InputError
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
 
-DATASET_NAMES = tuple(SPLIT_SCHEMES)
+DATASET_NAMES = tuple(name for name in SPLIT_SCHEMES if name != SCREEN)  # found below --root_dir
 
 
 def load_dataset(
@@ -43,17 +45,19 @@ def load_dataset(
     *,
     data_format: str | None = None,
     packed_size: int = 0,
+    screen: ScreenConfig | None = None,
 ) -> WILDSDataset:
     """A WILDS data set, checked before WILDS sees it.
 
     Args:
-        name: "rxrx1" (RxRx1-WILDS, three channels) or "rxrx1_6ch" (RxRx1, six).
+        name: "rxrx1" (RxRx1-WILDS, three channels), "rxrx1_6ch" (RxRx1, six) or "screen".
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
         split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
         data_format: "png" reads image files and "packed" a pack; None takes the pack if it is there and
             of the images that are there.
         packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
+        screen: the settings of "screen", which `root_dir` is then none of.
 
     Returns:
         The data set, whose attribute `pack` is the pack that `read_image` reads from, or None, and `notes` a
@@ -62,6 +66,10 @@ def load_dataset(
     Raises:
         InputError: one sentence that says what came, what is allowed and what to do.
     """
+    if name == SCREEN and screen is not None:
+        from abra_wilds.data.screens.screen import Screen
+
+        return Screen.open(screen).dataset(data_format=data_format, packed_size=packed_size)
     if name not in DATASET_NAMES:
         raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASET_NAMES)}")
     schemes = SPLIT_SCHEMES[name]
@@ -100,6 +108,8 @@ def is_simulated(dataset: WILDSDataset) -> bool:
 
 def data_digest(dataset: WILDSDataset) -> str:
     """Hexadecimal sha256 of labels and metadata of all images, and of what the simulator left beside them."""
+    if hasattr(dataset, "digest"):
+        return str(dataset.digest())
     found = hashlib.sha256(dataset.metadata_array.numpy().tobytes())
     marker = Path(dataset.data_dir) / MARKER
     found.update(marker.read_bytes() if marker.is_file() else b"")
@@ -113,7 +123,8 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
         dataset: from `load_dataset`.
         bio_batch: the metadata fields that define a bio-batch.
     """
-    C, H, W = read_image(dataset, 0).shape
+    form = Form.of(read_image(dataset, 0))
+    C, H, W = form.shape
     n = int(dataset.n_classes)
     return {
         "name": dataset.dataset_name,
@@ -123,22 +134,24 @@ def described(dataset: WILDSDataset, bio_batch: Sequence[str]) -> dict[str, Any]
         "classes": class_names(dataset, n),
         "channels": channel_names(dataset, C),
         "image_size": [H, W],
-        "bit_depth": 8,
+        "bit_depth": form.bits,
         "bio_batch_fields": list(bio_batch),
     }
 
 
 def class_names(dataset: WILDSDataset, n: int) -> list[str]:
-    """The name of each class, as the table has it in its column sirna, or else its number."""
+    """The name of each class, as the table has it (RxRx1 in its column sirna), or else its number."""
+    if hasattr(dataset, "class_names"):
+        return list(dataset.class_names)
     path = Path(dataset.data_dir) / METADATA
     names = class_texts(path) if path.is_file() else {}
     return [names.get(k, str(k)) for k in range(n)]
 
 
 def channel_names(dataset: WILDSDataset, n: int) -> list[str]:
-    """The stains in the order of the channels: RxRx1's by name, others by number."""
-    from abra_wilds.data.datasets.rxrx1 import STAINS
-
+    """The stains in the order of the channels: a screen's and RxRx1's by name, others by number."""
+    if hasattr(dataset, "channels"):
+        return list(dataset.channels)
     return [STAINS[k] if n <= len(STAINS) else f"channel {k + 1}" for k in range(n)]
 
 
@@ -190,12 +203,15 @@ def make_grouper(dataset: WILDSDataset, fields: Sequence[str]) -> CombinatorialG
     unknown = [field for field in fields if field not in known]
     if unknown or not fields:
         raise InputError(f"groupby_fields got {list(fields)}; give one or more of {', '.join(known)}")
+    ordered = sorted(set(fields), key=known.index)
+    if hasattr(dataset, "grouper"):
+        return dataset.grouper(ordered)
     from wilds.common.grouper import CombinatorialGrouper
 
     with warnings.catch_warnings():
         # Plates count from 1, so the groups of plate 0 are empty, as in every published WILDS run.
         warnings.filterwarnings("ignore", message="Minimum metadata value")
-        grouper = CombinatorialGrouper(dataset, sorted(set(fields), key=known.index))
+        grouper = CombinatorialGrouper(dataset, ordered)
     _check_gaps(dataset, grouper)
     return grouper
 

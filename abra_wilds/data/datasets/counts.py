@@ -34,6 +34,7 @@ def data_lines(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[
     """
     stains = len(getattr(dataset, "suffixes", ()))
     named = [f"{stains} stain{'s' if stains > 1 else ''} in every plate"] if stains else []
+    named += [f"channels: {', '.join(dataset.channels)}"] if hasattr(dataset, "channels") else []
     notes = [*getattr(dataset, "notes", ()), *class_notes(dataset, rows)]
     return [*named, split_table(dataset, rows), *(f"note: {note}" for note in notes)]
 
@@ -57,11 +58,12 @@ def split_table(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> str:
 def class_notes(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[str]:
     """Which classes of other splits the training split lacks, a sentence a split."""
     y, notes = dataset.y_array.numpy(), []
+    names = getattr(dataset, "class_names", None) or range(int(dataset.n_classes))
     known = y[rows["train"]]
     for split, chosen in rows.items():
         new = np.setdiff1d(y[chosen], known).tolist()
         if new:
-            named = [*map(str, new[:MOST_CLASSES]), *["others"] * (len(new) > MOST_CLASSES)]
+            named = [*(str(names[k]) for k in new[:MOST_CLASSES]), *["others"] * (len(new) > MOST_CLASSES)]
             notes.append(f"classes of {split} that train lacks: {len(new):,}, namely {', '.join(named)}")
     return notes
 

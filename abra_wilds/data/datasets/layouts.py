@@ -39,7 +39,8 @@ METADATA = "metadata.csv"
 TABLES = ("train.csv", "train_controls.csv", "test.csv", "test_controls.csv")
 # Of RxRx1, for tables without images and for its own 1,139 classes.
 SITES = (1, 2)
-N_STAINS = 6
+STAINS = ("Hoechst", "ConA", "phalloidin", "SYTO 14", "MitoTracker", "WGA")  # what _w1 to _w6 show
+N_STAINS = len(STAINS)
 
 
 @dataclass(frozen=True)

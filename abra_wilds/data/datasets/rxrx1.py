@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.data.datasets.controls import known_kinds, treatment_classes
 from abra_wilds.data.datasets.layouts import find_layout
 from abra_wilds.data.datasets.splits import SPLIT_NUMBERS, split_array
-from abra_wilds.data.reading.images import unreadable_file
+from abra_wilds.data.reading.planes import read_site
 from abra_wilds.errors import InputError
 
 import_wilds()  # WILDS loads only after what it misses has been supplied, in a worker process too
@@ -33,9 +32,6 @@ import_wilds()  # WILDS loads only after what it misses has been supplied, in a 
 from wilds.common.grouper import CombinatorialGrouper  # noqa: E402
 from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
-
-# What _w1 to _w6 show.
-STAINS = ("Hoechst", "ConA", "phalloidin", "SYTO 14", "MitoTracker", "WGA")
 
 
 class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
@@ -100,12 +96,12 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
                 del self._split_dict[split], self._split_names[split]
 
     def get_input(self, idx: int) -> Tensor:
-        """The stains of a row, (C, H, W) uint8, in the order of their numbers: in RxRx1 that of STAINS.
+        """The stains of a row, (C, H, W) uint8 or uint16, by their numbers: in RxRx1 in the order of STAINS.
 
         Raises:
-            InputError: as `read_stains`.
+            InputError: as `read_site`.
         """
-        return read_stains([self._data_dir / f"{self._input_array[idx]}{end}" for end in self.suffixes])
+        return read_site([f"{self._data_dir / self._input_array[idx]}{end}" for end in self.suffixes])
 
     def eval(
         self,
@@ -135,37 +131,3 @@ def coded(
     """Columns of text as numbers, and the text of each number, in order of first appearance as in WILDS."""
     pairs = {column: pd.factorize(rows[column]) for column in columns}
     return {c: codes for c, (codes, _) in pairs.items()}, {c: list(texts) for c, (_, texts) in pairs.items()}
-
-
-def read_stains(paths: Sequence[Path]) -> Tensor:
-    """One site from the files of its stains, (C, H, W) uint8 in their order.
-
-    Raises:
-        InputError: with the file that is missing, damaged, not 8-bit grey, or of another size than the first.
-    """
-    stains = [read_stain(path) for path in paths]
-    for path, stain in zip(paths, stains, strict=True):
-        if stain.shape != stains[0].shape:
-            size, first = (" x ".join(map(str, s.shape)) for s in (stain, stains[0]))
-            raise InputError(
-                f"{path} is {size} pixels and {paths[0]} is {first}; the stains of a site must be alike, so "
-                "restore or convert it"
-            )
-    return torch.stack(stains)
-
-
-def read_stain(path: Path) -> Tensor:
-    """One stain, (H, W) uint8.
-
-    Raises:
-        InputError: if the file is missing, damaged, or not 8-bit grey.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, grey = image.mode, np.array(image)
-    # As in `read_image`: a damaged file is answered with many kinds of exception.
-    except Exception as fault:
-        raise unreadable_file(path, fault) from fault
-    if mode != "L":
-        raise InputError(f"{path} has pixels of mode {mode}, and a stain is 8-bit grey; convert it to that")
-    return torch.from_numpy(grey)

@@ -21,7 +21,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 _NO_HEADER = re.compile(r"\s*$|#|sep=.\s*$")
 
 
-def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> pd.DataFrame:
+def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] | None = ()) -> pd.DataFrame:
     """Columns of a csv table, every value as the text that stands there: NA, 001 and TRUE are names.
 
     UTF-8, or UTF-16 with its mark; separated by one of SEPARATORS. Empty lines and those that begin with #
@@ -30,7 +30,7 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     Args:
         path: of the table.
         needed: columns that it must have.
-        optional: columns that are read where it has them.
+        optional: columns that are read where it has them; None for all others.
 
     Returns:
         A frame of text, whose index is the line of each row in the file.
@@ -42,10 +42,12 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) 
     start = next((k for k, line in enumerate(lines) if not _NO_HEADER.match(line)), None)
     if start is None:
         raise InputError(f"{path} is an empty table; restore the file")
-    separator = max(SEPARATORS, key=lambda mark: len(set(_header(lines[start], mark)) & set(needed)))
+    found = {mark: set(_header(lines[start], mark)) for mark in SEPARATORS}
+    separator = max(SEPARATORS, key=lambda mark: len(found[mark] & set(needed) if needed else found[mark]))
     header = _header(lines[start], separator)
     _check_header(header, needed, path)
-    places = {name: k for k, name in enumerate(header) if name in {*needed, *optional}}
+    wanted = header if optional is None else {*needed, *optional}
+    places = {name: k for k, name in enumerate(header) if name and name in wanted}
     numbers, rows = [], []
     for number, cells in _rows(lines, start, separator, header, path):
         numbers.append(number)

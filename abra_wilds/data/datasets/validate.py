@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.config.evaluation import TTA_GROUPS
 from abra_wilds.data.datasets.catalogue import make_grouper
-from abra_wilds.data.reading.images import image_path, missing_files, read_files
+from abra_wilds.data.reading.images import Form, image_path, missing_files, read_files
 from abra_wilds.data.reading.pack_plate import Plate, plates_of, stems_of
 from abra_wilds.data.reading.packed import Pack, check_pack, pack_command
 from abra_wilds.errors import InputError
@@ -148,7 +147,7 @@ def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int, command:
     """
     found = Findings()
     plates = plates_of(dataset)
-    check = partial(check_plate, first_shape(dataset), command)
+    check = partial(check_plate, first_form(dataset), command)
     tasks = [(plate, packed_crcs(dataset, plate, pack)) for plate in plates]
     checked = each(
         check,
@@ -164,11 +163,11 @@ def check_files(dataset: WILDSDataset, pack: Pack | None, workers: int, command:
     return found
 
 
-def first_shape(dataset: WILDSDataset) -> tuple[int, ...] | None:
-    """(C, H, W) of the first image that can be read; others must have it."""
+def first_form(dataset: WILDSDataset) -> Form | None:
+    """That of the first image that can be read; others must have it."""
     for row in range(len(dataset)):
         try:
-            return tuple(read_files(dataset, row).shape)
+            return Form.of(read_files(dataset, row))
         except InputError:
             continue
     return None
@@ -184,9 +183,9 @@ def packed_crcs(dataset: WILDSDataset, plate: Plate, pack: Pack | None) -> list[
 
 
 def check_plate(
-    shape: tuple[int, ...] | None, command: str, dataset: WILDSDataset, task: tuple[Plate, list[int | None]]
+    form: Form | None, command: str, dataset: WILDSDataset, task: tuple[Plate, list[int | None]]
 ) -> Findings:
-    """Decode the images of a plate and hold them against the shape and checksums they should have."""
+    """Decode the images of a plate and hold them against the form and checksums they should have."""
     found = Findings()
     plate, crcs = task
     for row, crc in zip(plate.rows, crcs, strict=True):
@@ -196,17 +195,22 @@ def check_plate(
             found.problems.append(str(fault))
             continue
         path = image_path(dataset, row)
-        if tuple(x.shape) != shape:
+        own = Form.of(x)
+        if form is not None and own.shape != form.shape:
             found.problems.append(
-                f"{path} has shape {tuple(x.shape)}, others have {shape}; restore or convert it"
+                f"{path} has shape {own.shape}, others have {form.shape}; restore or convert it"
+            )
+        elif form is not None and own.depth != form.depth:
+            found.problems.append(
+                f"{path} has {own.bits} bits a pixel, others have {form.bits}; restore or convert it"
             )
         elif crc is not None and zlib.crc32(x.numpy().data) != crc:
             found.problems.append(
                 f"{path} is not what was packed; delete {plate.name}.npy of the pack and run "
                 f"'{command}' again"
             )
-        values = x.flatten(1)
-        blank = torch.nonzero(values.amin(1) == values.amax(1)).flatten().tolist()
+        values = x.flatten(1).numpy()  # of 16 bits torch finds no extremes
+        blank = np.flatnonzero(values.min(1) == values.max(1)).tolist()
         found.add(Findings([], Counter(channel + 1 for channel in blank), str(path) if blank else ""))
         if len(blank) < len(x):
             digest = hashlib.blake2b(x.numpy().data, digest_size=16).digest()
@@ -217,7 +221,7 @@ def check_plate(
 def check_arrays(pack: Pack, workers: int, command: str) -> list[str]:
     """Hold every file of a pack, and every image in it, against their checksums."""
     problems: list[str] = []
-    check = partial(check_array, math.prod(pack.shape), command)
+    check = partial(check_array, math.prod(pack.shape) * pack.depth.itemsize, command)
     tasks = [
         Array(pack.folder / file["name"], file["sha256"], *pack.images_of(number))
         for number, file in enumerate(pack.files)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from abra_wilds.data.reading.crops import Request
-from abra_wilds.data.reading.images import check_shape, image_path, read_image
+from abra_wilds.data.reading.images import Form, check_form, image_path, read_image
 from abra_wilds.data.reading.packed import Window, cut
 from abra_wilds.types import Batch, InputError, Target, ordered
 
@@ -68,7 +68,7 @@ class Columns(NamedTuple):
 
 
 class ImageDataset(Dataset[Columns | Fault]):
-    """The images of a split, (C, H, W) uint8, with what a batch needs to know of each row.
+    """The images of a split, (C, H, W) uint8 or uint16, with what a batch needs to know of each row.
 
     Nothing in it is a Python object a row. Workers share this process's memory until they write to it, and
     whoever looks at a Python object writes its count of references: lists of paths would be copied into each
@@ -76,7 +76,7 @@ class ImageDataset(Dataset[Columns | Fault]):
 
     Attributes:
         first: the split's first image.
-        shape: its (C, H, W); every other image must have it.
+        form: its size and depth; every other image must have them.
         y: (n,) int64 class ids.
         g: (n,) int64 bio-batch ids.
         metadata: (n, F) int64.
@@ -93,7 +93,12 @@ class ImageDataset(Dataset[Columns | Fault]):
         self.metadata = subset.metadata_array.long()
         self.g = grouper.metadata_to_group(subset.metadata_array)
         first = int(self.indices[0])
-        self.first, self.shape = image_path(self.dataset, first), tuple(read_image(self.dataset, first).shape)
+        self.first, self.form = image_path(self.dataset, first), Form.of(read_image(self.dataset, first))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of every image."""
+        return self.form.shape
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -124,5 +129,5 @@ class ImageDataset(Dataset[Columns | Fault]):
             return read_image(self.dataset, row, window)
         # A file is decoded whole whatever is wanted of it, and only then known to be like the others.
         x, path = read_image(self.dataset, row), image_path(self.dataset, row)
-        check_shape(path, x.shape, self.shape, self.first)
+        check_form(path, Form.of(x), self.form, self.first)
         return x[cut(self.shape, window, str(path))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +16,21 @@ from PIL import Image, ImageFile
 from torch import Tensor
 
 from abra_wilds.data.reading.packed import Pack, Window, cut, suffixes_of
+from abra_wilds.data.reading.planes import unreadable_file
 from abra_wilds.errors import InputError
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
 
+# As they are on disk, so they travel to the device, where `augment` makes floats of them: two bytes a pixel
+# are half of what int32, and of what floats, would take in shared memory, in pinned memory and on the bus.
+DEPTHS = (torch.uint8, torch.uint16)
+
 
 def image_files(dataset: WILDSDataset, row: int) -> list[str]:
     """Where the image of a row of the data set lies: one file, or one for each of its stains."""
+    if hasattr(dataset, "files_of"):
+        return list(dataset.files_of(row))
     stem = str(Path(dataset.data_dir, str(dataset._input_array[row])))
     return [stem + suffix for suffix in suffixes_of(dataset)]
 
@@ -34,7 +41,7 @@ def image_path(dataset: WILDSDataset, row: int) -> Path:
 
 
 def read_image(dataset: WILDSDataset, row: int, window: Window | None = None) -> Tensor:
-    """The image of a row of the data set, or a square window of it, (C, H, W) uint8.
+    """The image of a row of the data set, or a square window of it, (C, H, W) uint8 or uint16.
 
     Args:
         dataset: from `load_dataset`; with a pack, only the window's rows of it are touched.
@@ -42,8 +49,8 @@ def read_image(dataset: WILDSDataset, row: int, window: Window | None = None) ->
         window: (top, left, side), or None for all of the image.
 
     Raises:
-        InputError: if it is missing, damaged, not 8 bits a channel, or the window is not inside; the sentence
-            holds the path.
+        InputError: if it is missing, damaged, not 8 or 16 bits a channel, or the window is not inside; the
+            sentence holds the path.
     """
     pack: Pack | None = getattr(dataset, "pack", None)
     if pack is not None:
@@ -55,7 +62,7 @@ def read_image(dataset: WILDSDataset, row: int, window: Window | None = None) ->
 
 
 def read_files(dataset: WILDSDataset, row: int) -> Tensor:
-    """The image of a row, decoded from its files, (C, H, W) uint8.
+    """The image of a row, decoded from its files, (C, H, W) uint8 or uint16.
 
     Raises:
         InputError: as `read_image`.
@@ -72,30 +79,52 @@ def read_files(dataset: WILDSDataset, row: int) -> Tensor:
     except Exception as fault:
         raise unreadable(dataset, row, fault) from fault
     # What a data set of one's own may hand over; files that Pillow opens are 8 bits by now.
-    if x.dtype != torch.uint8 or x.dim() != 3:
+    if x.dtype not in DEPTHS or x.dim() != 3:
         raise InputError(
             f"{image_path(dataset, row)} gives {tuple(x.shape)} {x.dtype}, and images are (C, H, W) with "
-            "8 bits a channel; convert it to an 8-bit grey or RGB PNG"
+            "8 or 16 bits a channel; convert it to that"
         )
     return x
 
 
-def check_shape(path: Path, shape: Sequence[int], wanted: Sequence[int], first: str | Path) -> None:
-    """Refuse an image that is not of another's (C, H, W).
+class Form(NamedTuple):
+    """What all images of a data set have in common: (C, H, W), and uint8 or uint16."""
+
+    shape: tuple[int, ...]
+    depth: torch.dtype
+
+    @classmethod
+    def of(cls, x: Tensor) -> Form:
+        """That of an image."""
+        return cls(tuple(x.shape), x.dtype)
+
+    @property
+    def bits(self) -> int:
+        """Of a pixel."""
+        return 8 * self.depth.itemsize
+
+
+def check_form(path: Path, form: Form, wanted: Form, first: str | Path) -> None:
+    """Refuse an image that is not like another.
 
     Args:
         path: of the image, for the message.
-        shape: its own.
+        form: its own.
         wanted: that of the other.
         first: which that is, for the message.
 
     Raises:
         InputError: if they differ.
     """
-    if tuple(shape) != tuple(wanted):
+    if form.shape != wanted.shape:
         raise InputError(
-            f"{path} has shape {tuple(shape)} and {first} has {tuple(wanted)} (channels, height, width); all "
+            f"{path} has shape {form.shape} and {first} has {wanted.shape} (channels, height, width); all "
             "images of a data set must be alike, so restore or convert it"
+        )
+    if form.depth != wanted.depth:
+        raise InputError(
+            f"{path} has {form.bits} bits a pixel and {first} has {wanted.bits}; all images of a data set "
+            "must be alike, so restore or convert it"
         )
 
 
@@ -105,21 +134,15 @@ def common_shape(dataset: WILDSDataset, rows: Sequence[int]) -> tuple[int, ...]:
     Raises:
         InputError: if one differs from the first.
     """
-    shapes = [tuple(read_image(dataset, row).shape) for row in rows]
-    for row, shape in zip(rows, shapes, strict=True):
-        check_shape(image_path(dataset, row), shape, shapes[0], image_path(dataset, rows[0]))
-    return shapes[0]
+    forms = [Form.of(read_image(dataset, row)) for row in rows]
+    for row, form in zip(rows, forms, strict=True):
+        check_form(image_path(dataset, row), form, forms[0], image_path(dataset, rows[0]))
+    return forms[0].shape
 
 
 def unreadable(dataset: WILDSDataset, row: int, fault: Exception) -> InputError:
     """The sentence about an image that could not be read, with its path."""
     return unreadable_file(image_path(dataset, row), fault)
-
-
-def unreadable_file(path: Path, fault: Exception) -> InputError:
-    """The sentence about a file of an image that could not be read."""
-    reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-    return InputError(f"{path} cannot be read ({reason}); restore this image")
 
 
 def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:

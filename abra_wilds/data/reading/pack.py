@@ -18,10 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abra_wilds.compat.imports import import_wilds
+from abra_wilds.config.screen import DATASET as SCREEN
+from abra_wilds.config.screen import FILE as SCREEN_FILE
+from abra_wilds.config.screen import screen_folder
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.reading.facts import table_digests
-from abra_wilds.data.reading.images import check_images, read_files
+from abra_wilds.data.reading.images import Form, check_images, read_files
 from abra_wilds.data.reading.pack_plate import (
     Plan,
     Plate,
@@ -31,6 +34,7 @@ from abra_wilds.data.reading.pack_plate import (
     write_plate,
 )
 from abra_wilds.data.reading.packed import FORMAT, INDEX, pack_folder
+from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
 from abra_wilds.pools import check_workers, each
 from abra_wilds.results.files import write_text
@@ -45,24 +49,37 @@ _HEADER_BYTES = 128
 LOCK = ".pack.lock"
 
 
-def from_files(name: str, root: str | Path) -> WILDSDataset:
-    """A data set that is read from its image files, with the split scheme that every one of its kind has."""
+def from_files(name: str, root: str | Path, flags: Mapping[str, Any] | None = None) -> WILDSDataset:
+    """A data set that is read from its image files, with the split scheme that every one of its kind has.
+
+    Args:
+        name: of the data set.
+        root: that holds its folder; of a screen its table or folder.
+        flags: of a screen.
+    """
+    if name == SCREEN:
+        return Screen.open(root, **(flags or {})).dataset(labelled=False)
     return load_dataset(name, root, split_scheme="official", data_format="png")
 
 
 def found_name(root: Path) -> str:
-    """The name of the only data set below a root_dir.
+    """The name of the only data set below a root_dir; a table, or a folder with a screen.yaml, is a screen.
 
     Raises:
         InputError: if there is none, or both.
     """
+    if root.is_file() or (screen_folder(root) / SCREEN_FILE).is_file():
+        return SCREEN
     found = ["rxrx1"] if (root / "rxrx1_v1.0").is_dir() else []
     try:
         find_folder(root)
         found.append("rxrx1_6ch")
     except InputError as fault:
         if not found:
-            raise InputError(f"{root} holds no rxrx1_v1.0, and of six channels {fault}") from fault
+            raise InputError(
+                f"{root} holds no rxrx1_v1.0, and of six channels {fault}; a screen of your own is read by "
+                "--dataset screen"
+            ) from fault
     if len(found) > 1:
         raise InputError(f"{root} holds {' and '.join(found)}; choose one of them with --dataset")
     return found[0]
@@ -105,7 +122,7 @@ def pack_lock(folder: Path) -> Iterator[None]:
 
 def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     """What `pack` does once no other process does it."""
-    digests = table_digests(dataset.data_dir)
+    digests = table_digests(dataset)
     folder = pack_folder(dataset.data_dir, size)
     # Of a start that was killed.
     for left_over in folder.glob(".*.tmp"):
@@ -115,7 +132,7 @@ def pack_alone(dataset: WILDSDataset, size: int, workers: int) -> Path:
     todo = [plate for plate in plates if tables[plate.name] is None]
     if todo:
         check_images(dataset, [row for plate in todo for row in plate.rows])
-        plan = Plan(folder, tuple(read_files(dataset, todo[0].rows[0]).shape), size)
+        plan = Plan(folder, Form.of(read_files(dataset, todo[0].rows[0])), size)
         check_plan(plan, todo, [table for table in tables.values() if table is not None])
         try:
             folder.mkdir(exist_ok=True)
@@ -137,21 +154,22 @@ def check_plan(plan: Plan, todo: Sequence[Plate], kept: Sequence[Mapping[str, An
     Raises:
         InputError: for a size that would not shrink, kept plates of another shape, or too little disk.
     """
-    _, H, W = plan.shape
+    _, H, W = plan.form.shape
     if plan.size and (H != W or plan.size >= H):
         raise InputError(
             f"size is {plan.size} and images are {H} x {W}; square images are shrunk and none is enlarged, "
             "so give fewer pixels a side or leave --size out"
         )
     # Plates that were packed from images of another size, before the files were replaced.
-    others = {tuple(table["shape"][1:]) for table in kept} - {plan.packed}
-    if others:
+    kinds = {(tuple(table["shape"][1:]), table.get("dtype", "uint8")) for table in kept}
+    for shape, depth in kinds - {(plan.packed, plan.depth)}:
+        here, there = (shape, plan.packed) if shape != plan.packed else (depth, plan.depth)
         raise InputError(
-            f"{plan.folder} holds images of {others.pop()} and {todo[0].name} has {plan.packed} (channels, "
-            f"height, width); restore its images, or delete {plan.folder} if all images changed"
+            f"{plan.folder} holds images of {here} and {todo[0].name} has {there} (channels, height, width; "
+            f"or depth); restore its images, or delete {plan.folder} if all images changed"
         )
     n = sum(len(plate.rows) for plate in todo)
-    need = n * (math.prod(plan.packed) + _TABLE_BYTES) + len(todo) * _HEADER_BYTES
+    need = n * (math.prod(plan.packed) * plan.form.depth.itemsize + _TABLE_BYTES) + len(todo) * _HEADER_BYTES
     free = shutil.disk_usage(plan.folder.parent).free
     if need > free:
         raise InputError(
@@ -214,6 +232,7 @@ def write_index(
         "suffixes": files[0]["suffixes"],
         "shape": files[0]["shape"][1:],
         "filter": files[0]["filter"],
+        **({"dtype": files[0]["dtype"]} if "dtype" in files[0] else {}),
         "tables": digests,
         "files": files,
     }

@@ -6,6 +6,7 @@ Letters: n images of a plate, C H W of an image, N pixels a side of a shrunk one
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from abra_wilds.data.reading.facts import facts_of
-from abra_wilds.data.reading.images import check_shape, image_path, read_files
-from abra_wilds.data.reading.packed import suffixes_of
+from abra_wilds.data.reading.images import Form, check_form, image_path, read_files
+from abra_wilds.data.reading.packed import DEPTHS, suffixes_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, sha256, write_text
 
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
+
+# What no disk takes in a file's name, Windows' among them.
+UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.')
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,23 @@ class Plan:
 
     Attributes:
         folder: of the pack.
-        shape: (C, H, W) of the image files.
+        form: of the image files.
         size: N, or 0 for images as they are.
     """
 
     folder: Path
-    shape: tuple[int, ...]
+    form: Form
     size: int
 
     @property
     def packed(self) -> tuple[int, ...]:
         """The shape of a packed image."""
-        return (self.shape[0], self.size, self.size) if self.size else self.shape
+        return (self.form.shape[0], self.size, self.size) if self.size else self.form.shape
+
+    @property
+    def depth(self) -> str:
+        """The dtype of its pixels, by its name in tables."""
+        return f"uint{self.form.bits}"
 
     @property
     def filter(self) -> str | None:
@@ -63,7 +73,7 @@ class Plan:
         """
         if not self.size:
             return None
-        return "lanczos" if self.shape[1] % self.size else "box"
+        return "lanczos" if self.form.shape[1] % self.size else "box"
 
 
 def plates_of(dataset: WILDSDataset) -> list[Plate]:
@@ -77,11 +87,12 @@ def plates_of(dataset: WILDSDataset) -> list[Plate]:
     for row in np.argsort(stems).tolist():
         rows_of[which.flat[row]].append(row)  # .flat: some NumPy 2.0 give this inverse a second axis
     names = dataset._metadata_map["experiment"]
-    found = [
-        Plate(f"{names[experiment]}_plate{plate}", tuple(rows))
-        for (experiment, plate), rows in zip(pairs.tolist(), rows_of, strict=True)
-    ]
-    return sorted(found, key=lambda plate: plate.name)
+    plates = dataset._metadata_map.get("plate")
+    found: dict[str, tuple[int, ...]] = {}
+    for (experiment, plate), rows in zip(pairs.tolist(), rows_of, strict=True):
+        name = UNSAFE.sub("-", f"{names[experiment]}_plate{plate if plates is None else plates[plate]}")
+        found[name if name not in found else f"{name}-{len(found)}"] = tuple(rows)
+    return [Plate(name, rows) for name, rows in sorted(found.items())]
 
 
 def stems_of(dataset: WILDSDataset, plate: Plate) -> list[str]:
@@ -132,6 +143,8 @@ def write_plate(plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[str]:
     shape = (len(plate.rows), *plan.packed)
     suffixes = list(suffixes_of(dataset))
     table: dict[str, Any] = {"suffixes": suffixes, "shape": shape, "filter": plan.filter}
+    if plan.depth != "uint8":
+        table["dtype"] = plan.depth
     try:
         with atomic_write(path) as temporary:
             crcs = write_array(temporary, plan, dataset, plate)
@@ -153,7 +166,7 @@ class Unpackable(Exception):
 
 
 def write_array(path: Path, plan: Plan, dataset: WILDSDataset, plate: Plate) -> list[int]:
-    """Write a plate's images as `.npy`, (n, C, H, W) uint8, and return the crc32 of each.
+    """Write a plate's images as `.npy`, (n, C, H, W) uint8 or uint16, and return the crc32 of each.
 
     Raises:
         Unpackable: once all have been tried.
@@ -161,7 +174,8 @@ def write_array(path: Path, plan: Plan, dataset: WILDSDataset, plate: Plate) -> 
     crcs, faults = [], []
     with open(path, "wb") as file:
         shape = (len(plate.rows), *plan.packed)
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        descr = np.lib.format.dtype_to_descr(DEPTHS[plan.depth])
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
         for row in plate.rows:
             try:
                 image = pixels(plan, dataset, row).tobytes()
@@ -176,21 +190,24 @@ def write_array(path: Path, plan: Plan, dataset: WILDSDataset, plate: Plate) -> 
     return crcs
 
 
-def pixels(plan: Plan, dataset: WILDSDataset, row: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """What is packed of a row, (C, H, W) or (C, N, N) uint8.
+def pixels(plan: Plan, dataset: WILDSDataset, row: int) -> NDArray[np.unsignedinteger[Any]]:
+    """What is packed of a row, (C, H, W) or (C, N, N) uint8 or uint16.
 
     Raises:
-        InputError: if the image cannot be read or is not of the plan's shape.
+        InputError: if the image cannot be read or is not of the plan's form.
     """
     x = read_files(dataset, row)
-    check_shape(image_path(dataset, row), x.shape, plan.shape, "the first image")
+    check_form(image_path(dataset, row), Form.of(x), plan.form, "the first image")
     return (shrunk(x, plan) if plan.filter else x).numpy()
 
 
 def shrunk(x: Tensor, plan: Plan) -> Tensor:
-    """An image, (C, H, W) uint8, channel by channel at N x N."""
+    """An image, (C, H, W) uint8 or uint16, channel by channel at N x N."""
     kind = {"box": Image.Resampling.BOX, "lanczos": Image.Resampling.LANCZOS}[str(plan.filter)]
     side = (plan.size, plan.size)
     # One by one: Pillow resizes no images of six channels.
-    channels = [np.asarray(Image.fromarray(channel.numpy()).resize(side, kind)) for channel in x]
-    return torch.from_numpy(np.stack(channels))
+    deep = x.dtype == torch.uint16
+    # Of 16 bits as floats, which Pillow resizes by the same filters, and which hold every level exactly.
+    grey = x.numpy().astype(np.float32) if deep else x.numpy()
+    y = np.stack([np.asarray(Image.fromarray(channel).resize(side, kind)) for channel in grey])
+    return torch.from_numpy(np.rint(y).clip(0, 65535).astype(np.uint16) if deep else y)

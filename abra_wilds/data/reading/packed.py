@@ -1,8 +1,8 @@
 """Packed images: one memory-mapped array for each experiment's plate, written by `abra-wilds pack`.
 
-A pack is a folder beside the images: `index.json`, written last, and for each plate a plain `.npy` of uint8,
-(n, C, H, W), which `np.load(path, mmap_mode="r")` opens too. Rows go by the name that the data set has for an
-image, so that neither split schemes nor the order of metadata.csv matter.
+A pack is a folder beside the images: `index.json`, written last, and for each plate a plain `.npy` of uint8
+or uint16, (n, C, H, W), which `np.load(path, mmap_mode="r")` opens too. Rows go by the name that the data set
+has for an image, so that neither split schemes nor the order of metadata.csv matter.
 
 Letters: n images of a plate, C H W of an image.
 """
@@ -34,6 +34,8 @@ INDEX = "index.json"
 # What the index of another program, or half of one, leads to.
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 Window = tuple[int, int, int]
+# By their names in an index, which says nothing of 8 bits: so do all that were written before there were 16.
+DEPTHS: dict[str, np.dtype[Any]] = {"uint8": np.dtype(np.uint8), "uint16": np.dtype(np.uint16)}
 
 
 class Pack:
@@ -42,6 +44,7 @@ class Pack:
     Attributes:
         folder: where it lies.
         shape: (C, H, W) of every image.
+        depth: of its pixels, uint8 or uint16.
         suffixes: of the image files that each was packed from, channel by channel.
         files: the name, bytes and sha256 of each file.
         tables: name -> sha256 of the data set's tables when it was packed.
@@ -55,6 +58,7 @@ class Pack:
     def __init__(self, folder: Path, index: dict[str, Any]):
         self.folder = folder
         self.shape: tuple[int, int, int] = tuple(index["shape"])
+        self.depth = DEPTHS[index.get("dtype", "uint8")]
         self.suffixes = tuple(index["suffixes"])
         self.tables: dict[str, str] = index["tables"]
         files: list[dict[str, Any]] = index["files"]
@@ -73,7 +77,7 @@ class Pack:
             np.array([int(number) for file in files for number in file[name]], dtype=np.uint32)[order]
             for name in ("crc32", "sizes", "times")
         )
-        self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._maps: dict[int, NDArray[np.unsignedinteger[Any]]] = {}
 
     @classmethod
     def open(cls, folder: Path) -> Pack:
@@ -117,7 +121,7 @@ class Pack:
         return np.where(self._stems[places] == wanted, places, -1)
 
     def read(self, stem: str, window: Window | None = None) -> Tensor:
-        """An image, or a square window of it, (C, h, w) uint8; no other rows are touched.
+        """An image, or a square window of it, (C, h, w) uint8 or uint16; no other rows are touched.
 
         Args:
             stem: its entry in the data set's `_input_array`.
@@ -147,7 +151,7 @@ class Pack:
             raise InputError(f"{stem} is not in the pack {self.folder}; pack the data set again")
         return place
 
-    def _map(self, number: int) -> NDArray[np.uint8]:
+    def _map(self, number: int) -> NDArray[np.unsignedinteger[Any]]:
         if number not in self._maps:
             path = self.folder / self.files[number]["name"]
             try:
@@ -260,9 +264,10 @@ def check_pack(pack: Pack, dataset: WILDSDataset) -> None:
         raise InputError(
             f"{pack.folder} lacks {len(missing):,} of {len(stems):,} images, first {stems[missing[0]]}"
         )
-    for name, digest in table_digests(dataset.data_dir).items():
+    for name, digest in table_digests(dataset).items():
         if pack.tables.get(name) != digest:
-            raise InputError(f"{Path(dataset.data_dir, name)} is not what {pack.folder} was packed by")
+            table = Path(dataset.data_dir, name)
+            raise InputError(f"{table if table.exists() else name} is not what {pack.folder} was packed by")
     changed = np.flatnonzero(facts_of(dataset, stems).changed(pack.sizes[places], pack.times[places]))
     if len(changed):
         raise InputError(

@@ -17,9 +17,10 @@ from abra_wilds.data.datasets.catalogue import (
     make_grouper,
     split_subset,
 )
-from abra_wilds.data.datasets.rxrx1 import STAINS, read_stains
+from abra_wilds.data.datasets.layouts import STAINS
 from abra_wilds.data.reading.images import check_images, image_files, image_path, read_image
 from abra_wilds.data.reading.loaders import make_eval_loader, make_train_loader
+from abra_wilds.data.reading.planes import read_site
 from abra_wilds.simulate import Well, metadata_table, site_picture, wells_table
 from tests.data.datasets import full_metadata
 from tests.data.datasets.test_catalogue import refused
@@ -67,7 +68,7 @@ def test_the_files_of_a_row_are_those_of_the_release_in_the_order_of_stains(six)
 
 @pytest.mark.skipif(not REAL[0].is_file(), reason=f"the real site is not in {SITE}")
 def test_the_real_site_loads_with_its_six_channels_in_order():
-    x = read_stains(REAL)
+    x = read_site([str(path) for path in REAL])
     assert x.shape == (6, 512, 512) and x.dtype == torch.uint8
     for channel, path in zip(x, REAL, strict=True):
         assert np.array_equal(channel.numpy(), np.asarray(Image.open(path)))

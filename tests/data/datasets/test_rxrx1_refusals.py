@@ -14,9 +14,10 @@ from abra_wilds.data.datasets.layouts import FOLDERS
 from abra_wilds.data.datasets.rxrx1 import RxRx1SixChannel
 from abra_wilds.data.reading.images import check_images, image_files, read_image
 from abra_wilds.data.reading.loaders import make_eval_loader
-from abra_wilds.simulate.write import LAYOUT_FOLDERS
+from abra_wilds.simulate.formats import folder_of
 from abra_wilds.types import InputError
 from tests.data.datasets.test_catalogue import refused
+from tests.data.six import small_screen
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_nothing_is_downloaded(six_root):
 
 
 def test_the_folder_is_found_under_either_name(six_root, tmp_path):
-    assert LAYOUT_FOLDERS["rxrx1"] in FOLDERS
+    assert folder_of("rxrx", small_screen()) in FOLDERS
     (tmp_path / "rxrx1_6ch_v1.0").symlink_to(six_root / "rxrx1")
     assert len(load_dataset("rxrx1_6ch", tmp_path)) == 192
 
@@ -78,7 +79,7 @@ def test_a_missing_stain_is_found_before_training_and_named(copied):
 
 
 DAMAGE = {
-    "16 bits": (np.zeros((32, 32), np.uint16), "mode I;16, "),
+    "16 bits": (np.zeros((32, 32), np.uint16), "uint16 and .*_w1.png is 32 x 32 pixels of uint8"),
     "colour": (np.zeros((32, 32, 3), np.uint8), "mode RGB, "),
     "palette": (Image.fromarray(np.zeros((32, 32), np.uint8)).convert("P"), "mode P, "),
     "1 bit": (np.zeros((32, 32), bool), "mode 1, "),

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from abra_wilds.data.datasets.catalogue import load_dataset, make_grouper, split_subset
 from abra_wilds.data.reading.dataset import ImageDataset
-from abra_wilds.data.reading.images import image_path, read_image
+from abra_wilds.data.reading.images import Form, image_path, read_image
 from abra_wilds.data.reading.loaders import Loader, coverage, make_eval_loader, make_train_loader
 from abra_wilds.data.samplers.batches import SequentialSampler
 from abra_wilds.types import InputError, groups_of
@@ -228,7 +228,7 @@ def test_tensors_of_six_channels_go_through(dataset, plates, train):
             return torch.full((6, 32, 32), row % 256, dtype=torch.uint8)
 
     loader = make_train_loader(train, plates, **TRAIN["standard"])
-    loader.rows.dataset, loader.rows.shape = Six(dataset), (6, 32, 32)
+    loader.rows.dataset, loader.rows.form = Six(dataset), Form((6, 32, 32), torch.uint8)
     batch = next(iter(loader))
     assert batch.x.shape == (48, 6, 32, 32)
     assert torch.equal(batch.x[:, 5, 0, 0].long(), torch.from_numpy(train.indices)[batch.rows] % 256)
