@@ -5,14 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from abra_wilds.config.datasets import DATASETS, SPLIT_SCHEMES
 from abra_wilds.config.fields import Options, option, require, require_choice
 
-# What each data set can be split by, its default first.
-SPLIT_SCHEMES: dict[str, tuple[str, ...]] = {
-    "rxrx1": ("official", "mixed-to-test"),
-    "rxrx1_6ch": ("wilds", "official", "heldout"),
-    "screen": ("screen",),  # as its table or --split says
-}
 TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
 TRANSFORMS = ("rxrx1", "paper", "iid", "none")
@@ -27,7 +22,9 @@ class DataConfig(Options):
     """Which images, in which batches."""
 
     dataset: str = option(
-        "rxrx1", "data set: RxRx1-WILDS, RxRx1 with six stains, or any --screen", choices=tuple(SPLIT_SCHEMES)
+        "rxrx1",
+        "data set: RxRx1-WILDS, RxRx1 with six stains, any --screen, or another image set of WILDS",
+        choices=tuple(DATASETS),
     )
     root_dir: str = option("data", "folder that holds the data set's folder", local=True, path=True)
     version: str | None = option(None, "version of the data set; unset: the newest", kind=str)

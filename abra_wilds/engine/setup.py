@@ -139,6 +139,7 @@ def open_dataset(config: RunConfig) -> WILDSDataset:
         data_format=d.data_format,
         packed_size=d.packed_size,
         screen=config.screen,
+        size=d.size,
     )
 
 
@@ -315,9 +316,11 @@ def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> N
         return
     subset = subsets["val"]
     results, _ = subset.eval(subset.y_array, subset.y_array, subset.metadata_array)
-    if name not in results or not name.startswith("acc"):
-        known = ", ".join(k for k in results if k.startswith("acc"))
-        raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
+    known = [k for k in results if not k.startswith("count")]
+    if name not in known:
+        raise InputError(
+            f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {', '.join(known)}"
+        )
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> Reading:
