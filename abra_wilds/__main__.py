@@ -17,6 +17,7 @@ JOBS = {
     "screen": "write the settings of a screen of your own beside it",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
+    "qc": "which plates, wells and sites not to trust: focus, saturation, empty wells, stains",
     "predict": "predict with a saved model, with or without adaptation",
     "model": "write a saved model as a folder that needs no data",
     "export": "write a model, adaptation included, as ONNX or for torch without this package",

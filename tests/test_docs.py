@@ -1,5 +1,7 @@
 """What the documents say exists."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
@@ -46,3 +48,23 @@ def test_every_test_that_the_page_of_faults_names_exists():
     assert len(named[0]) >= 60 and len(named[1]) >= 20
     for file, name in [*named[0], *named[1]]:
         assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), (file, name)
+
+
+PARTS = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```python\n((?:.*\n)*?.*import (.*)\n(?:.*\n)*?)```", PARTS))
+
+
+def test_the_page_of_parts_has_a_heading_for_each_and_no_block_that_is_long():
+    for name in ("BatchShift", "abra_loss", "Batch.of", "PlateBatchSampler", "adapted", "predict"):
+        assert re.search(rf"^## .*`{name}`", PARTS, re.MULTILINE), name
+    assert len(BLOCKS) == PARTS.count("```python")
+    for block in BLOCKS:
+        assert len([line for line in block.splitlines() if line and "import " not in line]) <= 10
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=list(BLOCKS.values()))
+def test_every_block_of_the_page_of_parts_prints_what_its_comments_say(block):
+    said = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE)
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        exec(compile(block, "docs/parts.md", "exec"), {})
+    assert said and set(shown.getvalue().splitlines()) == set(said)

@@ -35,7 +35,6 @@ from abra_wilds.analysis.profiles import (
     write_profiles,
 )
 from abra_wilds.analysis.saved import Saved, open_saved
-from abra_wilds.config.evaluation import EMBEDDED
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.dist import on_rank_zero, started, sum_across_ranks, world
 from abra_wilds.engine.artifacts.logs import no_bar
@@ -43,11 +42,10 @@ from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
 from abra_wilds.engine.setup import evaluation_loaders
-from abra_wilds.errors import InputError
 from abra_wilds.results.files import all_or_none, write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.tta.adapters import Adapter
-from abra_wilds.tta.features import classified
+from abra_wilds.tta.features import check_embeds, classified
 from abra_wilds.tta.plan import known_controls_of
 from abra_wilds.types import Batch
 
@@ -152,11 +150,7 @@ def open_embeddable(checkpoint: Path, splits: Sequence[str] | None, flags: Mappi
         InputError: with a --tta that changes more than what the classifier reads.
     """
     saved = open_saved(checkpoint, flags, splits=splits, train=False)
-    if saved.config.eval.tta not in EMBEDDED:
-        raise InputError(
-            f"--tta {saved.config.eval.tta} learns or corrects predictions, which embeddings do not show; "
-            f"give --tta {' or '.join(EMBEDDED)}"
-        )
+    check_embeds(saved.config.eval.tta)
     return saved
 
 

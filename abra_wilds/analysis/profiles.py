@@ -13,7 +13,6 @@ Letters: n rows of a split, D features, W wells.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from abra_wilds.data.datasets.catalogue import is_simulated
 from abra_wilds.data.datasets.controls import FIRST_CONTROL, N_CLASSES, check_well_types
 from abra_wilds.data.datasets.layouts import find_layout
 from abra_wilds.data.datasets.metadata import read_metadata
+from abra_wilds.data.datasets.quality import well_name
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write
 
@@ -38,8 +38,6 @@ CONTROL_TYPES = {"treatment": "trt", "positive_control": "poscon", "negative_con
 WELL = ("Metadata_split", "Metadata_Plate", "Metadata_Well")
 # The well that was treated, whatever splits its sites are in.
 TREATED_WELL = WELL[1:]
-
-_WELL_NAME = re.compile(r"([A-Za-z]{1,2})(\d{1,2})")
 
 
 def metadata_of(subset: WILDSSubset, split: str, types: NDArray[np.str_] | None) -> pd.DataFrame:
@@ -72,16 +70,6 @@ def metadata_of(subset: WILDSSubset, split: str, types: NDArray[np.str_] | None)
     if types is not None:
         columns["Metadata_control_type"] = types[subset.indices].astype(object)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(subset)))
-
-
-def well_name(name: str) -> str:
-    """A well's name with two digits behind its row, as JUMP writes it; another name stays as it is.
-
-    >>> well_name("b2"), well_name("AF48"), well_name("17")
-    ('B02', 'AF48', '17')
-    """
-    found = _WELL_NAME.fullmatch(name)
-    return name if found is None else f"{found[1].upper()}{int(found[2]):02}"
 
 
 def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str_] | None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from abra_wilds.analysis.embed import LEVELS, embed_saved
 from abra_wilds.analysis.postprocess import POSTPROCESS
-from abra_wilds.commands.predict import add_flags, given_flags
+from abra_wilds.commands.predict import (
+    add_flags,
+    add_model,
+    add_screen_flags,
+    checkpoint_of,
+    for_screen,
+    given_flags,
+)
 from abra_wilds.config.fields import path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="..._model.pth of a run")
+    add_model(parser)
     parser.add_argument(
         "--split", nargs="+", metavar="NAME", help="splits to embed, train among them; unset: all but train"
     )
@@ -27,18 +35,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", action="store_true", help="measure how experiments mix and siRNAs stay apart, by well"
     )
     parser.add_argument(
+        "--h5ad", action="store_true", help="with --screen: also write .h5ad, as scanpy reads it"
+    )
+    parser.add_argument(
         "--out",
         type=path,
         metavar="FOLDER",
-        help="where files go; unset: embed_EPOCH_TTA in the run",
+        help="where files go; unset: embed_EPOCH_TTA in the run, with --screen embed_TTA",
     )
     add_flags(parser)
+    add_screen_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
+    if "screen" in args:
+        from abra_wilds.analysis.answers.embed import embed_screen
+
+        model, flags = for_screen(args, {"split": args.split, "metrics": args.metrics})
+        out = args.out or Path(f"embed_{model.config.eval.name}")
+        how = {"levels": args.level, "postprocess": args.postprocess, "h5ad": args.h5ad}
+        embed_screen(model, args.screen, flags, out, **how)
+        return 0
     embed_saved(
-        args.checkpoint,
+        checkpoint_of(args),
         args.split,
         given_flags(args),
         levels=args.level,

@@ -3,32 +3,59 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from abra_wilds.config.fields import path
+from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.engine.evaluation.saved import predict_saved
+from abra_wilds.engine.models.model import Model, load_model
+from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import add_flag
+
+SCREEN_FLAGS = tuple(COMMON.of("screen"))
+WITH_SCREEN = tuple(name for name in PREDICTION_FLAGS if name != "root_dir")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="..._model.pth of a run")
+    add_model(parser)
     parser.add_argument("--split", nargs="+", metavar="NAME", help="splits to predict; unset: all but train")
     parser.add_argument(
         "--out",
         type=path,
         metavar="FOLDER",
-        help="where everything goes; unset: tta_NAME in the run",
+        help="where everything goes; unset: tta_NAME in the run, with --screen answers_TTA",
+    )
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="with --screen: leave its labels, and so scores, out"
     )
     add_flags(parser)
+    add_screen_flags(parser)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, for predict and embed."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="MODEL",
+        help="..._model.pth of a run; with --screen also a model's folder or OWNER/NAME on the Hub, and no "
+        "data of training are needed",
+    )
 
 
 def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = PREDICTION_FLAGS) -> None:
     """Flags of the main command that a saved model may be used with, or some of them."""
     for name in names:
         add_flag(parser, name, COMMON.settings[name].flag, "as in the run")
+
+
+def add_screen_flags(parser: argparse.ArgumentParser) -> None:
+    """What is to be predicted instead of the splits of the run's data."""
+    group = parser.add_argument_group("a new screen")
+    for name in SCREEN_FLAGS:
+        add_flag(group, name, COMMON.settings[name].flag, COMMON.settings[name].default)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -39,7 +66,47 @@ def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def for_screen(args: argparse.Namespace, idle: Mapping[str, Any]) -> tuple[Model, dict[str, Any]]:
+    """The model for a screen, with the flags of its use, and those of the screen.
+
+    Args:
+        args: of the command.
+        idle: name -> value of arguments that have no effect with a screen.
+
+    Raises:
+        InputError: for a flag that has no effect, or a model that cannot be opened.
+    """
+    flags = given_flags(args)
+    for name, value in {"root_dir": flags.get("root_dir"), **idle}.items():
+        if value:
+            raise InputError(f"--{name} would have no effect with --screen; leave it out")
+    (device,) = flags.pop("device", ["auto"])
+    model = load_model(args.checkpoint, device, flags=flags)
+    given = {name: value for name, value in vars(args).items() if name in SCREEN_FLAGS and name != "screen"}
+    return model, given
+
+
+def checkpoint_of(args: argparse.Namespace) -> Path:
+    """The checkpoint, where no screen is given.
+
+    Raises:
+        InputError: for a flag that needs a screen.
+    """
+    given = vars(args)
+    for name in ("unlabelled", "h5ad", *SCREEN_FLAGS):
+        if name in given and given[name] is not False:
+            raise InputError(f"--{name} would have no effect without --screen; leave it out or add that")
+    return Path(expanded(args.checkpoint, "MODEL"))
+
+
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
-    predict_saved(args.checkpoint, args.split, args.out, given_flags(args))
+    if "screen" not in args:
+        predict_saved(checkpoint_of(args), args.split, args.out, given_flags(args))
+        return 0
+    from abra_wilds.analysis.answers.predict import predict_screen
+
+    model, flags = for_screen(args, {"split": args.split})
+    out = args.out or Path(f"answers_{model.config.eval.name}")
+    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled)
     return 0

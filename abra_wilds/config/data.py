@@ -44,6 +44,13 @@ class DataConfig(Options):
     packed_size: int = option(
         0, "side in pixels of the shrunk pack to read; 0: images as they are", at_least=0
     )
+    qc: str | None = option(
+        None,
+        "table of abra-wilds qc whose flagged images are not trained on; unset: all are",
+        kind=str,
+        path=True,
+        later=True,
+    )
     frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option(

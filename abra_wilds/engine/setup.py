@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
+from abra_wilds.data.datasets.quality import without_flagged
 from abra_wilds.data.reading.images import check_images, common_shape
 from abra_wilds.data.reading.loaders import (
     Loader,
@@ -61,6 +62,7 @@ class Data:
         shape: (C, H, W) of an image.
         info: what methods may know of the data.
         device: where the method lives.
+        left_out: for the log, which images of a split are not used.
     """
 
     dataset: WILDSDataset
@@ -69,10 +71,12 @@ class Data:
     shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
+    left_out: tuple[str, ...] = field(default=(), kw_only=True)
 
     def data_lines(self) -> list[str]:
         """How much each split has of what, and what deviates."""
-        return data_lines(self.dataset, {split: own.indices for split, own in self.subsets.items()})
+        rows = {split: own.indices for split, own in self.subsets.items()}
+        return [*data_lines(self.dataset, rows), *self.left_out]
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,9 @@ def prepare(config: RunConfig) -> Setup:
     # The images of other splits need not be there.
     evaluated = splits_to_evaluate(config, list(dataset.split_dict))
     data = open_splits(config, dataset, ("train", *evaluated))
+    if d.qc is not None:
+        train, line = without_flagged(data.subsets["train"], Path(d.qc))
+        data = replace(data, subsets={**data.subsets, "train": train}, left_out=(line,))
     check_val_metric(config, data.subsets)
     train_loader = training_loader(config, data)
     reading = reading_kwargs(d, data.device)

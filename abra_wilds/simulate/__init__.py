@@ -9,15 +9,18 @@ from __future__ import annotations
 from abra_wilds.config.data import MARKER
 from abra_wilds.simulate.config import SimulationConfig, preset
 from abra_wilds.simulate.design import metadata_table, wells_table
+from abra_wilds.simulate.memory import Pictures, pictures
 from abra_wilds.simulate.picture import Well, site_picture
 from abra_wilds.simulate.write import GENERATOR_VERSION, simulate
 
 __all__ = [
     "GENERATOR_VERSION",
     "MARKER",
+    "Pictures",
     "SimulationConfig",
     "Well",
     "metadata_table",
+    "pictures",
     "preset",
     "simulate",
     "site_picture",

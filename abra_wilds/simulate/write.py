@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
+
 from abra_wilds.config.data import MARKER
 from abra_wilds.pools import check_workers, each
 from abra_wilds.simulate.config import SimulationConfig, refuse_request
@@ -60,8 +62,7 @@ def simulate(
     try:
         _check_disk(root, len(table), config)
         _write_pictures((partial, config, write), workers, progress)
-        _write_marker(partial, config)
-        FORMATS[write].write_tables(partial, table, config)
+        _write_tables(partial, table, config, write)
         _put_in_place(partial, target)
     except OSError as error:
         refuse_request(f"writing {target} failed ({error.strerror}); free some disk or choose another ROOT")
@@ -142,13 +143,14 @@ def _write_pictures(screen: Screen, workers: int, progress: bool) -> None:
         pass
 
 
-def _write_marker(partial: Path, config: SimulationConfig) -> None:
-    """Write what says that the screen was simulated, and how."""
+def _write_tables(partial: Path, table: pd.DataFrame, config: SimulationConfig, write: str = "rxrx") -> None:
+    """Write what says that the screen was simulated, and then what makes its folder a data set."""
     # The generator's first name: what stands here is part of the digest of a data set. So no depth of 8 does.
     made = {"generator": "abra_wilds.data.simulate", "generator_version": GENERATOR_VERSION, **asdict(config)}
     if config.depth == 8:
         del made["depth"]
     (partial / MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    FORMATS[write].write_tables(partial, table, config)
 
 
 def _put_in_place(partial: Path, target: Path) -> None:

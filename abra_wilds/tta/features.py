@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from abra_wilds.config.evaluation import EMBEDDED
+from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
 
 
@@ -32,3 +34,16 @@ def classified(method: Method) -> Iterator[deque[Tensor]]:
             method.classify = classify  # type: ignore[method-assign]
         else:
             del method.classify
+
+
+def check_embeds(tta: str) -> None:
+    """Raise for an adaptation that changes more than what the classifier reads.
+
+    Raises:
+        InputError: with those that do not.
+    """
+    if tta not in EMBEDDED:
+        raise InputError(
+            f"--tta {tta} learns or corrects predictions, which embeddings do not show; give --tta "
+            f"{' or '.join(EMBEDDED)}"
+        )

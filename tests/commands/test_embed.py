@@ -252,13 +252,13 @@ def test_copairs_retrieves_replicates_from_the_file(run_folder):
 )
 def test_what_cannot_be_embedded_is_a_sentence(trained, capsys, words, said):
     assert said in runs.sentence(capsys, command, trained, *words)
-    assert not [p for p in trained.iterdir() if p.is_dir()]
+    assert [p.name for p in trained.iterdir() if p.is_dir()] == ["model"]
 
 
 def test_too_few_controls_are_met_before_anything_is_computed(run_folder, root, capsys):
     words = ("--split", "val", "--postprocess", "tvn", "--root_dir", root)
     runs.assert_says(runs.sentence(capsys, command, run_folder, *words), "8 or more", "has 4")
-    assert not [p for p in run_folder.iterdir() if p.is_dir()]
+    assert [p.name for p in run_folder.iterdir() if p.is_dir()] == ["model"]
 
 
 def test_an_alignment_that_adds_an_effect_writes_nothing(run_folder, capsys, monkeypatch):

@@ -28,7 +28,7 @@ def write_image(path: Path, rng: np.random.Generator, size: tuple[int, int], sha
 
 
 def write_camelyon17(root: Path) -> Path:
-    """5 hospitals of 2 slides each, 8 patches of 96 x 96 on a slide; split 1 of training hospitals is id_val."""
+    """5 hospitals of 2 slides each, 8 patches of 96 x 96 on a slide, 2 of them in id_val (split 1)."""
     folder, rng, rows = root / "camelyon17_v1.0", np.random.default_rng(0), []
     for slide in range(10):
         for k in range(8):

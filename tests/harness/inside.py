@@ -15,7 +15,7 @@ STAND_IN = Path(__file__).parent / "fake_checkout"
 
 def files(dataset: str = "rxrx1") -> set[str]:
     """Names of everything that a run leaves in its folder; a checkout keeps no records."""
-    return runs.files(dataset) - {"results.jsonl"}
+    return runs.files(dataset) - {"results.jsonl", "model"}
 
 
 FILES = files()

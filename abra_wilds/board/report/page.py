@@ -59,14 +59,8 @@ def report(
     told = {e.run.path for g in groups for e in g.entries}
     shown, strange = ([], []) if figures is None else figures_of(figures, runs)
     methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         title=f"Report: {', '.join(methods) if len(methods) < 6 else f'{len(methods)} methods'}",
         simulated=groups[0].entries[0].record.simulated,
         summary=summary(runs, groups),
@@ -84,6 +78,18 @@ def report(
         commands=commands(runs, groups),
         provenance=provenance(groups),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of one of our templates; text in it is escaped, and a value that it lacks is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
 
 
 def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:

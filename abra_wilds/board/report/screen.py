@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from abra_wilds.board.report.maps import plate_map
 from abra_wilds.board.report.parts import Group
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.datasets.metadata import class_texts, read_metadata
@@ -23,7 +23,7 @@ from abra_wilds.results.files import read_predictions, sha256
 from abra_wilds.results.runs import SPLIT_NAMES, Entry
 
 WELL_NAME = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
-ROWS, COLUMNS = 16, 24
+FORMAT = (16, 24)
 SHADES = 5
 MOST_PLATES = 16
 MOST_PAIRS = 15
@@ -147,23 +147,11 @@ def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
 def plate(name: str, rows: pd.DataFrame) -> PlateMap:
     """A map of rows A-P and columns 1-24, whose wells have one of SHADES shades."""
     wells = rows.groupby("well")["right"].mean()
-    paths = [""] * SHADES
-    for well, share in wells.items():
-        x, y = int(str(well)[1:]) - 1, ord(str(well)[0]) - ord("A")
-        paths[min(int(share * SHADES), SHADES - 1)] += f"M{x} {y}h.9v.9h-.9z"
+    shades = {str(well): f"w{min(int(share * SHADES), SHADES - 1)}" for well, share in wells.items()}
     share = 100 * float(rows["right"].mean())
     never = int((wells == 0).sum())
     alt = f"{name}: {share:.1f} % of images right; {len(wells)} wells, {never} of them never right."
-    axis = f'<rect class="plate" x="-.3" y="-.3" width="{COLUMNS + 0.5}" height="{ROWS + 0.5}" rx=".4"/>'
-    axis += "".join(f'<text x="{x - 0.55}" y="-.6">{x}</text>' for x in (1, 6, 12, 18, 24))
-    axis += "".join(f'<text x="-1.1" y="{y + 0.85}">{chr(65 + y)}</text>' for y in range(0, ROWS, 3))
-    drawn = "".join(f'<path class="w{k}" d="{d}"/>' for k, d in enumerate(paths) if d)
-    return PlateMap(
-        name,
-        share,
-        f'<svg role="img" aria-label="{escape(alt)}" viewBox="-1.8 -1.8 {COLUMNS + 2.2} {ROWS + 2.2}">'
-        f"{axis}{drawn}</svg>",
-    )
+    return PlateMap(name, share, plate_map(alt, FORMAT, shades))
 
 
 def confusions(rows: pd.DataFrame, names: dict[int, str]) -> list[list[str]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.compat.writable import handed
@@ -193,8 +194,6 @@ def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSS
         raise InputError(f"unknown split {split!r}; choose one of {', '.join(dataset.split_dict)}")
     if not 0 < frac <= 1:
         raise InputError(f"frac is the share of a split to keep and must lie in (0, 1]; got {frac}")
-    from wilds.datasets.wilds_dataset import WILDSSubset
-
     rows = np.flatnonzero(dataset.split_array == dataset.split_dict[split])
     if frac < 1:
         kept = int(np.round(len(rows) * frac))
@@ -203,6 +202,13 @@ def split_subset(dataset: WILDSDataset, split: str, frac: float = 1.0) -> WILDSS
         raise InputError(
             f"split {split!r} has no image with frac={frac}; choose another split or raise --frac"
         )
+    return subset_of(dataset, rows)
+
+
+def subset_of(dataset: WILDSDataset, rows: NDArray[np.int64]) -> WILDSSubset:
+    """Some rows of a data set, whose images stay as they are."""
+    from wilds.datasets.wilds_dataset import WILDSSubset
+
     return WILDSSubset(dataset, rows, transform=None)
 
 

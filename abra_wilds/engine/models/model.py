@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from abra_wilds.config.evaluation import EMBEDDED, EvalConfig, adaptation_flags
+from abra_wilds.config.evaluation import EvalConfig, adaptation_flags
 from abra_wilds.config.run import COMMON
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.samplers.passes import BioBatch
@@ -28,11 +28,12 @@ from abra_wilds.engine.precision import check_speed, configure_precision
 from abra_wilds.engine.setup import build_method
 from abra_wilds.errors import InputError
 from abra_wilds.methods.base import Method
+from abra_wilds.tta.adapted import image_batches
 from abra_wilds.tta.adapters import Adapter, check_adaptable, make_adapter, running_statistics
 from abra_wilds.tta.components import Components
-from abra_wilds.tta.features import classified
+from abra_wilds.tta.features import check_embeds, classified
 from abra_wilds.tta.plan import batch_plan, bio_batch_plan
-from abra_wilds.types import Batch, DataInfo
+from abra_wilds.types import DataInfo
 
 Images = Tensor | NDArray[Any] | Iterable[Any]
 PLAIN = {"amp": "none", "channels_last": False, "compile": False}  # whatever the run was trained with
@@ -73,6 +74,7 @@ class Model(nn.Module):
 
     Attributes:
         method: what was trained, in evaluation mode.
+        device: where it is.
         config: of its run.
         about: what its config.json says: data, transform, checkpoint, versions.
         classes: name of each column of the logits.
@@ -89,16 +91,18 @@ class Model(nn.Module):
         self.stored, self.about = replace(stored, weights={}), stored.about
         self.classes, self.channels = stored.classes, stored.channels
         self.config = COMMON.replace(stored.config, {**PLAIN, **(flags or {}), "also_tta": ()})
-        self._device = pick_device(device)
-        check_speed(self.config.speed, self._device)
+        for name in flags.keys() & self.config.eval.idle().keys() if flags else ():
+            raise InputError(f"--{name} would have no effect with --tta {self.config.eval.tta}; leave it out")
+        self.device = pick_device(device)
+        check_speed(self.config.speed, self.device)
         # Nothing that predicts depends on the bio-batches of training.
         info = DataInfo(len(self.classes), len(self.channels), 1, (0,))
         with own_randomness():
             self.method: Method = build_method(self.config, info, load=False)
         take_weights(self.method, stored.weights, str(self.about["checkpoint"]["name"]))
-        self.method.to(self._device).eval()
+        self.method.to(self.device).eval()
         configure_precision(self.method, self.config.speed)
-        self.components: Components | None = stored.components and stored.components.to(self._device)
+        self.components: Components | None = stored.components and stored.components.to(self.device)
         self.centroids = stored.centroids
 
     @classmethod
@@ -154,7 +158,7 @@ class Model(nn.Module):
                 f"images are {tuple(images.shape)}, and this model needs (N, {len(self.channels)}, H, W) "
                 f"with the channels {', '.join(self.channels)} in this order; bring them into it"
             )
-        return augment(images.to(self._device), "none", size=self.config.data.size)
+        return augment(images.to(self.device), "none", size=self.config.data.size)
 
     def predict(self, images: Images, *, tta: str = "none", known: Tensor | None = None) -> Tensor:
         """Logits (N, O) on the host, float32; their softmax are probabilities, in the order of `classes`.
@@ -176,33 +180,28 @@ class Model(nn.Module):
         Raises:
             InputError: as `predict`, and for an adaptation that changes more than what the classifier reads.
         """
-        name = self.evaluation(tta).tta
-        if name not in EMBEDDED:
-            raise InputError(
-                f"{name} learns or corrects predictions, which embeddings do not show; give "
-                f"{' or '.join(EMBEDDED)}"
-            )
+        check_embeds(self.evaluation(tta).tta)
         return self.answers(images, tta, known)[1]
 
     def answers(
         self, images: Images, tta: str = "none", known: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """`predict` and `embed` by the same passes; arguments as of `predict`."""
-        e = self.evaluation(tta)
+        e, size = self.evaluation(tta), self.config.data.batch_size
+        batches = batches_of(images, size)
         if e.tta == "none":
-            size = self.config.data.batch_size
-            parts = (part for batch in batches_of(images) for part in torch.split(batch, size))
-            return self._together([self._passed(running_statistics, [part], ()) for part in parts])
-        x = torch.cat(list(batches_of(images)))
+            return self._together([self.passed(running_statistics, [x], ()) for x in batches])
+        held = list(batches)
+        x = torch.cat(held) if held else torch.empty(0)
         known = torch.full((len(x),), -1) if known is None else known
         adapter, adapted = self.adapter(e), False
         found, order = [], []
-        for group in plan_of(e, known, self.config.data.batch_size):
+        for group in plan_of(e, known, size):
             adapted |= group.adapted
             rows = [torch.as_tensor(part) for part in group.passes]
-            told = [known[part].to(self._device) for part in rows]
+            told = [known[part].to(self.device) for part in rows]
             how = adapter if group.adapted else running_statistics
-            found.append(self._passed(how, [x[part] for part in rows], told))
+            found.append(self.passed(how, [x[part] for part in rows], told))
             order += rows
         if not adapted:
             raise InputError(
@@ -252,10 +251,16 @@ class Model(nn.Module):
             )
         return c
 
-    def _passed(
+    def passed(
         self, adapter: Adapter, passes: Sequence[Tensor], known: Sequence[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits and features of each pass of a bio-batch."""
+        """Logits (N, O) and features (N, D) of each pass of a bio-batch, on the host.
+
+        Args:
+            adapter: predicts them.
+            passes: images (N, C, H, W) of any depth.
+            known: class ids (N,) of each pass on the device, -1 where not known; empty if none is.
+        """
         with torch.inference_mode(False), torch.no_grad(), classified(self.method) as read:
             logits = adapter(self.method, (self.prepared(x) for x in passes), known)
         features = list(read)
@@ -278,21 +283,7 @@ def plan_of(e: EvalConfig, known: Tensor, batch_size: int) -> list[BioBatch]:
     return [bio_batch_plan(np.arange(n), e, (known >= 0).numpy(), batch_size, seed=0)]
 
 
-def batches_of(images: Images) -> Iterator[Tensor]:
-    """Images, or batches of a loader, as tensors.
-
-    Raises:
-        InputError: for anything else.
-    """
-    parts: Iterable[Any] = [images] if isinstance(images, Tensor | np.ndarray) else images
-    for part in parts:
-        x = part.x if isinstance(part, Batch) else part
-        while isinstance(x, list | tuple) and len(x):
-            x = x[0]
-        x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-        if not isinstance(x, Tensor):
-            raise InputError(
-                f"images are a tensor (N, C, H, W), or a loader of such, alone or first of a tuple; got a "
-                f"{type(x).__name__}"
-            )
-        yield x
+def batches_of(images: Images, size: int) -> Iterator[Tensor]:
+    """Images, or the batches of a loader, as tensors of at most `size` images."""
+    known = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return (part for batch in image_batches(known, size) for part in torch.split(batch, size))

@@ -193,7 +193,7 @@ def test_a_model_of_other_channels_and_what_is_no_image_are_refused(trained):
     model = load_model(trained / "model", "cpu")
     with pytest.raises(InputError, match="with the channels Hoechst, ConA, phalloidin in this order"):
         model.predict(torch.zeros(2, 5, 32, 32))
-    with pytest.raises(InputError, match="got a str"):
+    with pytest.raises(InputError, match="got str"):
         model.predict(["a"])
     with pytest.raises(InputError, match="there is no model nowhere; give"):
         load_model("nowhere")

@@ -1,0 +1,191 @@
+"""`abra-wilds predict --screen`: sites and wells of a screen by name, with what they are worth.
+
+Letters: n sites.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from abra_wilds.analysis.answers.answers import Answers, answers_of
+from abra_wilds.analysis.answers.screens import (
+    metadata_table,
+    open_screen,
+    prefixed,
+    size_note,
+    well_columns,
+)
+from abra_wilds.analysis.answers.tables import (
+    agreement,
+    calibrated,
+    predicted_columns,
+    well_log_probs,
+    wells_of_screen,
+)
+from abra_wilds.analysis.profiles import parquet_package
+from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.schema import jsonable
+from abra_wilds.data.datasets.catalogue import data_digest
+from abra_wilds.data.reading.images import read_image
+from abra_wilds.engine.evaluation.certificates import certificate_line
+from abra_wilds.engine.evaluation.saved import refuse_existing
+from abra_wilds.engine.models.model import Model
+from abra_wilds.results.files import all_or_none, atomic_write, csv_text, make_out, write_text
+from abra_wilds.results.provenance import commit, versions
+from abra_wilds.results.records import CONFIG
+
+if TYPE_CHECKING:
+    from abra_wilds.data.screens.dataset import ScreenDataset
+
+LEVELS = ("sites", "wells")
+
+
+def site_and_well_tables(
+    model: Model, dataset: ScreenDataset, found: Answers, e: EvalConfig
+) -> dict[str, pd.DataFrame]:
+    """The tables "sites" and "wells": metadata, names and probabilities, and what they are worth."""
+    metadata = metadata_table(dataset)
+    log_probs = calibrated(found.logits, found.temperature)
+    worth = worth_columns(found, e)
+    well, wells = wells_of_screen(metadata, well_columns(dataset))
+    first = np.unique(well, return_index=True)[1]
+    of_wells = worth.iloc[first].reset_index(drop=True)
+    joint = well_log_probs(log_probs, well)
+    return {
+        "sites": pd.concat([metadata, predicted_columns(log_probs, model.classes), worth], axis=1),
+        "wells": pd.concat([wells, predicted_columns(joint, model.classes), of_wells], axis=1),
+    }
+
+
+def worth_columns(found: Answers, e: EvalConfig) -> pd.DataFrame:
+    """What the predictions of each site rest on, (n rows)."""
+    columns: dict[str, Any] = {
+        "Adaptation": np.where(found.statistics.numpy() > 0, e.name, "none").astype(object),
+        "Statistics_Images": found.statistics.numpy(),
+        "Calibrated": (found.of >= 0).numpy(),
+    }
+    if found.certificates:
+        # One more row for sites without a certificate.
+        rows = pd.DataFrame([asdict(row) for row in found.certificates]).reindex(
+            range(len(found.certificates) + 1)
+        )
+        of = torch.where(found.of < 0, len(found.certificates), found.of).numpy()
+        names = {"accuracy": "Accuracy", "low": "Accuracy_Low", "high": "Accuracy_High", "trusted": "Trusted"}
+        names |= {"advice": "Advice"}
+        for name, column in names.items():
+            columns[f"Bio_Batch_{column}"] = rows[name].to_numpy(dtype=object)[of]
+    return pd.DataFrame(columns)
+
+
+def scores_of(dataset: ScreenDataset, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+    """Scores of sites, and of wells whose sites have one label; empty where the screen has no labels."""
+    if dataset.config.label_column is None or not bool((dataset.y_array >= 0).any()):
+        return {}
+    column = prefixed(dataset.config.label_column)
+    return {
+        level: agreement(table["Predicted"].tolist(), [text or None for text in table[column]])
+        for level, table in tables.items()
+        if column in table
+    }
+
+
+def predict_screen(
+    model: Model, screen: str | Path, flags: Mapping[str, Any], out: Path, scored: bool = True
+) -> dict[str, pd.DataFrame]:
+    """Predict a screen, and write its tables into a folder; returns them.
+
+    The folder has sites and wells as parquet and csv, certificates.csv where the model certifies, and
+    config.json with the model, the settings and scores.
+
+    Args:
+        model: of these channels.
+        screen: its table or folder.
+        flags: settings of the screen.
+        out: the folder.
+        scored: whether labels are read where there are some.
+
+    Raises:
+        InputError: if the screen does not fit the model, or files would be overwritten.
+    """
+    parquet_package()
+    e = model.config.eval
+    names = [f"{level}.{kind}" for level in LEVELS for kind in ("parquet", "csv")]
+    names += [CONFIG, *(["certificates.csv"] if e.needs_components else [])]
+    refuse_existing(out, names)
+    dataset = open_screen(model, screen, flags, scored)
+    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
+    found = answers_of(model, dataset, e)
+    tables = site_and_well_tables(model, dataset, found, e)
+    scores = scores_of(dataset, tables)
+    make_out(out)
+    with all_or_none(out / name for name in names):
+        for level, table in tables.items():
+            write_table(out / f"{level}.parquet", table)
+            write_csv(out / f"{level}.csv", table)
+        if found.certificates:
+            write_text(out / "certificates.csv", csv_text([asdict(row) for row in found.certificates]))
+        about = {**about_answers(model, dataset), "scores": scores}
+        write_text(out / CONFIG, json.dumps(jsonable(about), indent=2) + "\n")
+    say(told(out, tables, scores, found))
+    return tables
+
+
+def about_answers(model: Model, dataset: ScreenDataset) -> dict[str, Any]:
+    """What config.json of a folder of answers says: the model, the screen, the adaptation."""
+    return {
+        "predictions_of": model.about["run"]["digest"],
+        "model": {**model.about["checkpoint"], "data": model.about["data"]["name"]},
+        "simulated_training": model.about["data"]["simulated"],
+        "screen": {
+            "source": dataset.sites.source.name,
+            "digest": data_digest(dataset),
+            "sites": len(dataset),
+        },
+        "channels": dataset.config.own_channels,
+        "settings": model.config.values(local=False),
+        "tta": model.config.eval.adaptation,
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as parquet, whole or not at all."""
+    pa = parquet_package()
+    with atomic_write(path) as temporary:
+        pa.parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as csv, whole or not at all; no text of it is a formula to a spreadsheet."""
+    write_text(path, csv_text([{str(k): v for k, v in row.items()} for row in table.to_dict("records")]))
+
+
+def told(
+    out: Path, tables: Mapping[str, pd.DataFrame], scores: Mapping[str, Any], found: Answers
+) -> list[str]:
+    """What was written, for people."""
+    lines = [f"wrote {out}: " + ", ".join(f"{len(table):,} {level}" for level, table in tables.items())]
+    if found.certificates:
+        lines.append(certificate_line("the screen", found.certificates))
+    for level, s in scores.items():
+        if s:
+            lines.append(
+                f"{level} with a label: {s['n']:,}, accuracy {s['accuracy']:.1%}, balanced "
+                f"{s['balanced_accuracy']:.1%}"
+            )
+    return lines
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -1,0 +1,1 @@
+"""Which sites, wells and plates of a screen not to trust, and why."""

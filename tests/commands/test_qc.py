@@ -1,0 +1,140 @@
+"""`abra-wilds qc`: tables and page of a small screen, resumed by plate; training without what is flagged."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from abra_wilds import run_config
+from abra_wilds.__main__ import main
+from abra_wilds.analysis.profiles import metadata_of
+from abra_wilds.analysis.qc import run
+from abra_wilds.analysis.qc.measures import MEASURES, measure
+from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
+from abra_wilds.data.datasets.quality import FLAG, SITE, flags_of, site_names
+from abra_wilds.data.reading.images import read_image
+from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.fit import opening
+from abra_wilds.engine.setup import prepare
+from abra_wilds.errors import InputError
+from tests import runs
+
+
+def command(root, out, *words):
+    return main(["qc", "--dataset", "rxrx1_6ch", "--root_dir", str(root), "--out", str(out), *words])
+
+
+@pytest.fixture(scope="module")
+def out(six_root, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("qc")
+    assert command(six_root, folder, "--workers", "2") == 0
+    return folder
+
+
+def test_every_site_has_a_row_with_its_names_and_measures(out, six_root):
+    table = pd.read_csv(out / "qc.csv", dtype={FLAG: str}, keep_default_na=False)
+    dataset = load_dataset("rxrx1_6ch", six_root)
+    names = site_names(dataset)
+    assert (table[list(names)].astype(str) == names).all(axis=None) and len(table) == len(dataset) == 192
+    for row in (0, 100, 191):
+        found = measure(read_image(dataset, row).numpy())
+        columns = [f"{m.capitalize()}_{c}" for c in ("Hoechst", "WGA") for m in MEASURES]
+        np.testing.assert_allclose(
+            table.loc[row, columns].astype(float), found[[0, 5]].ravel(), rtol=1e-6, err_msg=str(row)
+        )
+    plates = pd.read_csv(out / "qc_plates.csv")
+    assert len(plates) == 32 and plates["Sites"].sum() == 192
+    assert plates["Flagged_Sites"].sum() == sum(
+        bool(re.search("(^|; )(?!plate:)", f)) for f in table[FLAG] if f
+    )
+
+
+def test_names_are_those_of_profiles(six_root):
+    dataset = load_dataset("rxrx1_6ch", six_root)
+    subset = split_subset(dataset, "test")
+    profiles = metadata_of(subset, "test", None)
+    ours = site_names(dataset).iloc[subset.indices]
+    for name in ("Metadata_Batch", *SITE):
+        assert profiles[name].astype(str).tolist() == ours[name].tolist()
+
+
+def test_a_finished_plate_is_never_read_again(out, six_root, monkeypatch, capsys):
+    before, read = (out / "qc.csv").read_bytes(), []
+    whole = run.read_image
+    monkeypatch.setattr(run, "read_image", lambda data, row: read.append(row) or whole(data, row))
+    victim = sorted((out / "plates").glob("*.npy"))[3]
+    victim.write_bytes(victim.read_bytes()[:-8])  # cut short
+    assert command(six_root, out, "--workers", "1") == 0
+    assert len(read) == 1 + 6 and (out / "qc.csv").read_bytes() == before
+    assert "should not be trusted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"), [(["--nuclear", "DAPI"], "--nuclear 'DAPI'"), (["--workers", "0"], "workers is 0")]
+)
+def test_bad_flags_are_refused(out, six_root, words, named, capsys):
+    assert command(six_root, out, *words) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_a_folder_of_another_data_set_is_refused(out, sim_root, capsys):
+    assert main(["qc", "--root_dir", str(sim_root), "--out", str(out)]) == 2
+    assert "keeps measures of another data set" in capsys.readouterr().err
+
+
+def test_the_page_leads_with_plates_and_wells_and_stands_alone(out):
+    page = (out / "qc.html").read_text(encoding="utf-8")
+    assert page.index('id="summary"') < page.index('id="plates"') < page.index('id="wells"')
+    assert not re.search(r'(src|href)="(?!#|data:)', page) and "<script" not in page
+
+
+def flag_file(root, path, flagged, change=lambda table: table):
+    """A table in which some rows are flagged."""
+    table = site_names(load_dataset("rxrx1", root))
+    table[FLAG] = ""
+    table.loc[table.index[flagged], FLAG] = "blurred; dim ER"
+    change(table).sample(frac=1, random_state=0).to_csv(path, index=False)
+    return path
+
+
+def test_flagged_images_are_not_trained_on_and_predictions_are_of_all(root, tmp_path):
+    dataset = load_dataset("rxrx1", root)
+    train, test = (split_subset(dataset, s).indices for s in ("train", "test"))
+    flagged = [*train[:5], *test[:7]]
+    path = flag_file(root, tmp_path / "qc.csv", flagged)
+    config = run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", qc=str(path)))
+    data = prepare(config)
+    assert data.subsets["train"].indices.tolist() == train[5:].tolist()
+    assert data.subsets["test"].indices.tolist() == test.tolist()
+    assert data.train_loader.images_per_epoch <= len(train) - 5
+    line = f"5 of {len(train)} training images are left out, as {path} flags them: blurred 5, dim ER 5"
+    assert line in opening(config, data, Progress()).splitlines()
+    flags = flags_of(site_names(dataset), path)
+    assert np.flatnonzero(flags).tolist() == sorted(flagged)
+
+
+def test_flags_are_joined_to_any_table_by_plate_well_and_site(root, tmp_path):
+    names = site_names(load_dataset("rxrx1", root))
+    path = flag_file(root, tmp_path / "qc.csv", [3])
+    table = names.sample(frac=0.5, random_state=1)
+    table = table.assign(Metadata_Site=table["Metadata_Site"].astype(int))
+    assert (flags_of(table, path) != "").tolist() == (table.index == 3).tolist()
+
+
+@pytest.mark.parametrize(
+    ("flagged", "change", "named"),
+    [
+        (slice(None), lambda t: t, "flags all"),
+        ([], lambda t: t.iloc[40:], "has no line for"),
+        ([], lambda t: pd.concat([t, t.iloc[:1]]), "again; keep one line a site"),
+        ([], lambda t: t.drop(columns=FLAG), "lacks the columns Metadata_QC"),
+    ],
+)
+def test_tables_that_cannot_be_honoured_are_refused(root, tmp_path, flagged, change, named):
+    path = flag_file(root, tmp_path / "qc.csv", flagged, change)
+    config = run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", qc=str(path)))
+    with pytest.raises(InputError, match=named):
+        prepare(config)
