@@ -10,7 +10,7 @@ from abra_wilds.config.fields import Options, option, require, require_choice
 
 TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
-TRANSFORMS = ("rxrx1", "paper", "iid", "none")
+TRANSFORMS = ("rxrx1", "paper", "iid", "none", "imagenet")
 DATA_FORMATS = ("png", "packed")
 LEAST_SIDE = 32  # of images that are resized
 MOST_WORKERS = 1024  # more are a slip of the pen that would end in a system without processes
@@ -109,6 +109,11 @@ class DataConfig(Options):
     def size(self) -> tuple[int, int] | None:
         """(H, W) to which images are resized, or None."""
         return (self.target_resolution[0], self.target_resolution[-1]) if self.target_resolution else None
+
+    @property
+    def plain(self) -> str:
+        """The transform of evaluation: images as training has them, but for augmentation."""
+        return "imagenet" if self.transform == "imagenet" else "none"
 
     @property
     def bio_batch(self) -> str:

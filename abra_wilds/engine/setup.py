@@ -17,7 +17,7 @@ import torch
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.augment.transforms import check_square, crop_side
+from abra_wilds.data.augment.transforms import check_colours, check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
 from abra_wilds.data.datasets.quality import without_flagged
@@ -127,6 +127,7 @@ def prepare(config: RunConfig) -> Setup:
     loaders = evaluation_loaders(config, data, evaluated)
     setup = Setup(**vars(data), eval_loaders=loaders, train_loader=train_loader, plain_loader=plain_loader)
     check_square(d.transform, *data.shape[1:])
+    check_colours(d.transform, data.shape[0])
     check_batches(config, setup)
     return setup
 

@@ -43,7 +43,7 @@ CONSTANT_RATE = {
     "scheduler": "constant_schedule_with_warmup",
     "warmup_epochs": 0.0,
     "warmup_from": 0.0,
-    "transform": "none",
+    "transform": "imagenet",
     "new_stem": False,
 }
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "wilds": WILDS}

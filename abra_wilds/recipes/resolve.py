@@ -56,7 +56,7 @@ def evaluation_values(method: type[Method], d: DataConfig) -> dict[str, Any]:
     """
     grouped = d.train_loader == "group"
     several = d.n_groups_per_batch > 1 if grouped else d.train_loader not in ("plate", "controls")
-    unchanged = d.transform in ("rxrx1", "none") and d.mix == "none"
+    unchanged = d.transform in ("rxrx1", "none", "imagenet") and d.mix == "none"
     found: dict[str, Any] = {
         "bn_stats": "running" if several and unchanged and method.plain_forward else "precise"
     }

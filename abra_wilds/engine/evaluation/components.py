@@ -186,7 +186,7 @@ class Split:
             disable=no_bar(self.config.train),
         )
         for g, batch in bar:
-            x = augment(batch.x.to(self.data.device, non_blocking=True), "none", size=d.size)
+            x = augment(batch.x.to(self.data.device, non_blocking=True), d.plain, size=d.size)
             yield g, x, batch.target.y.cpu()
 
     def bio_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
