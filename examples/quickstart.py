@@ -10,17 +10,25 @@ ended.
 from __future__ import annotations
 
 import argparse
+import csv
 import shlex
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from scipy.stats import t as student_t
 
 from abra_wilds.config.fields import path
+from abra_wilds.engine.evaluation.certificates import certificates_path
 from abra_wilds.errors import InputError
+from abra_wilds.results.finished import all_entries
+from abra_wilds.results.records import aligned
+from abra_wilds.results.runs import find_runs
+from abra_wilds.results.significance import mean_std
 from abra_wilds.simulate import preset, simulate
 from abra_wilds.terminal import exit_cleanly
 
@@ -47,6 +55,46 @@ def steps(folder: Path) -> Iterator[tuple[str, list[object]]]:
     yield "Make the paper's tables", ["tables.py", runs, "--out", folder / "tables", *ours]
 
 
+def on_new_experiments(runs: Path) -> tuple[dict[tuple[str, str], list[float]], list[dict[str, str]]]:
+    """Accuracies in percent by method and adaptation, over seeds, and the certificates of all of them."""
+    accs: dict[tuple[str, str], list[float]] = {}
+    certificates: list[dict[str, str]] = []
+    for entry in all_entries(find_runs(runs)):
+        r, path = entry.record, certificates_path(entry.predictions)
+        if (r.split, r.checkpoint) != ("test", "best"):
+            continue
+        accs.setdefault((r.method, r.tta or "none"), []).append(100 * r.acc)
+        if path.is_file():
+            with open(path, encoding="utf-8", newline="") as file:
+                certificates += csv.DictReader(file)
+    return accs, certificates
+
+
+def summary(runs: Path) -> str:
+    """Methods and adaptations on new experiments, whether to adapt, and what the predictions are worth."""
+    accs, certificates = on_new_experiments(runs)
+    rows = [["method", "adaptation", "new experiments, %", "seeds"]]
+    rows += [[*key, interval(found), str(len(found))] for key, found in accs.items()]
+    advice = Counter(c["advice"] for c in certificates).most_common()
+    n = sum(int(c["images"]) for c in certificates)
+    right = sum(float(c["accuracy"]) * int(c["images"]) for c in certificates) / max(n, 1)
+    doubted = sum(c["trusted"] != "True" for c in certificates)
+    return (
+        f"Simulated data. Accuracy with its 95 % interval over seeds:\n\n{aligned(rows, left=2)}\n\n"
+        f"Adapt? {len(certificates)} times a model met a new experiment: "
+        f"{', '.join(f'{words} {count}' for words, count in advice)}.\n"
+        f"Certificates: an estimated {right:.1%} of the adapted predictions are right (no label was read); "
+        f"{doubted} are not to be trusted."
+    )
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half the width of Student's 95 % interval."""
+    mean, std = mean_std(values)
+    half = "" if std is None else f" ± {student_t.ppf(0.975, len(values) - 1) * std / len(values) ** 0.5:.1f}"
+    return f"{mean:.1f}{half}"
+
+
 def main(folder: Path) -> int:
     """Take every step.
 
@@ -63,6 +111,7 @@ def main(folder: Path) -> int:
         code = subprocess.run([sys.executable, *command]).returncode
         if code:
             raise InputError(f"{script} ended with exit code {code}; fix what it says, and start again")
+    print(f"\n{summary(folder / 'runs')}\n")
     print(f"{time.monotonic() - began:.0f} seconds in all. To read: {folder / 'report.html'}")
     return 0
 

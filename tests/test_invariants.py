@@ -37,7 +37,7 @@ FREE = {"alpha": 0.3, "k_bound": math.inf, "k_init": 0.4}
 def slopes_of_K(method, batch, noise):
     """dL_adv/dK_mu and dL_adv/dK_sigma at the first insertion point, by autograd."""
     points = method.perturb.clean(method.net, batch)
-    K = method.perturb.leaves()
+    K = [shift.leaves() for shift in method.perturb.shifts]
     f_t = method.perturb.shifted(
         method.net, points[0].detach(), noise or method.perturb.draw(points, batch), batch, K
     )

@@ -14,8 +14,9 @@ from abra_wilds.engine.models.model import Model, load_model
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import add_flag
 
-SCREEN_FLAGS = tuple(COMMON.of("screen"))
-WITH_SCREEN = tuple(name for name in PREDICTION_FLAGS if name != "root_dir")
+# Which images train is nothing to a screen that is predicted as a whole.
+OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
+SCREEN_FLAGS = tuple(name for name in COMMON.of("screen") if name not in OF_TRAINING)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

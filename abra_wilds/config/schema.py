@@ -40,8 +40,8 @@ class Setting:
         return {**self.default, **value} if self.flag.kind is dict else value
 
     def without_effect(self, value: Any) -> bool:
-        """Whether digests leave this value out."""
-        return self.flag.local or (self.flag.later and value == self.default)
+        """Whether digests leave this value out, which may be JSON's, with lists for tuples."""
+        return self.flag.local or (self.flag.later and jsonable(value) == jsonable(self.default))
 
 
 class Schema:

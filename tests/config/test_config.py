@@ -14,6 +14,7 @@ from abra_wilds.config.schema import jsonable
 from abra_wilds.config.screen import ScreenConfig
 from abra_wilds.recipes.numbers import PAPER, WILDS
 from abra_wilds.recipes.resolve import resolve
+from abra_wilds.results.runs import digest
 
 
 def test_a_flag_wins_over_file_preset_method_and_default():
@@ -194,6 +195,7 @@ def test_a_field_that_came_after_digests_were_recorded_enters_them_where_it_is_s
     config = run_config("ERM", tta="controls_bn")
     assert later.isdisjoint(config.values(local=False)) and later < set(config.values())
     assert config.digest() == run_config("ERM", tta="controls_bn", tta_controls="all").digest()
+    assert digest(json.loads(json.dumps(jsonable(config.values())))) == config.digest()
     for kind in ("positive", "negative", "none"):
         other = run_config("ERM", tta="controls_bn", tta_controls=kind)
         assert other.values(local=False)["tta_controls"] == kind and other.digest() != config.digest()

@@ -10,7 +10,8 @@ from abra_wilds import METHODS, fit, run_config
 from abra_wilds.commands.train import main
 from abra_wilds.engine.evaluation.results import evaluate_saved
 from abra_wilds.engine.evaluation.saved import predict_saved
-from abra_wilds.methods.abra import abra, perturbation
+from abra_wilds.methods.abra import loss as phases
+from abra_wilds.methods.abra import perturbation
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.methods.domains.group_dro import group_means
 from tests import ranks, runs
@@ -146,7 +147,7 @@ def test_an_abra_step_of_two_ranks_is_the_mean_of_its_plates_with_one_k(on_two_r
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(perturbation, "mean_across_ranks", observed)
-            patch.setattr(abra, "means_across_ranks", ascended)
+            patch.setattr(phases, "means_across_ranks", ascended)
             method = make_method("ABRA", cfg)
             torch.manual_seed(k)
             loss = method(make_batch(g=PLATES[k], seed=k)).loss

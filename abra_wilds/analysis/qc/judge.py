@@ -103,15 +103,17 @@ def judge_sites(
         limits: where reasons begin.
     """
     of = dict(zip(MEASURES, np.moveaxis(measures, 2, 0), strict=True))  # (n, C) each
-    usual = _medians(of["foreground"], plate)[plate]  # (n, C)
-    dead = of["spread"] == 0
-    blank = dead | (of["foreground"] < limits.blank * usual)
-    few = of["foreground"][:, nuclear] < np.maximum(limits.empty, limits.blank * usual[:, nuclear])
+    share = of["foreground"]
+    # What is usual on a plate is so on its sites with cells, however few they are.
+    usual = _medians(np.where(share[:, [nuclear]] < limits.empty, np.nan, share), plate)[plate]
+    least = np.fmax(limits.empty, limits.blank * usual)  # (n, C)
+    dead, few = of["spread"] == 0, share < least
     # Nuclei that fail to show where most other stains do are a fault of their channel.
-    shown = 1 - np.delete(blank, nuclear, axis=1).mean(1) if len(channels) > 1 else np.zeros(len(plate))
-    empty = few & ~dead[:, nuclear] & (shown < 0.5)
-    blank[:, nuclear] |= few & ~empty
-    blank &= dead | ~empty[:, None]
+    others = few[:, np.arange(len(channels)) != nuclear]
+    shown = others.size > 0 and (others.mean(1) <= 0.5)
+    empty = few[:, nuclear] & ~dead[:, nuclear] & ~np.asarray(shown)
+    blank = dead | ((share < limits.blank * usual) & ~empty[:, None])
+    blank[:, nuclear] |= few[:, nuclear] & ~empty
     seen = np.where(blank | empty[:, None], np.nan, 0.0)  # what shows nothing is neither sharp nor dim
     near = [
         robust_z(of[name] + seen, plate, limits.least_sites, floor)
@@ -137,9 +139,9 @@ def judge_sites(
 
 
 def _medians(values: F64, plate: NDArray[np.int64]) -> F64:
-    """The median of each plate's sites, (P, C), from (n, C)."""
+    """The median of each plate's sites, (P, C), from (n, C); nan counts for nobody."""
     ends = np.cumsum(np.bincount(plate))[:-1]
-    return np.array([np.median(values[rows], 0) for rows in np.split(np.argsort(plate, kind="stable"), ends)])
+    return np.array([_median(values[rows]) for rows in np.split(np.argsort(plate, kind="stable"), ends)])
 
 
 def judge_plates(
@@ -147,22 +149,26 @@ def judge_plates(
     plate: NDArray[np.int64],
     batch: NDArray[np.int64],
     channels: Sequence[str],
+    cells: NDArray[np.bool_] | None = None,
     limits: Limits = LIMITS,
 ) -> tuple[list[list[str]], F64]:
     """The reasons not to trust each plate's stains, (P), and its contrasts over those of others, (P, C).
 
-    A plate's contrast is the median over its sites. It is compared with the other plates of its batch, which
-    share much of what makes batches differ, and with all others of the screen; the distance is counted by how
-    far plates usually are from their others.
+    A plate's contrast is the median over its sites with cells. It is compared with the other plates of its
+    batch, which share much of what makes batches differ, and with all others of the screen; the distance is
+    counted by how far plates usually are from their others.
 
     Args:
         measures: (n, C, M) of `measure`.
         plate: (n,) the number of each site's plate, from 0.
         batch: (P,) the number of each plate's batch.
         channels: (C) names.
+        cells: (n,) which sites are not empty; None for all.
         limits: where reasons begin.
     """
     contrast = measures[:, :, MEASURES.index("contrast")]
+    if cells is not None:
+        contrast = np.where(cells[:, None], contrast, np.nan)
     stain = np.log2(np.maximum(_medians(contrast, plate), 1e-6))  # (P, C)
     found: list[list[str]] = [[] for _ in batch]
     n = len(batch)

@@ -113,7 +113,8 @@ def judged(names: pd.DataFrame, measures: F64, channels: Sequence[str], nuclear:
     plates = names[keys].drop_duplicates(ignore_index=True)
     batch = plates.groupby("Metadata_Batch", sort=False).ngroup().to_numpy()
     own = judge_sites(measures, plate, channels, nuclear)
-    stains, stain = judge_plates(measures, plate, batch, channels)
+    cells = np.array(["empty" not in reasons for reasons in own])
+    stains, stain = judge_plates(measures, plate, batch, channels, cells)
     flagged = np.array([len(reasons) > 0 for reasons in own])
     n, bad = np.bincount(plate), np.bincount(plate, flagged)
     most = [

@@ -5,6 +5,7 @@ Letters: n sites, P plates, C channels.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ MEANING = {
 }
 SHADES = 5
 MOST_WELLS, MOST_MAPS, MOST_MEASURED, MOST_PLATES = 40, 24, 4, 60
+FARTHEST = 8  # times the others' contrast, where the figure ends
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,22 @@ def quality_page(quality: Quality, name: str, *, simulated: bool) -> tuple[str, 
     summary = summarise(quality)
     wells = quality.wells()
     bad = quality.plates[quality.plates[FLAG] != ""]
+    lost = bad.loc[bad[FLAG].str.contains("sites flagged"), "Metadata_Plate"]
+    listed = wells[~wells["Metadata_Plate"].isin(lost)]
     page = render(
         "quality.html.j2",
         title=f"Quality of {name}",
         simulated=simulated,
         summary=summary,
         plates=[[f"{r.Metadata_Plate}", r.Metadata_QC] for r in bad.itertuples()],
-        wells=well_rows(wells),
-        n_wells=len(wells),
+        wells=well_rows(listed),
+        lost=len(lost),
+        n_wells=len(listed),
         maps=flag_maps(quality, wells),
         letters=MEANING,
         measured=measure_maps(quality),
         stains=stain_table(quality),
-        stain_figure=stain_figure(quality, simulated) if np.isfinite(quality.stain).all() else None,
+        stain_figure=stain_figure(quality, simulated) if np.isfinite(quality.stain).any() else None,
         least_plates=LIMITS.least_plates,
         limits=LIMITS.said(),
         nuclear=quality.channels[quality.nuclear],
@@ -133,12 +138,13 @@ def flag_map(quality: Quality, number: int, form: Format) -> Map:
     """A plate's wells, with a letter where sites are flagged."""
     own = quality.sites[quality.plate == number]
     row = quality.plates.iloc[number]
-    kinds, letters = {}, {}
+    kinds: dict[str, str] = {}
+    letters: dict[str, str] = {}
     for well, reasons in own.groupby("Metadata_Well")["reasons"]:
-        found = pd.Series([kind_of(r) for text in reasons if text for r in text.split("; ")], dtype=object)
-        kinds[str(well)] = "w1" if found.empty else f"q{LETTERS[found.mode()[0]]}"
-        if len(found):
-            letters[str(well)] = LETTERS[found.mode()[0]]
+        found = Counter(kind_of(r) for text in reasons if text for r in text.split("; "))
+        letter = LETTERS[found.most_common(1)[0][0]] if found else ""  # of as many, the first
+        kinds[str(well)] = f"q{letter}" if letter else "w1"
+        letters |= {str(well): letter} if letter else {}
     why = f": {row[FLAG]}" if row[FLAG] else ""
     alt = f"{row['Metadata_Plate']}{why}; {len(letters)} of {len(kinds)} wells with flagged sites."
     caption = f"{row['Metadata_Plate']}{why} ({len(letters)} of {len(kinds)} wells)"
@@ -181,7 +187,9 @@ def shade_map(name: str, values: NDArray[np.float64], wells: pd.Series[Any], for
 
 def stain_table(quality: Quality) -> tuple[list[str], list[list[str]]]:
     """Header and rows: each plate's contrast over the median of the others', farthest plates first."""
-    far = np.argsort(-np.nan_to_num(np.abs(np.log2(quality.stain))).max(1), kind="stable")[:MOST_PLATES]
+    far = np.argsort(-np.nan_to_num(np.abs(np.log2(np.maximum(quality.stain, 1e-6)))).max(1), kind="stable")[
+        :MOST_PLATES
+    ]
     rows = [
         [
             str(quality.plates["Metadata_Plate"][k]),
@@ -195,6 +203,7 @@ def stain_table(quality: Quality) -> tuple[list[str], list[list[str]]]:
 def stain_figure(quality: Quality, simulated: bool) -> str:
     """Contrast of every plate over the others', a panel a channel."""
     C, P = len(quality.channels), len(quality.plates)
+    shown = np.clip(quality.stain, 1 / FARTHEST, FARTHEST)
     across = min(3, C)
     down = -(-C // across)
     figure = new_figure("Contrast of stains by plate", 2 + 3 * across, 0.6 + 2.2 * down, simulated=simulated)
@@ -204,8 +213,8 @@ def stain_figure(quality: Quality, simulated: bool) -> str:
     for k, channel in enumerate(quality.channels):
         bad = np.array([f"stain {channel} x" in text for text in quality.plates[FLAG]])
         axes[k].axhline(1, color="#000000", linewidth=0.6)
-        axes[k].plot(np.flatnonzero(~bad), quality.stain[~bad, k], ".", color=COLOURS[0])
-        axes[k].plot(np.flatnonzero(bad), quality.stain[bad, k], "x", color=COLOURS[1], markersize=8)
+        axes[k].plot(np.flatnonzero(~bad), shown[~bad, k], ".", color=COLOURS[0])
+        axes[k].plot(np.flatnonzero(bad), shown[bad, k], "x", color=COLOURS[1], markersize=8)
         axes[k].set_yscale("log", base=2)
         axes[k].yaxis.set_major_formatter("{x:g}")
         axes[k].set_title(channel, fontsize=10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from abra_wilds.board.terms import differing_terms, terms_of
 from abra_wilds.config.evaluation import adaptation_text
 from abra_wilds.config.run import RunConfig
 from abra_wilds.config.schema import jsonable
+from abra_wilds.config.screen import DATASET, ScreenConfig
+from abra_wilds.data.screens.screen import Screen
 from abra_wilds.engine.evaluation.saved import changed
 from abra_wilds.errors import InputError
 from abra_wilds.methods import get_method
@@ -77,7 +80,8 @@ class Planned:
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that it predicts."""
-        return PREDICTED[self.config.data.dataset, str(self.config.data.split_scheme)]
+        d, screen = self.config.data, self.config.screen
+        return screen_splits(screen) if d.dataset == DATASET else PREDICTED[d.dataset, str(d.split_scheme)]
 
     @property
     def checkpoint(self) -> str:
@@ -93,6 +97,17 @@ class Planned:
         """The checkpoint of a label."""
         t, data = self.config.train, self.config.data
         return found(self.folder / model_name(data.dataset, t.seed, label))
+
+
+@lru_cache
+def screen_splits(screen: ScreenConfig) -> tuple[str, ...]:
+    """The splits that runs on a screen predict, which its table or --split says.
+
+    Raises:
+        InputError: if it cannot be trained on.
+    """
+    known = list(Screen.open(screen).dataset().split_dict)
+    return tuple(split for split in ("val", "test", "id_test") if split in known)
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""A table as Markdown, LaTeX, CSV and HTML."""
+"""A table as Markdown, LaTeX, CSV and HTML, and a narrow form for a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from abra_wilds.board.tables.notes import footnotes
 from abra_wilds.board.tables.rows import PublishedRow, Table, TableRow
 from abra_wilds.results.files import csv_text as as_csv
+from abra_wilds.results.records import aligned
 from abra_wilds.results.significance import spread
 
 TEX = {
@@ -117,6 +118,21 @@ def markdown(table: Table) -> str:
     ]
     notes = "\n".join(f"- {note}" for note in table.notes)
     return f"## {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def narrow(table: Table) -> str:
+    """The rows that have runs, in the column that is tested, for a terminal of 100 columns."""
+    column = table.layout.tested
+    cells = [["method", "TTA", column, "published", "seeds", "difference", "p (Holm)"]]
+    for row in (row for row in table.rows if not row.missing):
+        _, p_holm, difference, _ = _tested(row)
+        printed = None if row.published is None else row.published.accs.get(column)
+        name = _named(row, {})[0]
+        accs = [spread(row.mean_std(column), "missing"), spread(printed, "-")]
+        cells.append([name, row.key[1] or "-", *accs, str(len(row.seeds(column))), difference, p_holm])
+    left_out = sum(row.missing for row in table.rows)
+    rest = f"\n{left_out} rows of the paper have no run." if left_out else ""
+    return f"{table.title}\n\n{aligned(cells, left=2)}\n{rest}"
 
 
 def latex(table: Table) -> str:

@@ -4,8 +4,9 @@
 
 RUNS is a folder of run folders. Their results.jsonl are read, and those of the adaptations inside them
 (tta_...). Rows are the paper's, in its order; those without a run are shown as missing, and rows of ours that
-the paper lacks come last. A table is written as table_N.md, .tex, .csv and .html. Needs neither torch nor
-data.
+the paper lacks come last. A table is written as table_N.md, .tex, .csv and .html, and printed in a narrow
+form: the rows that have runs, in the column that is tested. Without --out and away from a terminal it is
+printed as Markdown. Needs neither torch nor data.
 
 What the paper's printed means and standard deviations tell of its own p-values is said in significance.py and
 under each table.
@@ -14,11 +15,12 @@ under each table.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from abra_wilds.board.select import add_runs, check_adaptation, chosen_runs
 from abra_wilds.board.tables.build import build_tables, write_tables
-from abra_wilds.board.tables.formats import markdown
+from abra_wilds.board.tables.formats import markdown, narrow
 from abra_wilds.board.tables.rows import PLATE, TABLE_NUMBERS
 from abra_wilds.config.fields import path
 from abra_wilds.terminal import alone
@@ -51,7 +53,10 @@ def run(args: argparse.Namespace) -> int:
     tables = build_tables(runs, dict.fromkeys(args.table), **choices)
     if args.out is not None:
         write_tables(tables, args.out)
-    print("\n".join(map(markdown, tables)))
+    short = args.out is not None or sys.stdout.isatty()
+    print("\n".join(map(narrow if short else markdown, tables)))
+    if args.out is not None:
+        print(f"All columns, notes and published rows: {args.out}")
     return 0
 
 

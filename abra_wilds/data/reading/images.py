@@ -172,14 +172,16 @@ def missing_files(dataset: WILDSDataset, rows: Iterable[int]) -> tuple[list[str]
     listed: dict[str, frozenset[str]] = {}
     missing = []
     n = 0
-    for path in (path for row in rows for path in image_files(dataset, row)):
+    named = ((row, file) for row in rows for file in enumerate(image_files(dataset, row)))
+    for place, (k, path) in named:
         folder, name = os.path.split(path)
         # One listing a folder instead of a question a file, of which six stains have 750,000.
         if folder not in listed:
             listed[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
         n += 1
         if name not in listed[folder]:
-            missing.append(path)
+            said = f" of {dataset.place_of(place, k)}" if hasattr(dataset, "place_of") else ""
+            missing.append(f"{path}{said}")
     return missing, n
 
 

@@ -170,6 +170,12 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
         named = [*self.sites.references[idx].tolist(), *filter(None, light)]
         return [str(file_of(reference)) for reference in named]
 
+    def place_of(self, idx: int, k: int) -> str:
+        """Which channel of which row the k-th of `files_of` belongs to, for messages."""
+        C = len(self.channels)
+        what = f"channel {self.channels[k]}" if k < C else "an illumination function"
+        return f"{what} in {self.sites.where(int(idx))}"
+
     def rows_named(self, stems: Sequence[str]) -> list[int]:
         """The row of each name in `_input_array`, or -1."""
         rows = {stem: row for row, stem in enumerate(self._input_array.tolist())}

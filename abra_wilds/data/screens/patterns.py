@@ -38,7 +38,7 @@ def read_folder(folder: Path, pattern: str | None = None, plane: str | None = No
     Args:
         folder: of the images, which may lie in folders below it.
         pattern: of a file's name, or of its path below the folder where it holds a /; None for PATTERNS.
-        plane: which plane is read where files have a group plane of several values.
+        plane: which is read, by its number in the group plane, or else in stacks; "max" is of stacks alone.
 
     Raises:
         InputError: for no such files, or two files of one channel of a site.
@@ -61,7 +61,8 @@ def read_folder(folder: Path, pattern: str | None = None, plane: str | None = No
     top = Path(os.path.abspath(folder)).as_posix()
     files_of = [[found[key].get(channel) for channel in channels] for key in keys]
     references = np.array([[f"{top}/{file}" if file else "" for file in own] for own in files_of])
-    return Sites(folder, rows, tuple(channels), references)
+    sites = Sites(folder, rows, tuple(channels), references)
+    return sites if "plane" in patterns[name].groupindex else sites.of_plane(plane)
 
 
 def _compiled(pattern: str | None) -> dict[str, re.Pattern[str]]:
@@ -110,17 +111,9 @@ def _gathered(
     columns: list[str] = []
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for file, groups in matches:
-        named = {name: text or "" for name, text in groups.items() if name not in ("channel", "plane")}
-        if (
-            plane not in (None, "max")
-            and groups.get("plane")
-            and int(groups["plane"] or 0) != int(plane or 0)
-        ):
+        if plane is not None and groups.get("plane") and _plain(plane) != _plain(str(groups["plane"])):
             continue
-        if "well" not in named:
-            named["well"] = f"{_row_letters(named.pop('row'))}{int(named.pop('col')):02}"
-        plate = named.pop("plate", None) or _plate_of(folder, file)
-        values = {"plate": plate, "well": named.pop("well"), "site": named.pop("site", None) or "1", **named}
+        values = _values(folder, file, groups)
         columns = columns or [f"Metadata_{COLUMNS.get(name, name)}" for name in values]
         own, channel = found.setdefault(tuple(values.values()), {}), str(groups["channel"])
         if channel in own:
@@ -132,6 +125,21 @@ def _gathered(
     if not found:
         raise InputError(f"--plane {plane} is none of the planes of the images in {folder}; choose another")
     return columns, found
+
+
+def _values(folder: Path, file: str, groups: Mapping[str, str | None]) -> dict[str, str]:
+    """What the name of a file says of its site; rows and columns make a well, and a folder a plate."""
+    named = {name: text or "" for name, text in groups.items() if name not in ("channel", "plane")}
+    if "well" not in named:
+        row, column = named.pop("row"), named.pop("col")
+        named["well"] = f"{_row_letters(row)}{column.lstrip('0').zfill(2)}"
+    plate = named.pop("plate", None) or _plate_of(folder, file)
+    return {"plate": plate, "well": named.pop("well"), "site": named.pop("site", None) or "1", **named}
+
+
+def _plain(number: str) -> str:
+    """A number without its leading zeros."""
+    return number.lstrip("0") or "0"
 
 
 def _plate_of(folder: Path, file: str) -> str:
@@ -146,7 +154,7 @@ def _row_letters(row: str) -> str:
     >>> [_row_letters(row) for row in ("02", "27", "C")]
     ['B', 'AA', 'C']
     """
-    if not row.isdecimal():
+    if not row.isdecimal() or not 0 < int(row) <= 26 * 27:
         return row
     number = int(row) - 1
     return (LETTERS[number // 26 - 1] if number >= 26 else "") + LETTERS[number % 26]

@@ -117,7 +117,7 @@ def find_sites(config: ScreenConfig) -> Sites:
     """
     path = Path(os.path.abspath(str(config.screen)))
     if path.is_file() and is_table(path):
-        return read_load_data(path, config.roots)
+        return read_load_data(path, config.roots).of_plane(config.plane)
     if not path.is_dir():
         raise InputError(
             f"--screen {path} is {'no table' if path.exists() else 'not there'}; give a csv or parquet table "
@@ -126,7 +126,7 @@ def find_sites(config: ScreenConfig) -> Sites:
     if config.pattern is None:
         tables = [path / name for name in TABLES if (path / name).is_file()]
         if tables:
-            return read_load_data(tables[0], config.roots)
+            return read_load_data(tables[0], config.roots).of_plane(config.plane)
         folders = (path, *(path / name for name in FOLDERS))
         if any((folder / name).is_file() for folder in folders for name in (METADATA, COMPETITION[0])):
             return read_rxrx(path)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from abra_wilds.data.reading.planes import Reference
 from abra_wilds.errors import InputError
 
+STACK = re.compile(r".+\.tiff?", re.IGNORECASE)
 WELL = re.compile(r"([A-Za-z]{1,2})0*([1-9]\d*)")
 
 
@@ -73,6 +74,13 @@ class Sites:
         at = [self.channels.index(name) for name in own.values()]
         light = None if self.illumination is None else self.illumination[:, at]
         return replace(self, channels=tuple(own), references=self.references[:, at], illumination=light)
+
+    def of_plane(self, plane: str | None) -> Sites:
+        """The sites with a plane, by number from 0 or "max", of the stacks whose references name none."""
+        if plane is None:
+            return self
+        named = [f"{text}#plane={plane}" if STACK.fullmatch(text) else text for text in self.references.flat]
+        return replace(self, references=np.array(named).reshape(self.references.shape))
 
 
 def check_sites(sites: Sites) -> Sites:

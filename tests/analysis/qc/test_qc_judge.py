@@ -110,3 +110,24 @@ def test_a_site_far_brighter_than_its_plate_is_flagged_either_way():
 def test_nuclei_are_found_by_name_and_every_limit_is_said():
     assert nuclear_channel(["AGP", "OrigDNA", "ER"]) == 1
     assert {name for name, _, _ in LIMITS.said()} == set(vars(LIMITS))
+
+
+def test_a_plate_of_mostly_empty_wells_is_judged_by_those_with_cells():
+    x, measures, plate, batch = planted.clean()
+    bad = measures.copy()
+    rows = np.flatnonzero(plate == 3)
+    bad[rows[:6]] = planted.measured(planted.empty(x[rows[:6]]))
+    found = judge_sites(bad, plate, CHANNELS, 0)
+    assert [found[row] for row in rows] == [["empty"]] * 6 + [[]] * 2
+    cells = np.array(["empty" not in reasons for reasons in found])
+    stain = judge_plates(bad, plate, batch, CHANNELS, cells)[1]
+    own = np.median(measures[rows[6:], :, MEASURES.index("contrast")], 0)
+    others = [np.median(measures[plate == p, :, MEASURES.index("contrast")], 0) for p in range(12) if p != 3]
+    np.testing.assert_allclose(stain[3], own / np.median(others, 0))
+
+
+def test_a_channel_without_light_on_a_whole_plate_is_its_stain():
+    x, measures, plate, batch = planted.clean()
+    bad = np.where((plate == 5)[:, None, None], planted.measured(planted.blank(x)), measures)
+    found, _ = judge_plates(bad, plate, batch, CHANNELS)
+    assert any(reason.startswith("stain SYTO 14 x0.") for reason in found[5])

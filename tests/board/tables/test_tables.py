@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from abra_wilds.board.tables import build as tables
-from abra_wilds.board.tables.formats import csv_text, grid
+from abra_wilds.board.tables.formats import csv_text, grid, markdown
 from abra_wilds.commands.board.tables import main as tables_main
 from abra_wilds.engine.evaluation.scores import SCREEN_SCORES
 from abra_wilds.errors import InputError
@@ -242,13 +242,24 @@ def test_the_page_says_what_of_the_published_p_values_can_be_had(made):
     assert "more than a factor of ten for AdvStyle with TTA, ABRA with TTA." in told
 
 
-def test_four_files_a_table_are_written_and_the_markdown_is_printed(made, tmp_path, capsys):
-    assert tables_main([str(made), "--out", str(tmp_path / "a" / "b"), "--table", "3", "5", "3"]) == 0
+def test_four_files_a_table_are_written_and_a_narrow_form_is_printed(made, tmp_path, capsys):
+    out = tmp_path / "a" / "b"
+    assert tables_main([str(made), "--out", str(out), "--table", "3", "5", "3"]) == 0
     endings = ("csv", "html", "md", "tex")
     expected = [f"table_{n}.{ending}" for n in (3, 5) for ending in endings]
-    assert sorted(p.name for p in (tmp_path / "a" / "b").iterdir()) == expected
-    written = [(tmp_path / "a" / "b" / f"table_{n}.md").read_text() for n in (3, 5)]
-    assert capsys.readouterr().out == "\n".join(written) + "\n"
+    assert sorted(p.name for p in out.iterdir()) == expected
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 110 and printed[-1].endswith(str(out))
+    three = built(made, 3)
+    for row in three.rows:
+        shown = [line for line in printed if line.startswith(row.label + " ")]
+        assert bool(shown) != row.missing
+    assert f"{sum(row.missing for row in three.rows)} rows of the paper have no run." in printed
+
+
+def test_without_a_terminal_and_a_folder_the_markdown_is_printed(made, capsys):
+    assert tables_main([str(made), "--table", "3"]) == 0
+    assert capsys.readouterr().out == markdown(built(made, 3)) + "\n"
 
 
 def test_three_seeds_of_the_official_size_take_seconds_without_torch_and_pandas(tmp_path):

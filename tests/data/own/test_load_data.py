@@ -86,6 +86,9 @@ def test_frames_name_planes_of_stacks(tmp_path):
     found = read_load_data(write_table(tmp_path, rows))
     assert found.references[0, 1].endswith("ER.png#plane=3") and found.references[0, 0].endswith("DNA.png")
     assert "Frame_OrigER" not in found.rows
+    rows["FileName_OrigDNA"] = "a" + rows.index.astype(str) + ".tif"
+    found = Screen.open(write_table(tmp_path, rows), plane="max").sites.references
+    assert found[0, 0].endswith("a0.tif#plane=max") and found[0, 1].endswith("#plane=3")
 
 
 def refusal(table, **flags):

@@ -84,7 +84,17 @@ def test_a_plane_of_several_is_chosen(tmp_path):
     assert "--plane" in refusal(tmp_path)
     dataset = Screen.open(tmp_path, plane="2").dataset(labelled=False)
     assert torch.equal(dataset.get_input(0)[0], torch.from_numpy(picture(1, 0)))
-    assert "--plane 9" in refusal(tmp_path, plane="9")
+    for plane in ("9", "max"):
+        assert f"--plane {plane}" in refusal(tmp_path, plane=plane)
+
+
+def test_a_plane_of_stacks_is_named_where_names_of_files_say_nothing_of_it(tmp_path):
+    write(tmp_path, ["P/A1_1.tif", "P/A2_1.tif"])
+    pattern = r"(?P<well>..)_(?P<channel>.)\.tif"
+    for plane in ("2", "max"):
+        sites = Screen.open(tmp_path, pattern=pattern, plane=plane).sites
+        assert all(text.endswith(f"_1.tif#plane={plane}") for text in sites.references[:, 0])
+    assert "--plane" in refusal(tmp_path, pattern=pattern, plane="mean")
 
 
 def test_bad_folders_and_patterns_are_refused(tmp_path):

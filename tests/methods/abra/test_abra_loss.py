@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from abra_wilds import BatchShift, abra_loss
+from abra_wilds import BatchShift, PlateBatchSampler, abra_loss, dist
 from abra_wilds.methods.abra.config import ABRAConfig
 from abra_wilds.types import InputError
 from tests import reference
 from tests.helpers import array, make_batch, make_method, worst
 from tests.methods.settings import THREE
+from tests.ranks import together
 
 LR = 0.04
 EACH = torch.tensor([0.1, 0.9, 0.5, 1.0, 0.0, 0.3], dtype=torch.float64)
@@ -181,3 +182,22 @@ def test_what_does_not_fit_is_refused_before_K_moves(wrong, words):
     with pytest.raises(InputError, match=words):
         abra_loss(classifier=nn.Linear(8, 3), arc_weight=None, shift=shift, alpha=0.1, **given)
     assert shift.seen.item() == 0
+
+
+def own_rank_step():
+    """K after a step on this rank's plate, the mean of the two plates' sigma, and this rank's batches."""
+    shift, rank = BatchShift(3).double(), dist.rank()
+    torch.manual_seed(0)
+    head = nn.Linear(3, 4).double()
+    x, y = (rank + 1) * torch.randn(5, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0])
+    torch.manual_seed(rank)
+    abra_loss(x, y, head, None, shift, alpha=0.5, bio_batch=[rank] * 5)
+    sampler = PlateBatchSampler([0] * 4 + [1] * 4, 2)
+    return shift.K_mu, shift.sigma_ema, list(sampler)
+
+
+def test_two_processes_have_one_K_and_batches_of_their_own(on_two_ranks):
+    (K, sigma, mine), (K_other, sigma_other, others) = on_two_ranks(together, own_rank_step)
+    assert torch.equal(K, K_other) and torch.equal(sigma, sigma_other)
+    assert not torch.equal(K, 0.1 * sigma)
+    assert sorted(row for rows in mine + others for row in rows) == list(range(8)) and len(mine) == 2
