@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlabelled", action="store_true", help="with --screen: leave its labels, and so scores, out"
     )
+    parser.add_argument(
+        "--qc",
+        type=path,
+        metavar="FILE",
+        help="with --screen: table of abra-wilds qc; flagged sites do not count in wells that have others",
+    )
     add_flags(parser)
     add_screen_flags(parser)
 
@@ -94,8 +100,8 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
         InputError: for a flag that needs a screen.
     """
     given = vars(args)
-    for name in ("unlabelled", "h5ad", *SCREEN_FLAGS):
-        if name in given and given[name] is not False:
+    for name in ("unlabelled", "h5ad", "qc", *SCREEN_FLAGS):
+        if given.get(name) not in (None, False):
             raise InputError(f"--{name} would have no effect without --screen; leave it out or add that")
     return Path(expanded(args.checkpoint, "MODEL"))
 
@@ -109,5 +115,5 @@ def run(args: argparse.Namespace) -> int:
 
     model, flags = for_screen(args, {"split": args.split})
     out = args.out or Path(f"answers_{model.config.eval.name}")
-    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled)
+    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled, qc=args.qc)
     return 0

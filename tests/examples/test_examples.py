@@ -70,10 +70,12 @@ def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(
 @pytest.mark.slow
 def test_the_benchmark_of_data_reads_files_and_pack(tmp_path):
     small = ("--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
-    shown = example("benchmarks/bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *small)
+    small += ("--model", "timm:test_resnet", "--target_resolution", 32, 32, "--json", tmp_path / "d.json")
+    shown = example("benchmarks/bench_data.py", "--datasets", "rxrx1", *small)
     found = json.loads((tmp_path / "d.json").read_text())["images_per_second"]["rxrx1"]
-    assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown
-    assert found["read"]["packed"] > found["read"]["png"] > 0
+    assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown and found["window"] is None
+    assert found["whole"]["packed"] > found["whole"]["files"] > 0
+    assert all(0 <= share <= 1 for share in found["waiting"].values())
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pandas as pd
 
 from abra_wilds.board.report.maps import plate_map
 from abra_wilds.board.report.parts import Group
+from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.datasets.metadata import class_texts, read_metadata
 from abra_wilds.data.datasets.splits import split_array
@@ -70,6 +71,8 @@ def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
     Raises:
         InputError: if there is no metadata.csv, it is wrong, or the splits are others.
     """
+    if dataset == SCREEN:
+        raise InputError("maps of plates are not made for --screen; leave --root_dir out")
     path = (root / "rxrx1_v1.0" if dataset == "rxrx1" else find_folder(root)) / "metadata.csv"
     if not path.is_file():
         raise InputError(f"{path} does not exist; give --root_dir that holds the data of the runs")

@@ -123,8 +123,10 @@ def _other(kind: Any, version: str, root: Path, scheme: str, size: tuple[int, in
 
 
 def is_simulated(dataset: WILDSDataset) -> bool:
-    """Whether the images were made by our simulator, which leaves SIMULATED.json beside them."""
-    return (Path(dataset.data_dir) / MARKER).is_file()
+    """Whether our simulator made the images, which leaves SIMULATED.json beside them or their table."""
+    sites = getattr(dataset, "sites", None)
+    tables = [] if sites is None else [sites.source.parent]
+    return any((folder / MARKER).is_file() for folder in (Path(dataset.data_dir), *tables))
 
 
 def data_digest(dataset: WILDSDataset) -> str:

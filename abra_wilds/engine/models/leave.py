@@ -5,6 +5,7 @@ Letters: D features, O classes.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def leave_model(config: RunConfig, data: Data, method: Method, folder: RunFolder
     checkpoint = next((p for label in FIRST if (p := folder.model(label)).exists()), None)
     if not config.train.save_model or checkpoint is None:
         return
+    for left in folder.path.glob(f".{MODEL}.*.tmp"):  # by a command that was killed; the folder is held
+        shutil.rmtree(left, ignore_errors=True)
     load_checkpoint(checkpoint, method)
     write_stored(measured(config, data, method, checkpoint), folder.path / MODEL)
     log.write(f"{folder.path / MODEL} holds {checkpoint.name} as a model that needs no data")
