@@ -181,7 +181,9 @@ def average_bn(method: nn.Module) -> None:
         t.copy_(mean)
 
 
-def plain_images(loader: Loader, device: torch.device, size: Size, transform: str) -> Iterable[Tensor]:
+def plain_images(
+    loader: Loader, device: torch.device, size: Size, transform: str = "none"
+) -> Iterable[Tensor]:
     """The loader's images as evaluation sees them: standardised, not augmented (`DataConfig.plain`)."""
     for _, batch in prefetched(loader, device):
         yield augment(batch.x, transform, size=size)

@@ -137,7 +137,7 @@ def test_reestimating_leaves_alone_what_prediction_does_not_reach(name, part):
 
 def test_plain_images_are_those_that_evaluation_sees(data, method):
     subset = loader(data, "val", "standard")
-    images = torch.cat(list(plain_images(subset, CPU, None, "none")))
+    images = torch.cat(list(plain_images(subset, CPU, None)))
     torch.testing.assert_close(images.mean((2, 3)), torch.zeros(64, 3), atol=1e-5, rtol=0)
     with torch.no_grad():
         method.eval()
