@@ -13,7 +13,7 @@ JOBS = {
     "train": "train and evaluate a method, as examples/run_expt.py",
     "doctor": "versions, devices, what is missing and how to fix it",
     "simulate": "write a simulated screen like RxRx1",
-    "fetch": "download RxRx1, resumed where it broke off, and checked",
+    "fetch": "download RxRx1 or another image set of WILDS, resumed where it broke off, and checked",
     "screen": "write the settings of a screen of your own beside it",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
