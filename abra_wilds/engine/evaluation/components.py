@@ -257,7 +257,7 @@ def errors_on(method: Method, components: Components, split: Split) -> Component
 
 
 def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
-    """What adapted predictions of a split's bio-batches are worth; small ones tell only where all are small."""
+    """What adapted predictions of a split's bio-batches are worth; small ones tell where all are small."""
     least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
     return calibrate([b for b in labelled(method, components, split) if len(b.labels) >= least])
 
