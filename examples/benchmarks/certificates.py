@@ -165,7 +165,7 @@ def coverage_cells(rows: Rows) -> list[list[str]]:
     return cells
 
 
-def reliability(rows: Rows, kind: str) -> np.ndarray:
+def reliability(rows: Rows, kind: str) -> Any:
     """Images, right ones and the sum of confidences of each bin, (10, 3)."""
     return np.array([r["reliability"][kind] for r in rows]).sum(0)
 
