@@ -152,9 +152,10 @@ class Split:
         config: of the run.
         data: whose split it is.
         name: such as "train".
+        most: images of each, drawn at random; None for all.
     """
 
-    def __init__(self, config: RunConfig, data: Data, name: str):
+    def __init__(self, config: RunConfig, data: Data, name: str, most: int | None = IMAGES_PER_BIO_BATCH):
         self.config, self.data, self.name = config, data, name
         dataset = data.dataset
         self.subset = data.subsets.get(name) or split_subset(dataset, name, config.data.frac)
@@ -165,7 +166,7 @@ class Split:
         self.wells = well_ids(self.subset)
         self.controls = known_controls_of(self.subset, replace(config.eval, tta="eb_bn"))
         rng = np.random.default_rng(config.train.seed)
-        self.drawn = [np.sort(rng.permutation(rows)[:IMAGES_PER_BIO_BATCH]) for rows in self.members]
+        self.drawn = [np.sort(rng.permutation(rows)[:most]) for rows in self.members]
         indices = np.asarray(self.subset.indices)
         check_images(dataset, np.concatenate([indices[rows] for rows in self.drawn]))
         self.kept: list[tuple[Tensor, Tensor]] = []
@@ -256,21 +257,21 @@ def errors_on(method: Method, components: Components, split: Split) -> Component
 
 
 def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
-    """What adapted predictions of a split's bio-batches are worth."""
-    seen = []
+    """What adapted predictions of a split's bio-batches are worth; small ones tell only where all are small."""
     least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
+    return calibrate([b for b in labelled(method, components, split) if len(b.labels) >= least])
+
+
+@torch.no_grad()
+def labelled(method: Method, components: Components, split: Split) -> Iterator[Labelled]:
+    """The bio-batches of a split with what adaptation makes of them, where it knows their controls."""
     for rows, (x, y) in zip(split.drawn, split.bio_batches(), strict=True):
-        if len(rows) < least:
-            continue
         known = no_labels(y) if split.controls is None else split.controls[rows]
         found = adapt(method, [x], [known.to(x.device)], components=components)
-        seen.append(
-            Labelled(
-                found.logits[0].cpu(),
-                found.plain[0].cpu(),
-                y,
-                None if split.wells is None else split.wells[rows],
-                known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
-            )
+        yield Labelled(
+            found.logits[0].cpu(),
+            found.plain[0].cpu(),
+            y,
+            None if split.wells is None else split.wells[rows],
+            known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
         )
-    return calibrate(seen)
