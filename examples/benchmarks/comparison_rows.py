@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abra_wilds import METHODS
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 
 SETTINGS: dict[str, Any] = {
     "preset": "wilds",
