@@ -25,7 +25,7 @@ import numpy as np
 from abra_wilds.analysis.certified import certified
 from abra_wilds.analysis.saved import open_saved
 from abra_wilds.board.figures.style import COLOURS, GREY, new_figure, note, plain
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, write_text

@@ -162,8 +162,8 @@ def as_page(rows: Rows, screen: str) -> str:
 
 Simulated: the screen "{screen}" of `abra-wilds simulate`. It says nothing about biology, and a few epochs of
 a small network say little about long training of a large one. Made by
-`examples/benchmarks/compare_methods.py`; what single methods needed is in
-`examples/benchmarks/comparison_rows.py`.
+`examples/benchmarks/methods/compare_methods.py`; what single methods needed is in
+`examples/benchmarks/methods/comparison_rows.py`.
 
 Accuracy in percent after the last epoch: mean ± sample standard deviation over seeds. Images: {numbers}.
 All rows predict by batch-norm statistics that were re-estimated on all training images, or by the
