@@ -217,8 +217,8 @@ def audits(seed: int) -> tuple[list[dict[str, Any]], float]:
         shown = clean if own is x else shown_to(own, known, train, seed)
         verdicts = audited(known.of(train), known.of(~train), shown)
         accuracy = float((shown[PLAIN].argmax(1) == wells.label[~train]).mean())
-        told = {"seed": seed, "planted": planted, "model_accuracy": accuracy}
-        rows.append({**told, "verdicts": [asdict(v) for v in verdicts]})
+        about = {"seed": seed, "planted": planted, "model_accuracy": accuracy}
+        rows.append({**about, "verdicts": [asdict(v) for v in verdicts]})
     return rows, time.process_time() - start
 
 
@@ -272,8 +272,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "rows": rows,
         }
         write_text(args.out, json.dumps(record, indent=1) + "\n")
-        told = {k: record[k] for k in ("power", "false_alarms", "clean_screens_with_one", "core_seconds")}
-        print(f"{record['screens']} screens: {told}", flush=True)
+        figures = {k: record[k] for k in ("power", "false_alarms", "clean_screens_with_one", "core_seconds")}
+        print(f"{record['screens']} screens: {figures}", flush=True)
     return 0
 
 

@@ -97,7 +97,7 @@ class Verdict:
     def __str__(self) -> str:
         """One or two sentences."""
         said, what = "found" if self.found else "not found", SHORTCUTS[self.shortcut]
-        told = (
+        message = (
             f"{self.shortcut}: {said}. {what} the class of {100 * self.accuracy:.1f} % of "
             f"new wells (chance {100 * self.chance:.1f} %, permutation {p_text(self.p)}, Holm "
             f"{self.adjusted:.3f})"
@@ -105,10 +105,10 @@ class Verdict:
         if self.shortcut != "background":
             side = "ahead" if self.ahead >= 0 else "behind"
             points = f"{100 * abs(self.ahead):.1f} points {side}"
-            told += f"; the model is {points} (McNemar {p_text(self.ahead_p)})"
+            message += f"; the model is {points} (McNemar {p_text(self.ahead_p)})"
         if self.found and self.shortcut in BIOLOGY:
-            return told + ". Treatments may change it by themselves: look whether the model is ahead."
-        return told + "."
+            return message + ". Treatments may change it by themselves: look whether the model is ahead."
+        return message + "."
 
 
 def p_text(p: float) -> str:
