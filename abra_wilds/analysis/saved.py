@@ -21,6 +21,7 @@ from abra_wilds.data.samplers.batches import RowIds, members_of
 from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.engine.artifacts.folder import RunFolder
 from abra_wilds.engine.artifacts.logs import no_bar
+from abra_wilds.engine.evaluation.certificates import bio_batch_name
 from abra_wilds.engine.evaluation.evaluate import bio_batches
 from abra_wilds.engine.evaluation.results import load_method
 from abra_wilds.engine.evaluation.saved import changed, located, saved_config
@@ -92,10 +93,10 @@ class Saved:
         subsets = self.setup.subsets
         if split not in subsets:
             raise InputError(f"there is no split {split!r}; choose among {', '.join(subsets)}")
-        subset, fields = subsets[split], TTA_GROUPS[self.group]
-        grouper = make_grouper(subset.dataset, fields)
+        subset = subsets[split]
+        grouper = make_grouper(subset.dataset, TTA_GROUPS[self.group])
         parts = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
-        return {" plate ".join(self.named(split, rows[:1], fields)[0]): rows for rows in parts.values()}
+        return {bio_batch_name(subset, int(rows[0]), self.group): rows for rows in parts.values()}
 
     def named(self, split: str, rows: RowIds, fields: Sequence[str]) -> list[tuple[str, ...]]:
         """Metadata of some rows of a split, as texts."""

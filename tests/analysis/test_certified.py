@@ -77,7 +77,7 @@ def test_the_example_writes_records_page_and_diagram_once(saved, checkpoint, tmp
     found = of_model(saved)
     assert {(r.sites, r.controls) for r in found} <= {(s, c) for s in (True, False) for c in (True, False)}
     assert {r.bio_batch for r in found} == set(saved.members("test"))
-    place = ROOT / "examples" / "benchmarks" / "certificates.py"
+    place = ROOT / "examples" / "benchmarks" / "adaptation" / "certificates.py"
     spec = importlib.util.spec_from_file_location("certificates_example", place)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)

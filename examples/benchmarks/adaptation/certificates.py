@@ -1,6 +1,6 @@
 """Certificates of bio-batches against their labels: one page over saved models, nothing is trained.
 
-    python examples/benchmarks/certificates.py runs/ERM/seed*/*_epoch:last_model.pth --records FILE.jsonl
+    python examples/benchmarks/adaptation/certificates.py runs/ERM/seed*/*last_model.pth --records FILE.jsonl
 
 Of every test bio-batch with 40 images in question or more: the estimated accuracy beside other estimates, its
 interval, the coverage of its conformal sets, and how far confidences can be believed; with and without the
