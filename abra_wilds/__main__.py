@@ -23,6 +23,7 @@ JOBS = {
     "export": "write a model, adaptation included, as ONNX or for torch without this package",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",
+    "audit": "whether a saved model, or its screen, has shortcuts to the classes",
     "wilds": "run our methods inside an unmodified checkout of WILDS",
     "sweep": "all runs of a table or an ablation, here or on Slurm",
     "bundle": "what the WILDS leaderboard asks for, from run folders",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from abra_wilds.config.fields import path
@@ -45,16 +46,19 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_screen_flags(parser)
 
 
-def add_screen_flags(parser: argparse.ArgumentParser, *, path_too: bool = False) -> None:
+def add_screen_flags(
+    parser: argparse.ArgumentParser, *, path_too: bool = False, without: Collection[str] = ()
+) -> None:
     """Declare the flags that say what a screen's columns and channels are; those given go before its yaml.
 
     Args:
         parser: gets them.
         path_too: whether --screen is one of them.
+        without: those that mean nothing to the command.
     """
     group = parser.add_argument_group("of a screen")
     for name, setting in COMMON.of("screen").items():
-        if path_too or name != "screen":
+        if (path_too or name != "screen") and name not in without:
             add_flag(group, name, setting.flag, setting.default)
 
 

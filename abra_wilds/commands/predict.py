@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.board.sweep.slurm import submit_shared
+from abra_wilds.commands.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.dist import launched, started
@@ -19,7 +20,6 @@ from abra_wilds.recipes.flags import add_flag
 # Which images train is nothing to a screen that is predicted as a whole.
 OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
 OF_SHARING = ("csv", "slurm", "jobs")
-SCREEN_FLAGS = tuple(name for name in COMMON.of("screen") if name not in OF_TRAINING)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_sharing(parser)
     add_flags(parser)
-    add_screen_flags(parser)
+    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> None:
@@ -82,13 +82,6 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = PREDICTION
         add_flag(parser, name, COMMON.settings[name].flag, "as in the run")
 
 
-def add_screen_flags(parser: argparse.ArgumentParser) -> None:
-    """What is to be predicted instead of the splits of the run's data."""
-    group = parser.add_argument_group("a new screen")
-    for name in SCREEN_FLAGS:
-        add_flag(group, name, COMMON.settings[name].flag, COMMON.settings[name].default)
-
-
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
     """Those of `add_flags` that were given."""
     given = {name: value for name, value in vars(args).items() if name in PREDICTION_FLAGS}
@@ -113,8 +106,8 @@ def for_screen(args: argparse.Namespace, idle: Mapping[str, Any]) -> tuple[Model
             raise InputError(f"--{name} would have no effect with --screen; leave it out")
     (device,) = flags.pop("device", ["auto"])
     model = load_model(args.checkpoint, device, flags=flags)
-    given = {name: value for name, value in vars(args).items() if name in SCREEN_FLAGS and name != "screen"}
-    return model, given
+    flags = {name: value for name, value in screen_flags(args).items() if name not in OF_TRAINING}
+    return model, flags
 
 
 def checkpoint_of(args: argparse.Namespace) -> Path:
@@ -124,7 +117,8 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
         InputError: for a flag that needs a screen.
     """
     given = vars(args)
-    for name in ("unlabelled", "h5ad", "qc", "by_plate", *OF_SHARING, *SCREEN_FLAGS):
+    of_screen = [name for name in COMMON.of("screen") if name not in OF_TRAINING]
+    for name in ("unlabelled", "h5ad", "qc", "by_plate", *OF_SHARING, *of_screen):
         if given.get(name) not in (None, False):
             raise InputError(f"--{name} would have no effect without --screen; leave it out or add that")
     return Path(expanded(args.checkpoint, "MODEL"))

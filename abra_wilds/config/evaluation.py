@@ -26,6 +26,7 @@ ONLINE_BATCH = 64
 CONTROLS_TTA = ("controls_bn", "eb_bn")  # to which --tta_controls matters
 TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
+ADVICE = ("adapt", "do not adapt", "cannot tell")  # whether to adapt to a bio-batch
 CONTROL_KINDS = ("all", "positive", "negative", "none")
 
 

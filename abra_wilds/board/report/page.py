@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from abra_wilds.board.report.certificates import HEADER as CERTIFICATE_HEADER
 from abra_wilds.board.report.certificates import certified
 from abra_wilds.board.report.curves import curve_pictures
+from abra_wilds.board.report.embeddings import embedding_tables
 from abra_wilds.board.report.figures import Embedded, read_figures
 from abra_wilds.board.report.parts import (
     Group,
@@ -71,6 +72,7 @@ def report(
         curves=curve_pictures(groups),
         certified=certified(groups),
         certificate_header=CERTIFICATE_HEADER,
+        reviewed=embedding_tables(runs),
         screen=None if root is None else screen_parts(groups, root),
         figures=shown,
         strange=strange,

@@ -31,7 +31,7 @@ MOST_PAIRS = 15
 
 
 @dataclass(frozen=True)
-class Screen:
+class SplitRows:
     """The rows of a data set.
 
     Attributes:
@@ -60,7 +60,7 @@ class PlateMap:
     svg: str
 
 
-def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
+def read_screen(root: Path, dataset: str, scheme: str) -> SplitRows:
     """The rows of a data set, from its metadata.csv alone.
 
     Args:
@@ -84,10 +84,10 @@ def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
         split = rows["dataset"].mask((rows["dataset"] == "train") & (rows["site"] == 2), "id_test").to_numpy()
     else:
         raise InputError(f"maps of plates are not made for --split_scheme {scheme}; leave --root_dir out")
-    return Screen(path, rows.assign(split=split), class_texts(path))
+    return SplitRows(path, rows.assign(split=split), class_texts(path))
 
 
-def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
+def scored(entry: Entry, screen: SplitRows) -> pd.DataFrame:
     """The rows of an entry's split, with the columns predicted and right.
 
     Raises:
@@ -108,12 +108,14 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
     return rows.assign(predicted=predicted, right=right)
 
 
-def all_scored(group: Group, split: str, screen: Screen) -> pd.DataFrame:
+def all_scored(group: Group, split: str, screen: SplitRows) -> pd.DataFrame:
     """The rows of a split once for each seed, with the columns predicted and right."""
     return pd.concat([scored(e, screen) for e in group.of(split)], ignore_index=True)
 
 
-def by_experiment(groups: Sequence[Group], split: str, screen: Screen) -> tuple[list[str], list[list[str]]]:
+def by_experiment(
+    groups: Sequence[Group], split: str, screen: SplitRows
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: accuracy of each experiment in percent, a column for each row of the report."""
     shown = [g for g in groups if g.of(split)]
     shares = [all_scored(g, split, screen).groupby("experiment")["right"].mean() for g in shown]

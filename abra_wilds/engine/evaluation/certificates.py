@@ -127,7 +127,7 @@ def certificate_of(
     plain, logits = torch.cat(found.plain).cpu(), torch.cat(found.logits).cpu()
     told = known if bool((known >= 0).any()) else None
     c = certify(components.calibration, logits, plain, wells, told)
-    decision = decide(plain, logits, found.mix, known, wells)
+    decision = decide(plain, logits, found.mix, known, wells, components.calibration)
     return PlateCertificate(
         split,
         name,
