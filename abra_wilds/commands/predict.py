@@ -149,7 +149,8 @@ def by_plate(args: argparse.Namespace, work: Callable[[], None]) -> int:
     if args.out is None:
         raise InputError("--slurm needs a folder that all jobs fill; give it by --out")
     gpus = 0 if vars(args).get("device") == ["cpu"] else 1
-    return submit_shared(args.command[1:], args.slurm, args.out, args.jobs or 1, gpus)
+    jobs = 1 if args.jobs is None else args.jobs
+    return submit_shared(args.command[1:], args.slurm, args.out, jobs, gpus)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -122,7 +122,7 @@ def submit_shared(words: Sequence[str], pairs: Sequence[str], out: Path, jobs: i
     """Submit a command of `abra-wilds` that shares its work with others like it; returns the exit code.
 
     Args:
-        words: of the command, this script's own flags among them.
+        words: of the command, --slurm and --jobs among them.
         pairs: what --slurm gives.
         out: the folder that the jobs fill; all nodes must see it.
         jobs: how many.
