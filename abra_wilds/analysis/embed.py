@@ -210,7 +210,10 @@ def read_features(saved: Saved, loader: Loader, split: str, adapter: Adapter) ->
         return logits
 
     with bar, classified(method) as read:
-        predict(method, loader, setup.device, config.data.size, watch, adapter=last_read, known=known)
+        d = config.data
+        predict(
+            method, loader, setup.device, d.size, watch, adapter=last_read, known=known, transform=d.plain
+        )
     return sum_across_ranks(f).cpu()  # each row is one process's
 
 

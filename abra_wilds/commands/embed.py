@@ -8,7 +8,7 @@ from pathlib import Path
 from abra_wilds.analysis.embed import LEVELS, embed_saved
 from abra_wilds.analysis.metrics.table import SETS
 from abra_wilds.analysis.postprocess import POSTPROCESS
-from abra_wilds.commands.pack import add_screen_flags
+from abra_wilds.commands.data.pack import add_screen_flags
 from abra_wilds.commands.predict import (
     OF_TRAINING,
     add_flags,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from abra_wilds.board.sweep.slurm import submit_shared
-from abra_wilds.commands.pack import add_screen_flags, screen_flags
+from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.dist import launched, started

@@ -15,7 +15,9 @@ from abra_wilds.tta.evidence import pairs_of
 from abra_wilds.tta.mix import Mix
 
 WORDS = dict(zip((True, False, None), ADVICE, strict=True))
-CLEAR = 1.0  # standard deviations of a sign test
+# Standard deviations of a sign test: from AGAINST on nothing speaks against adaptation, which by itself hurts
+# seldom (docs/adaptation.md), and below CLEAR it is clear that it hurts here.
+AGAINST, CLEAR = -1.0, -1.64
 LABELLED = 20  # changes of predictions that labelled bio-batches count as, at most
 
 
@@ -52,7 +54,7 @@ def decide(
     Counted are changes for better and for worse: predictions of labelled bio-batches of val, together worth
     LABELLED changes at most, predictions of controls, and wells whose two sites adaptation brings together or
     apart. Sites agree by chance where one class is predicted for most images, so that wells count only if
-    Cohen's kappa says the same. A sign test of all of them decides.
+    Cohen's kappa says the same. The advice is to adapt, unless a sign test of all of them speaks against it.
 
     Args:
         plain: (n, O) logits without adaptation.
@@ -66,15 +68,13 @@ def decide(
     known, changed = known.cpu(), float((before != after).double().mean())
     if mix is None:
         return Decision(None, "one image shows no statistics of a bio-batch", changed)
-    if changed == 0:
-        return Decision(False, "adaptation changes no prediction", changed)
     reasons, better, worse = [], 0.0, 0.0
     for what, gained, lost, weight in evidence(before, after, known, wells, calibration):
         reasons.append(f"{what} gain {gained} and lose {lost}")
         better, worse = better + weight * gained, worse + weight * lost
     sign = (better - worse) / math.sqrt(max(better + worse, 1))
-    adapt = sign > 0 if abs(sign) > CLEAR else None
-    return Decision(adapt, "; ".join(reasons) or "nothing tells what its changes are worth", changed)
+    adapt = True if sign >= AGAINST else False if sign < CLEAR else None
+    return Decision(adapt, "; ".join(reasons) or "nothing speaks against it", changed)
 
 
 def evidence(

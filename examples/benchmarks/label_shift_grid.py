@@ -23,7 +23,7 @@ from abra_wilds.analysis.label_shift import knows_controls, label_shift
 from abra_wilds.analysis.saved import Saved, open_saved
 from abra_wilds.analysis.shift_grid import DRAWS, Grid, adaptations
 from abra_wilds.board.figures.shift_page import page
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text

@@ -29,12 +29,12 @@ def changed(rows, of=None):
     return y
 
 
-def test_one_image_or_no_change_gives_no_reason_to_adapt():
+def test_one_image_tells_nothing_and_of_more_nothing_may_speak_against_it():
     y = truth()
     alone = decide(logits(y[:1]), logits(y[:1]), None, no_labels(y[:1]))
     assert alone.adapt is None and alone.words == "cannot tell"
     same = decide(logits(y), logits(y), USUAL, no_labels(y))
-    assert same.adapt is False and same.changed == 0 and "no prediction" in same.reason
+    assert same.adapt is True and same.changed == 0 and same.reason == "nothing speaks against it"
 
 
 def says(gained, lost):
@@ -54,7 +54,7 @@ def test_controls_decide_where_they_are_clear(gains):
     counts = "gain 6 and lose 0" if gains else "gain 0 and lose 6"
     assert found.reason == f"labelled bio-batches gain 3 and lose 3; 8 controls {counts}"
     blind = decide(plain, adapted, USUAL, no_labels(y), calibration=says(3, 3))
-    assert blind.adapt is None and "controls" not in blind.reason
+    assert blind.adapt is True and "controls" not in blind.reason
 
 
 @pytest.mark.parametrize("gains", [True, False])
@@ -79,16 +79,15 @@ def test_sites_that_agree_by_chance_alone_decide_nothing():
 
 @pytest.mark.parametrize("scale", [1, 100])
 def test_counts_are_pooled_and_labelled_bio_batches_weigh_no_more_than_twenty_changes(scale):
-    """13 better and 7 worse are 6 / sqrt(20) = 1.34 deviations; with 5 controls worse 1 / sqrt(25)."""
+    """10 better, 10 worse; with 5 controls worse -5 / sqrt(25) = -1.0 deviations, with 7 -7 / sqrt(27)."""
     y = truth()
-    plain, adapted = logits(y), logits(changed(range(5)))
-    calibration = says(13 * scale, 7 * scale)
-    assert decide(plain, adapted, USUAL, no_labels(y), calibration=calibration).adapt is True
-    known = torch.where(torch.arange(N) < 5, y, -1)
-    assert decide(plain, adapted, USUAL, known, calibration=calibration).adapt is None
-    assert decide(plain, adapted, USUAL, known, calibration=says(3, 7)).adapt is False
-    none = decide(plain, adapted, USUAL, no_labels(y))
-    assert none.adapt is None and none.words == "cannot tell" and "nothing tells" in none.reason
+    calibration = says(10 * scale, 10 * scale)
+    for controls, adapt in ((0, True), (5, True), (7, None), (12, False)):
+        known = torch.where(torch.arange(N) < controls, y, -1)
+        plain, adapted = logits(y), logits(changed(range(12)))
+        assert decide(plain, adapted, USUAL, known, calibration=calibration).adapt is adapt
+    assert decide(plain, adapted, USUAL, no_labels(y), calibration=says(13, 7)).adapt is True
+    assert decide(plain, adapted, USUAL, no_labels(y), calibration=says(3, 12)).adapt is False
 
 
 def test_labels_that_are_not_known_do_not_enter():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import all_gather
 from abra_wilds.engine.setup import Evaluation

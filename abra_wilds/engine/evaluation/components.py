@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.datasets import TTA_GROUPS
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
@@ -190,7 +191,7 @@ class Split:
             disable=no_bar(self.config.train),
         )
         for g, batch in bar:
-            x = augment(batch.x.to(self.data.device, non_blocking=True), "none", size=d.size)
+            x = augment(batch.x.to(self.data.device, non_blocking=True), d.plain, size=d.size)
             yield g, x, batch.target.y.cpu()
 
     def bio_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -257,7 +258,7 @@ def errors_on(method: Method, components: Components, split: Split) -> Component
 
 
 def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
-    """What adapted predictions of a split's bio-batches are worth; small ones tell only where all are small."""
+    """What adapted predictions of a split's bio-batches are worth; small ones count where all are."""
     least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
     return calibrate([b for b in labelled(method, components, split) if len(b.labels) >= least])
 

@@ -30,7 +30,7 @@ def model_card(about: Mapping[str, Any], records: Sequence[Record]) -> str:
         *("---", "", f"# {values['algorithm']} ({values['model']}) trained on {name}", ""),
         *(["It was trained on simulated images, and says nothing of real ones.", ""] * data["simulated"]),
         f"- Input: images of {len(data['channels'])} channels in this order: {', '.join(data['channels'])}. "
-        f"{trained}Each image and channel is standardised by itself.",
+        f"{trained}Standardised: {about['transform']['standardised']}.",
         f"- Output: {len(classes)} classes: {', '.join(classes[:SHOWN])}{more}.",
         f"- Bio-batch in training: {values_of(data['bio_batch_fields'])}.",
         f"- Data digest: {data['digest']}.",

@@ -88,7 +88,7 @@ def class_centroids(config: RunConfig, data: Data, method: Method) -> Tensor:
     sums = torch.zeros(data.info.n_classes, method.head.in_features, dtype=torch.float64)
     counts = torch.zeros(data.info.n_classes, 1, dtype=torch.float64)
     for batch in loader:
-        x = augment(batch.x.to(data.device, non_blocking=True), "none", size=d.size)
+        x = augment(batch.x.to(data.device, non_blocking=True), d.plain, size=d.size)
         sums.index_add_(0, batch.target.y, method.embed(x).double().cpu())
         counts += torch.bincount(batch.target.y, minlength=len(counts))[:, None]
     return (sums / counts).float()

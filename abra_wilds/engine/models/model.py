@@ -158,7 +158,8 @@ class Model(nn.Module):
                 f"images are {tuple(images.shape)}, and this model needs (N, {len(self.channels)}, H, W) "
                 f"with the channels {', '.join(self.channels)} in this order; bring them into it"
             )
-        return augment(images.to(self.device), "none", size=self.config.data.size)
+        d = self.config.data
+        return augment(images.to(self.device), d.plain, size=d.size)
 
     def predict(self, images: Images, *, tta: str = "none", known: Tensor | None = None) -> Tensor:
         """Logits (N, O) on the host, float32; their softmax are probabilities, in the order of `classes`.

@@ -96,7 +96,9 @@ def described_model(
         "transform": {
             "training": config.data.transform,
             "resized_to": None if size is None else list(size),
-            "standardised": "each image and channel to mean 0 and standard deviation 1",
+            "standardised": "by ImageNet's mean and standard deviation"
+            if config.data.plain == "imagenet"
+            else "each image and channel to mean 0 and standard deviation 1",
         },
         "bn_stats": config.eval.bn_stats,
         "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint), "epoch": epoch},

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from abra_wilds.commands.pack import add_data_arguments, named, screen_flags
+from abra_wilds.commands.data.pack import add_data_arguments, named, screen_flags
 from abra_wilds.data.datasets.counts import data_lines, split_rows
 from abra_wilds.data.datasets.validate import (
     bad_plates,

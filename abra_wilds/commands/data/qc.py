@@ -7,7 +7,7 @@ import sys
 
 from abra_wilds.analysis.qc.run import check_quality
 from abra_wilds.board.extra import check_board_packages
-from abra_wilds.commands.pack import add_screen_flags, screen_flags
+from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import path
 from abra_wilds.config.run import COMMON
 from abra_wilds.data.datasets.catalogue import is_simulated, load_dataset
