@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from abra_wilds.analysis.audit.pictures import CHANGES, background_only, cells_of
 from abra_wilds.analysis.audit.shortcuts import LEVEL, PLAIN, SHORTCUTS, AuditWells, audited
-from abra_wilds.analysis.metrics.baselines import channel_statistics
+from abra_wilds.analysis.metrics.baselines import channel_statistics, foreground
 from abra_wilds.data.augment.transforms import standardise
 from abra_wilds.results.files import write_text
 from abra_wilds.results.provenance import commit, versions
@@ -44,6 +45,7 @@ from abra_wilds.simulate.traits import Traits, batch_effect, phenotype, traits_o
 
 SIDE, LINE, EPOCHS, BATCH = 48, "HUVEC", 12, 32
 CELLS = 0.7  # of the line's, so that there is background to see
+GRAIN = 2.0  # grey levels of noise between cells, which hides by how much a picture was stretched
 SHAPES = ("er_decay", "er_grain", "actin_fibres", "actin_pitch", "actin_cortex")
 # How strong what is planted is: deviation of log gains, the largest share of the field that is emptied, and
 # grey levels of a pattern.
@@ -72,11 +74,15 @@ def simulated(seed: int) -> tuple[Screen, np.ndarray]:
     table = wells_table(config).query("well_type == 'treatment'")
     rng = np.random.default_rng([seed, 1])
     x = torch.from_numpy(np.stack([picture(config, row) for row in table.itertuples()]))
-    # Light out of focus would carry what cells look like into the background.
-    x = torch.where(cells_of(x), x, torch.from_numpy(rng.normal(4, 0.5, x.shape)).float())
+    # Light out of focus would carry what cells look like into the background. Each channel has its own, so
+    # that the first does not depend on what the others show.
+    empty = F.max_pool2d(foreground(x).float(), 3, 1, 1) == 0
+    noise = torch.from_numpy(rng.normal(size=(2, *x.shape))).float()
+    x = torch.where(empty, 4 + 0.5 * noise[0], x.float())
     level = torch.from_numpy(levels(table, rng)).float()  # (n, C, 2)
     mean, spread = level[..., 0, None, None], level[..., 1, None, None]
-    x = (standardise(x) * spread + mean).round().clamp(0, 255).to(torch.uint8)
+    x = standardise(x) * spread + mean + GRAIN * noise[1] * empty
+    x = x.round().clamp(0, 255).to(torch.uint8)
     return (x, wells_of(x, table)), (table["dataset"] == "train").to_numpy()
 
 
@@ -199,8 +205,9 @@ def shown_to(x: Tensor, wells: AuditWells, train: np.ndarray, seed: int) -> dict
     return {PLAIN: probabilities(net, new), **changed}
 
 
-def audits(seed: int) -> list[dict[str, Any]]:
-    """The verdicts on a clean screen, and with each shortcut planted."""
+def audits(seed: int) -> tuple[list[dict[str, Any]], float]:
+    """The verdicts on a clean screen and with each shortcut planted, and seconds of a core."""
+    start = time.process_time()
     (x, wells), train = simulated(seed)
     rows, clean = [], shown_to(x, wells, train, seed)
     for planted in ("none", *PLANTS):
@@ -210,9 +217,9 @@ def audits(seed: int) -> list[dict[str, Any]]:
         shown = clean if own is x else shown_to(own, known, train, seed)
         verdicts = audited(known.of(train), known.of(~train), shown)
         accuracy = float((shown[PLAIN].argmax(1) == wells.label[~train]).mean())
-        told = {"seed": seed, "planted": planted, "model_accuracy": accuracy}
-        rows.append({**told, "verdicts": [asdict(v) for v in verdicts]})
-    return rows
+        about = {"seed": seed, "planted": planted, "model_accuracy": accuracy}
+        rows.append({**about, "verdicts": [asdict(v) for v in verdicts]})
+    return rows, time.process_time() - start
 
 
 def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -242,29 +249,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--screens", type=int, default=20, metavar="N", help="clean ones, and of each plant")
     parser.add_argument("--first", type=int, default=0, metavar="SEED", help="of the first screen")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes")
     for name, value in STRENGTH.items():
         parser.add_argument(f"--{name}", type=float, default=value, metavar="X", help="strength of the plant")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="of the record")
     args = parser.parse_args(argv)
     STRENGTH.update({name: getattr(args, name) for name in STRENGTH})
     torch.set_num_threads(1)
-    start, made_by = time.process_time(), {"commit": commit(), "versions": versions()}
+    made_by = {"commit": commit(), "versions": versions()}
     rows: list[dict[str, Any]] = []
-    for seed in range(args.first, args.first + args.screens):
-        rows += audits(seed)
+    seconds, pool = 0.0, get_context("fork").Pool(args.workers)
+    for own, spent in pool.imap(audits, range(args.first, args.first + args.screens)):
+        rows, seconds = rows + own, seconds + spent
         record = {
             "simulated": True,
             "level": LEVEL,
             "strength": STRENGTH,
-            "screens": seed - args.first + 1,
-            "core_seconds": round(time.process_time() - start),
+            "screens": len(rows) // (1 + len(PLANTS)),
+            "core_seconds": round(seconds),
             **summary_of(rows),
             **made_by,
             "rows": rows,
         }
         write_text(args.out, json.dumps(record, indent=1) + "\n")
-        told = {k: record[k] for k in ("power", "false_alarms", "clean_screens_with_one", "core_seconds")}
-        print(f"{record['screens']} screens: {told}", flush=True)
+        figures = {k: record[k] for k in ("power", "false_alarms", "clean_screens_with_one", "core_seconds")}
+        print(f"{record['screens']} screens: {figures}", flush=True)
     return 0
 
 

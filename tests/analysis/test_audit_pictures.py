@@ -14,12 +14,14 @@ def made(dtype=np.uint8, side=24):
     return torch.from_numpy(x)
 
 
-def test_cells_are_the_foreground_of_any_channel_and_a_margin():
-    cells = pictures.cells_of(made())
-    assert cells.shape == (3, 1, 24, 24) and not cells[2].any(), "noise is no cell"
-    assert cells[:2, 0, 8:17, 6:15].all()
+def test_cells_are_what_is_bright_in_any_channel_and_a_margin():
+    x = made()
+    x[:, 0] = 20
+    cells = pictures.cells_of(x)
+    assert cells.shape == (3, 1, 24, 24) and cells[:2, 0, 8:17, 6:15].all()
     rows, columns = np.nonzero(cells[0, 0].numpy())
     assert rows.min() >= 6 and rows.max() <= 18 and columns.min() >= 4 and columns.max() <= 16
+    assert 0.3 < cells[2].float().mean() < 1, "of noise the brighter half, and what is beside it"
 
 
 def test_masked_cells_have_the_mean_of_the_background_and_all_else_stays():

@@ -98,7 +98,7 @@ def test_an_altered_loader_gives_the_same_batches_with_other_images(trained):
 )
 def test_what_cannot_be_audited_is_a_sentence(trained, capsys, words, said):
     assert said in runs.sentence(capsys, command, trained, *words)
-    assert not [p for p in trained.iterdir() if p.is_dir()]
+    assert not list(trained.glob("audit_*"))
 
 
 def test_an_audit_is_not_overwritten(run_folder, capsys):

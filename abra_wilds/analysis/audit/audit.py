@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from abra_wilds.analysis.audit.pictures import CHANGES
-from abra_wilds.analysis.audit.shortcuts import PLAIN, AuditWells, Verdict, audited, paired
+from abra_wilds.analysis.audit.shortcuts import PLAIN, AuditWells, Verdict, audited, p_text, paired
 from abra_wilds.analysis.embed import table_of
 from abra_wilds.analysis.metrics.baselines import channel_statistics
 from abra_wilds.analysis.postprocess import Floats
@@ -188,7 +188,14 @@ def audit_text(rows: Sequence[Mapping[str, Any]], verdicts: Sequence[Verdict], s
     model = [["model, images", "accuracy", "difference", "p"]]
     for r in rows:
         shift = f"{100 * r['difference']:+.1f}"
-        model.append([r["shown"], f"{100 * r['accuracy']:.1f} %", shift, f"{r['p']:.3f}"])
+        model.append(
+            [
+                r["shown"],
+                f"{100 * r['accuracy']:.1f} %",
+                shift,
+                p_text(r["p"]).removeprefix("p ").removeprefix("= "),
+            ]
+        )
     alone = [["alone", "accuracy", "chance", "p", "Holm", "verdict"]]
     for v in verdicts:
         said = "found" if v.found else "not found"

@@ -12,14 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from abra_wilds.analysis.audit.shortcuts import BACKGROUND
-from abra_wilds.analysis.metrics.baselines import foreground
+from abra_wilds.analysis.metrics.baselines import otsu
 
 MARGIN = 1 / 128  # of the side, around the foreground; cells too
 
 
 def cells_of(x: Tensor) -> Tensor:
-    """Where cells are, (N, 1, H, W) bool: the foreground of any channel, and a margin around it."""
-    cells = foreground(x).any(1, keepdim=True)
+    """Where cells may be, (N, 1, H, W) bool: above Otsu's threshold in any channel, and a margin around it.
+
+    Unlike a foreground this also takes the brighter half of a channel that shows no cells: a pixel of a cell
+    that counts as background would do more harm than a pixel of background that is left out.
+    """
+    smooth = F.avg_pool2d(x.float(), 3, 1, 1, count_include_pad=False)
+    cells = (smooth > otsu(smooth)[0][..., None, None]).any(1, keepdim=True)
     margin = max(1, round(MARGIN * x.shape[-1]))
     return F.max_pool2d(cells.float(), 2 * margin + 1, 1, margin) > 0
 

@@ -30,11 +30,11 @@ PERMUTATIONS = 999
 PLAIN, BACKGROUND = "as they are", "background only"
 # What each shortcut reads, as sentences say it.
 SHORTCUTS = {
-    "position": "The well's place on the plate",
-    "intensity": "Mean and spread of each channel, as they are and against the plate,",
-    "density": "The share of foreground, as it is and against the plate,",
-    "plate": "The number of the plate",
-    "background": "The model, shown the background without cells,",
+    "position": "The well's place on the plate names",
+    "intensity": "Mean and spread of each channel, as they are and against the plate, name",
+    "density": "The share of foreground, as it is and against the plate, names",
+    "plate": "The number of the plate names",
+    "background": "The model, shown the background without cells, names",
 }
 # A treatment may change these by itself.
 BIOLOGY = ("intensity", "density")
@@ -96,19 +96,28 @@ class Verdict:
 
     def __str__(self) -> str:
         """One or two sentences."""
-        said = "found" if self.found else "not found"
-        told = (
-            f"{self.shortcut}: {said}. {SHORTCUTS[self.shortcut]} names the class of "
-            f"{100 * self.accuracy:.1f} % of new wells (chance {100 * self.chance:.1f} %, permutation "
-            f"p = {self.p:.3f}, Holm {self.adjusted:.3f})"
+        said, what = "found" if self.found else "not found", SHORTCUTS[self.shortcut]
+        message = (
+            f"{self.shortcut}: {said}. {what} the class of {100 * self.accuracy:.1f} % of "
+            f"new wells (chance {100 * self.chance:.1f} %, permutation {p_text(self.p)}, Holm "
+            f"{self.adjusted:.3f})"
         )
         if self.shortcut != "background":
             side = "ahead" if self.ahead >= 0 else "behind"
             points = f"{100 * abs(self.ahead):.1f} points {side}"
-            told += f"; the model is {points} (McNemar p = {self.ahead_p:.3f})"
+            message += f"; the model is {points} (McNemar {p_text(self.ahead_p)})"
         if self.found and self.shortcut in BIOLOGY:
-            return told + ". Treatments may change it by themselves: look whether the model is ahead."
-        return told + "."
+            return message + ". Treatments may change it by themselves: look whether the model is ahead."
+        return message + "."
+
+
+def p_text(p: float) -> str:
+    """A p-value as sentences say it.
+
+    >>> p_text(0.04), p_text(1e-9)
+    ('p = 0.040', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
 
 
 def audited(

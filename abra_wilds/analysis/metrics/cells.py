@@ -32,10 +32,10 @@ def cell(value: float, interval: Sequence[float] | None) -> str:
 
 def caveats_of(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """What each metric does not say, those of one caveat in a line."""
-    told: dict[str, list[str]] = {}
+    by_caveat: dict[str, list[str]] = {}
     for e in entries:
-        told.setdefault(e["caveat"], []).append(e["metric"])
-    return [f"{'; '.join(names)}: {caveat}" for caveat, names in told.items()]
+        by_caveat.setdefault(e["caveat"], []).append(e["metric"])
+    return [f"{'; '.join(names)}: {caveat}" for caveat, names in by_caveat.items()]
 
 
 def metrics_text(entries: Sequence[Mapping[str, Any]]) -> str:

@@ -57,7 +57,7 @@ def report(
         InputError: if runs, data or figures cannot be read, or runs do not belong together.
     """
     groups = read_groups(runs, split_settings)
-    told = {e.run.path for g in groups for e in g.entries}
+    listed = {e.run.path for g in groups for e in g.entries}
     shown, strange = ([], []) if figures is None else figures_of(figures, runs)
     methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
     return render(
@@ -65,7 +65,7 @@ def report(
         title=f"Report: {', '.join(methods) if len(methods) < 6 else f'{len(methods)} methods'}",
         simulated=groups[0].entries[0].record.simulated,
         summary=summary(runs, groups),
-        silent=[str(run.path) for run in runs if run.path not in told],
+        silent=[str(run.path) for run in runs if run.path not in listed],
         results=results(groups),
         class_mixes=class_mixes(groups),
         paper_tables=paper_tables(groups),
@@ -105,14 +105,14 @@ def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
     screen = read_screen(root, first.record.dataset, first.settings["split_scheme"])
     splits = dict.fromkeys([split, *(s for g in groups for s in g.splits)])
     rows = all_scored(best, split, screen)
-    maps, told = plates(rows)
+    maps, caption = plates(rows)
     return {
         "split": split_name(split),
         "label": best.label,
         "experiments": [(split_name(s), by_experiment(groups, s, screen)) for s in splits],
         "by_plate": by_plate(rows),
         "plates": maps,
-        "plates_told": told,
+        "plates_caption": caption,
         "legend": [f"{100 * k // SHADES} to {100 * (k + 1) // SHADES} %" for k in range(SHADES)],
         "confusions": [
             (g.label, g.checkpoint, confusions(all_scored(g, split, screen), screen.names))

@@ -138,15 +138,15 @@ def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
     if not rows["well"].map(lambda well: bool(WELL_NAME.fullmatch(well))).all():
         return [], "Wells are not named A01 to P24, so there are no maps."
     shares = rows.groupby(["experiment", "plate"])["right"].mean()
-    chosen, told = shares, f"All {len(shares)} plates."
+    chosen, caption = shares, f"All {len(shares)} plates."
     if len(shares) > MOST_PLATES:
         worst = shares.loc[shares.groupby("experiment").idxmin()]
         chosen = worst.sort_values(kind="stable").head(MOST_PLATES).sort_index()
         few = f", for the {len(chosen)} experiments where it is lowest" if len(worst) > len(chosen) else ""
         others = len(shares) - len(chosen)
-        told = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
+        caption = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
     by_plate = dict(iter(rows.groupby(["experiment", "plate"])))
-    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], told
+    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], caption
 
 
 def plate(name: str, rows: pd.DataFrame) -> PlateMap:

@@ -200,9 +200,9 @@ class Model(nn.Module):
         for group in plan_of(e, known, size):
             adapted |= group.adapted
             rows = [torch.as_tensor(part) for part in group.passes]
-            told = [known[part].to(self.device) for part in rows]
+            own = [known[part].to(self.device) for part in rows]
             how = adapter if group.adapted else running_statistics
-            found.append(self.passed(how, [x[part] for part in rows], told))
+            found.append(self.passed(how, [x[part] for part in rows], own))
             order += rows
         if not adapted:
             raise InputError(
