@@ -91,8 +91,8 @@ def finished(root: Path, out: str) -> dict[str, tuple[int, int]]:
 
 def storm(root: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Kill one of two processes again and again, and let them end; what became of the plates."""
-    draws, kills, seen = random.Random(args.seed), [], dict[str, tuple[int, int]]()
-    rewritten: set[str] = set()
+    draws, seen = random.Random(args.seed), dict[str, tuple[int, int]]()
+    kills, rewritten = list[int](), set[str]()
     step = max(1, args.plates // (2 * args.kills))
 
     def look() -> int:

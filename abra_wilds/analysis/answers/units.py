@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.datasets import TTA_GROUPS
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.samplers.batches import RowIds, members_of
 
