@@ -16,6 +16,7 @@ _HOMES = {
     "fit": "abra_wilds.engine.fit",
     "run_config": "abra_wilds.recipes.resolve",
     "RunConfig": "abra_wilds.config.run",
+    "Screen": "abra_wilds.data.screens.screen",
     # use
     "load_model": "abra_wilds.engine.models.model",
     "Model": "abra_wilds.engine.models.model",

@@ -2,6 +2,7 @@
 
 from abra_wilds.config.run import RunConfig as RunConfig
 from abra_wilds.data.samplers.dataloader import PlateBatchSampler as PlateBatchSampler
+from abra_wilds.data.screens.screen import Screen as Screen
 from abra_wilds.engine.fit import fit as fit
 from abra_wilds.engine.models.model import Model as Model
 from abra_wilds.engine.models.model import load_model as load_model

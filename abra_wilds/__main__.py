@@ -13,7 +13,7 @@ JOBS = {
     "train": "train and evaluate a method, as examples/run_expt.py",
     "doctor": "versions, devices, what is missing and how to fix it",
     "simulate": "write a simulated screen like RxRx1",
-    "fetch": "download RxRx1, resumed where it broke off, and checked",
+    "fetch": "download RxRx1 or another image set of WILDS, resumed where it broke off, and checked",
     "screen": "write the settings of a screen of your own beside it",
     "pack": "write images as one array a plate, which loaders read faster",
     "validate": "read every file of a data set and of its packs",
@@ -23,6 +23,7 @@ JOBS = {
     "export": "write a model, adaptation included, as ONNX or for torch without this package",
     "components": "measure and keep what --tta eb_bn needs to know of a saved model",
     "embed": "write what a saved model reads of images, as profiles of wells",
+    "audit": "whether a saved model, or its screen, has shortcuts to the classes",
     "wilds": "run our methods inside an unmodified checkout of WILDS",
     "sweep": "all runs of a table or an ablation, here or on Slurm",
     "bundle": "what the WILDS leaderboard asks for, from run folders",
@@ -32,7 +33,11 @@ JOBS = {
     "report": "one page about runs",
     "claims": "the paper's claims, tested on records",
 }
-BOARD = ("sweep", "bundle", "verify", "tables", "figures", "report", "claims")
+# The folders of commands/ beside it.
+ROOMS = {
+    "board": ("sweep", "bundle", "verify", "tables", "figures", "report", "claims"),
+    "data": ("simulate", "fetch", "pack", "validate", "screen", "qc"),
+}
 USAGE = {"wilds": "%(prog)s CHECKOUT [--script NAME] -- ARGS"}
 
 
@@ -43,7 +48,8 @@ def make_parser(job: str | None) -> Parser:
     for name, what in JOBS.items():
         own = jobs.add_parser(name, help=what, usage=USAGE.get(name))
         if name == job:
-            module = import_module(f"abra_wilds.commands.{'board.' if name in BOARD else ''}{name}")
+            room = next((f"{room}." for room, names in ROOMS.items() if name in names), "")
+            module = import_module(f"abra_wilds.commands.{room}{name}")
             module.add_arguments(own)
             own.set_defaults(run=module.run)
     return parser

@@ -25,6 +25,7 @@ ELSEWHERE = {
 }
 TITLES = {
     "data": "Images and batches",
+    "screen": "Any screen",
     "model": "Network",
     "optim": "Optimisation",
     "eval": "Evaluation and adaptation",

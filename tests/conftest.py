@@ -17,6 +17,7 @@ from PIL import Image
 
 from abra_wilds.simulate.design import COLUMNS
 from tests import ranks, runs
+from tests.data import other_sets
 from tests.data.six import write_small_six
 
 
@@ -83,6 +84,15 @@ def root(sim_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def six_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root_dir of a small simulated screen of six channels; never written to."""
     return write_small_six(tmp_path_factory.mktemp("six"))
+
+
+@pytest.fixture(scope="session")
+def others_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root_dir of small data sets in the layouts of Camelyon17, iWildCam and FMoW; never written to."""
+    root = tmp_path_factory.mktemp("others")
+    for write in (other_sets.write_camelyon17, other_sets.write_iwildcam, other_sets.write_fmow):
+        write(root)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Tiny runs of the command: a quarter of the tiny data set, five small stages for a network.
 
-As a program it is `examples/run_expt.py` with that network, and can be told where to wait for its end.
+As a program it is `examples/run_expt.py` with that network, and can be asked where to wait for its end.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from abra_wilds import METHODS
 from abra_wilds.tta.adapters import ADAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
+# Pages that docs/hooks.py makes of files elsewhere.
+ELSEWHERE = re.findall(r'^    "([\w/]+\.md)": "', (ROOT / "docs" / "hooks.py").read_text(), re.MULTILINE)
 
 
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
@@ -24,7 +26,17 @@ def test_every_path_a_document_names_exists(name):
     assert paths and not missing
 
 
-@pytest.mark.parametrize("name", ["README.md", "abra_wilds/methods/README.md"])
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
+def test_every_link_within_the_repository_leads_somewhere(path):
+    made = set(ELSEWHERE) | {"reference/configuration.md", "reference/api.md"}  # by docs/hooks.py
+    links = re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", path.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (path.parent / link).exists() and link not in made]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", ["docs/training.md", "abra_wilds/methods/README.md"])
 def test_methods_are_listed_in_the_tables_order(name):
     rows = re.findall(r"^\| `([\w-]+)`.*?\|", (ROOT / name).read_text(), flags=re.M)
     assert [row for row in rows if row in METHODS] == list(METHODS)
@@ -36,7 +48,7 @@ def test_the_methods_page_has_a_paragraph_for_each():
 
 
 def test_every_adaptation_is_documented():
-    for name in ("README.md", "abra_wilds/methods/README.md"):
+    for name in ("docs/training.md", "abra_wilds/methods/README.md"):
         text = (ROOT / name).read_text()
         assert all(f"{tta}`" in text for tta in ADAPTERS), name
 

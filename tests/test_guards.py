@@ -71,7 +71,7 @@ GUARDS = {
         "board/bundle/archives.py",
         "if len(lines) != n:",
         "if False:",
-        "board/bundle/test_verify.py::test_every_fault_is_told_at_once",
+        "board/bundle/test_verify.py::test_every_fault_is_listed_at_once",
     ),
     "predictions in another order": Guard(
         "board/bundle/verify.py",

@@ -72,7 +72,7 @@ def test_extras_that_a_text_names_are_those_of_the_package():
     """By the name of the package, since a message does not know where its source lies."""
     said = [text for path in FILES for text in texts(path) if "pip install" in text]
     extras = {name for text in said for name in re.findall(r"abra-wilds\[(\w+)\]", text)}
-    assert extras >= {"board", "embed", "hcs", "slurm", "ssl", "timm", "track"}
+    assert extras >= {"board", "embed", "slurm", "ssl", "timm", "track"}
     assert extras <= set(EXTRAS["options.extras_require"])
     assert not [text for text in said if "-e " in text or "'.[" in text]
 

@@ -15,6 +15,7 @@ NAMES = {
     "fit": "config",
     "run_config": "algorithm preset **values",
     "RunConfig": None,
+    "Screen": "sites config notes",
     # use
     "load_model": "source device *revision *flags",
     "Model": "stored device flags",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from abra_wilds.config.evaluation import ADVICE
+
 QUANTILE = 0.95
 SOURCE = "train"
 
@@ -27,6 +29,7 @@ class Shift:
         mmd: MMD to the model.
         kl_near: KL(bio-batch || training bio-batch), of the one that is nearest over all layers.
         mmd_near: MMD to the one that is nearest by MMD.
+        advice: whether to adapt to the bio-batch, from what it shows itself; empty where that is not asked.
     """
 
     split: str
@@ -38,6 +41,7 @@ class Shift:
     mmd: float
     kl_near: float
     mmd_near: float
+    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ class Advice:
 
 def advice(shifts: Sequence[Shift], target: str = "test") -> Advice:
     """Whether test-time adaptation is advisable for a split.
+
+    Where its bio-batches have advice of their own, the majority of it decides, and distances say no more than
+    how new they are: a class mix that differs makes a distance, too. Otherwise distances decide.
 
     The rule is ours. How new a bio-batch is to the model is the mean over layers of its divergence from the
     nearest training bio-batch, in units of the layer's median over other halves of training bio-batches.
@@ -77,6 +84,15 @@ def advice(shifts: Sequence[Shift], target: str = "test") -> Advice:
         f"bio-batches than {QUANTILE:.0%} of other images of training bio-batches do (median "
         f"{times['kl_near']:.1f} and {times['mmd_near']:.1f} times as far)"
     )
+    said = {s.bio_batch: s.advice for s in shifts if s.split == target and s.advice}
+    if said:
+        each = [list(said.values()).count(words) for words in ADVICE]
+        adapt = True if 2 * each[0] > len(said) else False if 2 * each[1] > len(said) else None
+        told = f"adapt to {each[0]} of {len(said)} bio-batches of {target}, not to {each[1]}"
+        tail = "" if not each[2] else f"; {each[2]} do not tell"
+        return Advice(
+            adapt, f"By what they show themselves, with --tta eb_bn: {told}{tail}. Shifts: {counts}."
+        )
     if 2 * min(kl, mmd) > n:
         return Advice(True, f"TTA is advisable for this data, because {counts}.")
     if 2 * max(kl, mmd) <= n:

@@ -1,13 +1,14 @@
 """How far the batch-norm statistics of bio-batches lie from the model's, layer by layer (ABRA, Fig. 8).
 
-From the same statistics it follows whether test-time adaptation is advisable, without any label (advice.py).
+Whether test-time adaptation is advisable is asked of each bio-batch itself, without its labels (advice.py).
 
 Letters: R reference bio-batches, L layers, C channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any
 
@@ -18,10 +19,16 @@ from torch import Tensor
 from abra_wilds.analysis.advice import SOURCE, Shift
 from abra_wilds.analysis.saved import IMAGES_PER_BIO_BATCH, Saved
 from abra_wilds.data.samplers.batches import RowIds
+from abra_wilds.engine.evaluation.components import saved_components
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_kl_of_moments, gaussian_mmd2
 from abra_wilds.functional.precision import in_float64
+from abra_wilds.tta.advice import decide
 from abra_wilds.tta.bn_state import buffers_put_back, statistics_of_input, tracking_norms
+from abra_wilds.tta.eb_bn import adapt
+from abra_wilds.tta.mix import no_labels
+from abra_wilds.tta.plan import known_controls_of, well_ids
+from abra_wilds.types import Batch
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # layer -> mu and sigma, (C,) each
 
@@ -51,7 +58,8 @@ def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES_PER_BIO_BAT
     source, target = saved.members(SOURCE), saved.members(split)
     n = common_size(source, target, images, saved.config.eval.tta_min)
     references: list[Statistics] = []
-    probes: list[tuple[str, str, Statistics]] = []
+    probes: list[tuple[str, str, Statistics, str]] = []
+    advise = adviser(saved, split)
     rng = np.random.default_rng(saved.config.train.seed)
     for of, members, taken in ((SOURCE, source, 2 * n), (split, target, n)):
         parts = {name: rng.permutation(rows)[:taken] for name, rows in members.items()}
@@ -59,8 +67,38 @@ def bn_shift(saved: Saved, split: str = "test", images: int = IMAGES_PER_BIO_BAT
             x = saved.standardised(batch.x)
             if of == SOURCE:
                 references.append(own_norms(saved, x[:n]))
-            probes.append((of, name, own_norms(saved, x[-n:])))
-    return [Shift(of, name, n, *row) for of, name, p in probes for row in distances(saved, p, references)]
+            said = "" if of == SOURCE else advise(batch, x)
+            probes.append((of, name, own_norms(saved, x[-n:]), said))
+    return [
+        Shift(of, name, n, *row, advice=said)
+        for of, name, p, said in probes
+        for row in distances(saved, p, references)
+    ]
+
+
+def adviser(saved: Saved, split: str) -> Callable[[Batch, Tensor], str]:
+    """What says whether to adapt to a bio-batch by eb_bn: of some images, and these standardised.
+
+    Where the model's components cannot be measured, as without images of val, it says nothing.
+    """
+    e = replace(saved.config.eval, tta="eb_bn", tta_group=saved.group, also_tta=())
+    config = replace(saved.config, eval=e)
+    try:
+        kept = saved_components(saved.folder.model(saved.label), config, saved.setup, saved.method)
+    except InputError:
+        return lambda batch, x: ""
+    components, subset = kept.to(saved.setup.device), saved.setup.subsets[split]
+    controls, wells = known_controls_of(subset, e), well_ids(subset)
+
+    def advise(batch: Batch, x: Tensor) -> str:
+        at = batch.rows
+        known = no_labels(at) if controls is None else controls[at]
+        found = adapt(saved.method, [x], [known.to(x.device)], components=components)
+        own = None if wells is None else wells[at]
+        plain, logits = torch.cat(found.plain), torch.cat(found.logits)
+        return decide(plain, logits, found.mix, known, own, components.calibration).words
+
+    return advise
 
 
 def common_size(source: Mapping[str, RowIds], target: Mapping[str, RowIds], images: int, least: int) -> int:

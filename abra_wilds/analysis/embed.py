@@ -7,7 +7,6 @@ is what the predictions of `abra-wilds predict` were made from.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,10 +21,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from abra_wilds.analysis.held_out import check_held_out
-from abra_wilds.analysis.mixing_metrics import measurable, metrics_table, mixing_metrics
+from abra_wilds.analysis.metrics.baselines import (
+    CHANNELS,
+    POSITION,
+    UNTRAINED,
+    plate_position,
+    untrained_copy,
+)
+from abra_wilds.analysis.metrics.cells import METRICS_FILE
+from abra_wilds.analysis.metrics.wells import measurable
+from abra_wilds.analysis.metrics.written import MODEL, check_metrics, write_metrics
 from abra_wilds.analysis.postprocess import check_controls, postprocessed
 from abra_wilds.analysis.profiles import (
     TREATED_WELL,
+    annotation_of,
     control_types,
     controls_of,
     metadata_of,
@@ -42,15 +51,14 @@ from abra_wilds.engine.evaluation.components import adapter_of
 from abra_wilds.engine.evaluation.evaluate import predict
 from abra_wilds.engine.evaluation.saved import make_folder
 from abra_wilds.engine.setup import evaluation_loaders
-from abra_wilds.results.files import all_or_none, write_text
+from abra_wilds.results.files import all_or_none
 from abra_wilds.results.provenance import commit, versions
-from abra_wilds.tta.adapters import Adapter
+from abra_wilds.tta.adapters import Adapter, running_statistics
 from abra_wilds.tta.features import check_embeds, classified
 from abra_wilds.tta.plan import known_controls_of
 from abra_wilds.types import Batch
 
 LEVELS = ("site", "well")
-METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ def embed_saved(
     *,
     levels: Sequence[str] = LEVELS,
     postprocess: str = "none",
-    metrics: bool = False,
+    metrics: str | None = None,
+    annotation: str | None = None,
+    pairs: Path | None = None,
     out: Path | None = None,
 ) -> Path:
     """Write the embeddings of splits as site.parquet and well.parquet, and metrics; returns the folder.
@@ -104,7 +114,10 @@ def embed_saved(
         flags: those of `config.PREDICTION_FLAGS` that differ from the run's.
         levels: which of LEVELS.
         postprocess: a key of POSTPROCESS; fitted to sites of all splits, before sites are averaged.
-        metrics: also print and write metrics of wells, before and after post-processing.
+        metrics: of `metrics.table.SETS`, also printed and written of wells, for the model, before and after
+            post-processing, and for what no training gives; None for none.
+        annotation: a column of the metadata that says what treatments have in common, such as their gene.
+        pairs: a csv file of pairs of annotations, or of class ids without those, known to be related.
         out: the folder; None for one beside the checkpoint.
 
     Raises:
@@ -112,9 +125,10 @@ def embed_saved(
             tell apart (`held_out`); its file would add what it is there to remove, so none is written.
     """
     parquet_package()
+    known = check_metrics(metrics, annotation, pairs)
     saved = open_embeddable(checkpoint, splits, flags)
     loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)
-    table = table_of(saved, list(loaders))
+    table = table_of(saved, list(loaders), annotation)
     is_control = controls_of(table)
     batch = table["Metadata_Batch"].to_numpy(dtype=object)
     well, wells = wells_of(table, TREATED_WELL)
@@ -125,18 +139,26 @@ def embed_saved(
     folder = out or saved.folder.path / folder_name(saved, postprocess)
     on_rank_zero(lambda: make_folder(folder, names))
     features = features_of(saved, loaders)
+    others = baselines(saved, loaders, table) if metrics else {}
 
     def write() -> None:
         about = about_of(saved, list(loaders)) | {"postprocess": postprocess}
-        found = {"none": features}
+        rows = {MODEL: features} | others
+        written = features
         if postprocess != "none" and is_control is not None:
             checked = check_held_out(postprocess, features, batch, is_control, well)
             sys.stdout.write(f"{postprocess}: {checked}\n")
             about["held_out_controls"] = asdict(checked)
-            found[postprocess] = postprocessed(postprocess, features, batch, is_control)
-        write_levels(folder, levels, Embeddings(found[postprocess], table), about)
+            aligned = {
+                f"{name}, {postprocess}": postprocessed(postprocess, rows[name], batch, is_control)
+                for name in (MODEL, UNTRAINED, CHANNELS)
+                if name in rows
+            }
+            written, rows = aligned[f"{MODEL}, {postprocess}"], rows | aligned
+        write_levels(folder, levels, Embeddings(written, table), about)
         if metrics:
-            write_metrics(folder / METRICS_FILE, found, table, about)
+            about |= {"annotation": annotation, "pairs": len(known)}
+            write_metrics(folder / METRICS_FILE, rows, table, about, which=metrics, pairs=known)
 
     with all_or_none(folder / name for name in names):
         on_rank_zero(write)
@@ -188,16 +210,34 @@ def read_features(saved: Saved, loader: Loader, split: str, adapter: Adapter) ->
         return logits
 
     with bar, classified(method) as read:
-        predict(method, loader, setup.device, config.data.size, watch, adapter=last_read, known=known)
+        d = config.data
+        predict(
+            method, loader, setup.device, d.size, watch, adapter=last_read, known=known, transform=d.plain
+        )
     return sum_across_ranks(f).cpu()  # each row is one process's
 
 
-def table_of(saved: Saved, splits: Sequence[str]) -> pd.DataFrame:
-    """The metadata of splits, one after the other."""
-    dataset = saved.setup.dataset
-    types = control_types(dataset, saved.config.data.root_dir)
-    parts = [metadata_of(saved.setup.subsets[split], split, types) for split in splits]
-    return pd.concat(parts, ignore_index=True)
+def baselines(
+    saved: Saved, loaders: Mapping[str, Loader], table: pd.DataFrame
+) -> dict[str, NDArray[np.float32]]:
+    """What no training gives, for the same images, (n, D) each."""
+    copy, channels = untrained_copy(saved, loaders)
+    read = [read_features(copy, loader, split, running_statistics) for split, loader in loaders.items()]
+    return {UNTRAINED: torch.cat(read).numpy(), CHANNELS: channels, POSITION: plate_position(table)}
+
+
+def table_of(saved: Saved, splits: Sequence[str], annotation: str | None = None) -> pd.DataFrame:
+    """The metadata of splits, one after the other, with a column of annotations if one is asked for.
+
+    Raises:
+        InputError: if there is no such column.
+    """
+    dataset, root, subsets = saved.setup.dataset, saved.config.data.root_dir, saved.setup.subsets
+    types = control_types(dataset, root)
+    table = pd.concat([metadata_of(subsets[split], split, types) for split in splits], ignore_index=True)
+    if annotation is not None:
+        table[f"Metadata_{annotation}"] = annotation_of(table, dataset, root, annotation)
+    return table
 
 
 def folder_name(saved: Saved, postprocess: str) -> str:
@@ -225,15 +265,3 @@ def write_levels(folder: Path, levels: Sequence[str], found: Embeddings, about: 
             features = well_means(features, well)
         write_profiles(folder / f"{level}.parquet", features, table, {**about, "level": level})
         sys.stdout.write(f"wrote {folder / level}.parquet, {len(table):,} x {features.shape[1]:,}\n")
-
-
-def write_metrics(
-    path: Path, found: Mapping[str, NDArray[np.float32]], table: pd.DataFrame, about: Mapping[str, Any]
-) -> None:
-    """Measure wells, print a table of the numbers, and write them as JSON."""
-    well, wells = wells_of(table, TREATED_WELL)
-    entries = mixing_metrics({version: well_means(f, well) for version, f in found.items()}, wells)
-    write_text(path, json.dumps({**about, "level": "well", "metrics": entries}, indent=2) + "\n")
-    data = "simulated data" if about["simulated"] else about["dataset"]
-    title = f"Experiments and siRNAs on {data}; a well is one row, with its sites of all splits"
-    sys.stdout.write(f"{title}\n{metrics_table(entries, list(found))}")

@@ -21,9 +21,11 @@ from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.datasets.catalogue import data_digest
 from abra_wilds.data.datasets.controls import control_rows, has_controls
 from abra_wilds.data.samplers.batches import RowIds, even_chunks
+from abra_wilds.engine.evaluation.certificates import Certifying
 from abra_wilds.engine.evaluation.components import saved_components
 from abra_wilds.tta.adapters import Adapter, check_adaptable, make_adapter, running_statistics
-from abra_wilds.tta.plan import bio_batch_plan
+from abra_wilds.tta.advice import WORDS, Decision, decide
+from abra_wilds.tta.plan import bio_batch_plan, well_ids
 from abra_wilds.types import Batch
 
 
@@ -61,12 +63,13 @@ def label_shift(saved: Saved, split: str = "test", grid: Grid | None = None) -> 
     size = (len(members), grid.draws, saved.setup.info.n_classes)
     tallies = {shift: Tally(list(adapters), size) for shift in grid.shifts()}
     for number, (_, batch) in enumerate(saved.read(split, members, "label shifts of")):
-        images, y = Images(saved, batch, number), batch.target.y.numpy()
+        images, y = Images(saved, split, batch, number), batch.target.y.numpy()
         for shift, tally in tallies.items():
             for k in range(grid.draws):
                 rows = draw(y, *shift, drawn_by(saved.config.train.seed, number, shift, k))
                 found = {name: images.predicted(name, a, rows) for name, a in adapters.items()}
-                tally.add(number, k, y[rows], found)
+                tally.add(number, k, y[rows], {name: p.classes for name, p in found.items()})
+                tally.advise(y[rows], found)
     digest = data_digest(saved.setup.dataset)
     return [tally.cell(split, shift, list(members), digest) for shift, tally in tallies.items()]
 
@@ -99,8 +102,22 @@ def ready(saved: Saved, split: str, grid: Grid) -> dict[str, Ready]:
         is_control = np.zeros(len(saved.setup.subsets[split]), dtype=bool)
         if e.tta_controls != "none":
             is_control = control_rows(saved.setup.dataset, e.tta_controls)[rows_of(saved, split)]
-        found[name] = Ready(e, make_adapter(e, components if e.needs_components else None), is_control)
+        adapter = Certifying(components) if components and e.needs_components else make_adapter(e)
+        found[name] = Ready(e, adapter, is_control)
     return found
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Some images of a bio-batch by an adaptation.
+
+    Attributes:
+        classes: (n,) ids.
+        decision: whether to adapt to them, where the adaptation says so.
+    """
+
+    classes: NDArray[np.int64]
+    decision: Decision | None = None
 
 
 class Images:
@@ -108,13 +125,15 @@ class Images:
 
     Args:
         saved: the model that predicts.
+        split: of its data.
         batch: all N images, on the host.
         number: of the bio-batch.
     """
 
-    def __init__(self, saved: Saved, batch: Batch, number: int):
+    def __init__(self, saved: Saved, split: str, batch: Batch, number: int):
         self.saved, self.batch, self.number = saved, batch, number
-        self.seen: dict[tuple[str, bytes], NDArray[np.int64]] = {}
+        self.wells = well_ids(saved.setup.subsets[split])
+        self.seen: dict[tuple[str, bytes], Predicted] = {}
 
     @cached_property
     def plain(self) -> NDArray[np.int64]:
@@ -124,30 +143,39 @@ class Images:
         logits = running_statistics(self.saved.method, images)
         return torch.cat([z.argmax(1).cpu() for z in logits]).numpy()
 
-    def predicted(self, name: str, adapter: Ready, rows: RowIds) -> NDArray[np.int64]:
-        """Class ids (n,) of some of them by an adaptation; the same images are predicted once."""
+    def predicted(self, name: str, adapter: Ready, rows: RowIds) -> Predicted:
+        """Some of them by an adaptation; the same images are predicted once."""
         if adapter.e.tta == "none":
-            return self.plain[rows]
+            return Predicted(self.plain[rows])
         key = name, rows.tobytes()
         if key not in self.seen:
             self.seen[key] = self.adapted(adapter, rows)
         return self.seen[key]
 
-    def adapted(self, adapter: Ready, rows: RowIds) -> NDArray[np.int64]:
+    def adapted(self, adapter: Ready, rows: RowIds) -> Predicted:
         """The same, predicted now."""
         saved, is_control = self.saved, adapter.is_control[self.batch.rows.numpy()]
         together = np.union1d(rows, np.flatnonzero(is_control))
         size = saved.config.data.batch_size
         plan = bio_batch_plan(together, adapter.e, is_control[together], size, self.number)
         if not plan.adapted:
-            return self.plain[rows]
+            return Predicted(self.plain[rows])
         known = torch.where(torch.from_numpy(is_control), self.batch.target.y, -1)
         told = [known[p].to(saved.setup.device) for p in plan.passes] if is_control.any() else ()
         images = (saved.standardised(self.batch.x[p]) for p in plan.passes)
         found = np.full(len(self.batch), -1)
         for p, logits in zip(plan.passes, adapter.adapter(saved.method, images, told), strict=True):
             found[p] = logits.argmax(1).cpu().numpy()
-        return found[rows]
+        return Predicted(found[rows], self.decided(adapter.adapter, np.concatenate(plan.passes)))
+
+    def decided(self, adapter: Adapter, rows: RowIds) -> Decision | None:
+        """Whether to adapt to images (n,) that were adapted to just now."""
+        if not isinstance(adapter, Certifying):
+            return None
+        outcome, known = adapter.outcomes.pop()
+        wells = None if self.wells is None else self.wells[self.batch.rows.numpy()[rows]]
+        plain, logits = torch.cat(outcome.plain), torch.cat(outcome.logits)
+        return decide(plain, logits, outcome.mix, known, wells, adapter.components.calibration)
 
 
 class Tally:
@@ -165,6 +193,7 @@ class Tally:
         # Of each draw and class, all bio-batches together.
         self.drawn = np.zeros((self.draws, n_classes), dtype=int)
         self.hits = {name: np.zeros((self.draws, n_classes), dtype=int) for name in names}
+        self.advice: dict[str, dict[str, int]] = {}
 
     def add(self, bio_batch: int, k: int, y: NDArray[Any], predicted: Mapping[str, NDArray[Any]]) -> None:
         """Count the k-th draw of a bio-batch: true class ids (n,), and those that adaptations predict."""
@@ -174,6 +203,15 @@ class Tally:
             hit = y == found
             self.right[name][bio_batch] += hit.sum()
             np.add.at(self.hits[name][k], y[hit], 1)
+
+    def advise(self, y: NDArray[Any], found: Mapping[str, Predicted]) -> None:
+        """Count the advice on a draw with class ids (n,), and what is right if it is followed."""
+        for name, predicted in found.items():
+            if predicted.decision is not None:
+                counts = self.advice.setdefault(name, dict.fromkeys((*WORDS.values(), "right"), 0))
+                counts[predicted.decision.words] += 1
+                followed = found[name if predicted.decision.adapt else "none"].classes
+                counts["right"] += int((followed == y).sum())
 
     def balanced(self, name: str) -> float:
         """The mean over draws of the mean recall of the classes that were drawn."""
@@ -192,5 +230,6 @@ class Tally:
             images=self.images.tolist(),
             right={name: found.tolist() for name, found in self.right.items()},
             balanced_acc={name: self.balanced(name) for name in self.right},
+            advice=self.advice,
             data_sha256=digest,
         )

@@ -21,11 +21,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from abra_wilds.analysis.postprocess import Names
 from abra_wilds.data.datasets.catalogue import is_simulated
 from abra_wilds.data.datasets.controls import FIRST_CONTROL, N_CLASSES, check_well_types
 from abra_wilds.data.datasets.layouts import find_layout
-from abra_wilds.data.datasets.metadata import read_metadata
+from abra_wilds.data.datasets.metadata import integers, read_metadata
 from abra_wilds.data.datasets.quality import well_name
+from abra_wilds.data.datasets.tables import read_table
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write
 
@@ -98,6 +100,25 @@ def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str
         return None
     y = rows["sirna_id"].to_numpy()
     return np.select([y < FIRST_CONTROL, y == N_CLASSES - 1], ["trt", "negcon"], "poscon")
+
+
+def annotation_of(table: pd.DataFrame, dataset: WILDSDataset, root_dir: str | Path, name: str) -> Names:
+    """What a column of the metadata says of the class of each row, (n,), as text.
+
+    Args:
+        table: (n rows) from `metadata_of`.
+        dataset: from `load_dataset`.
+        root_dir: that it was loaded from.
+        name: of the column.
+
+    Raises:
+        InputError: if there is no such column.
+    """
+    is_six = dataset.dataset_name == "rxrx1_6ch"
+    path = find_layout(Path(root_dir)).table if is_six else Path(dataset.data_dir) / "metadata.csv"
+    rows = read_table(path, ["sirna_id", name]).drop_duplicates("sirna_id")
+    known = dict(zip(integers(rows["sirna_id"], path).tolist(), rows[name], strict=True))
+    return np.array([known[y] for y in table["Metadata_sirna_id"].tolist()], dtype=object)
 
 
 def controls_of(table: pd.DataFrame) -> NDArray[np.bool_] | None:

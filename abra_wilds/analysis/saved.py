@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import is_simulated, make_grouper
@@ -80,7 +80,8 @@ class Saved:
 
     def standardised(self, x: Tensor) -> Tensor:
         """Images (N, C_in, H, W) uint8 or uint16 as evaluation sees them, on the device."""
-        return augment(x.to(self.setup.device, non_blocking=True), "none", size=self.config.data.size)
+        d = self.config.data
+        return augment(x.to(self.setup.device, non_blocking=True), d.plain, size=d.size)
 
     def members(self, split: str) -> dict[str, RowIds]:
         """The rows of each bio-batch of a split, by names such as "HEPG2-08 plate 1".

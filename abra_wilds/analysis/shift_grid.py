@@ -132,6 +132,8 @@ class Cell:
         right: of them, by adaptation.
         balanced_acc: by adaptation, the mean over draws of the mean recall of the classes that a draw of
             all bio-batches holds.
+        advice: by adaptation that gives advice: draws in which it says "adapt", "do not adapt" and "cannot
+            tell", and right predictions if "adapt" is followed and all else is left unadapted.
         data_sha256: of labels and metadata, which tells folds apart.
     """
 
@@ -143,4 +145,5 @@ class Cell:
     images: Sequence[int]
     right: dict[str, Sequence[int]] = field(repr=False)
     balanced_acc: dict[str, float] = field(repr=False)
+    advice: dict[str, dict[str, int]] = field(repr=False)
     data_sha256: str

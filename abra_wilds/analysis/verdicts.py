@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from abra_wilds.config.evaluation import ADVICE
 from abra_wilds.errors import InputError
 
 Rows = Sequence[Mapping[str, Any]]  # of `Cell`, with what is known of its model
@@ -53,7 +54,8 @@ class Verdict:
         cell: the largest loss to none of a cell, the mean over models; a gain is negative.
         cell_of_model: the largest of a cell of one model.
         bio_batch: the largest of a bio-batch: the mean over its cells, and over the models of the same data.
-        near_best: share of the cells in which it is the best, or within 1 point of it.
+        near_best: share of the cells in which it is the best, or within 1 point of it, of those that know no
+            more than it does: an adaptation without controls is not compared with one that has them.
         kept: share of what plate_bn gains on whole bio-batches as they are; None where that is no gain.
     """
 
@@ -163,14 +165,16 @@ def verdicts(rows: Rows) -> list[Verdict]:
     none = t.names.index(NONE)
     losses = t.acc[:, [none]] - t.acc  # (M, A, S)
     mean = t.acc.mean(0)  # (A, S)
-    near = (mean >= mean.max(0) - NEAR - ROUNDING).mean(1)
+    best = {  # by whether controls are known
+        known: mean[[known or "controls=" not in name for name in t.names]].max(0) for known in (False, True)
+    }
     return [
         Verdict(
             adapter=name,
             cell=float(losses[:, a].mean(0).max()),
             cell_of_model=float(losses[:, a].max()),
             bio_batch=float(t.losses[:, a].max()),
-            near_best=float(near[a]),
+            near_best=float((mean[a] >= best["controls=" in name] - NEAR - ROUNDING).mean()),
             kept=kept(t, a),
         )
         for a, name in enumerate(t.names)
@@ -186,6 +190,56 @@ def kept(table: Table, a: int) -> float | None:
     acc = table.acc.mean(0)[:, table.shifts.index(as_it_is)]
     gain = acc[table.names.index(WHOLE)] - acc[table.names.index(NONE)]
     return float((acc[a] - acc[table.names.index(NONE)]) / gain) if gain > ROUNDING else None
+
+
+@dataclass(frozen=True)
+class Advised:
+    """How often the advice whether to adapt was right, over the cells of each model with 2 images or more.
+
+    Attributes:
+        adapter: that gives it.
+        counts: advice -> cells in which adaptation gains more than 1 point, changes less, and loses more. The
+            advice of a cell is that of more than half of its draws, or else "cannot tell".
+        followed: of each cell, the accuracy of predictions that follow the advice draw by draw, less the
+            better one of always and never adapting, in points.
+    """
+
+    adapter: str
+    counts: Mapping[str, Sequence[int]]
+    followed: Sequence[float]
+
+    @property
+    def cells(self) -> int:
+        """All of them."""
+        return len(self.followed)
+
+    @property
+    def right(self) -> int:
+        """Cells in which it names the better, or one within 1 point of it."""
+        adapt, do_not, open_ = (self.counts[words] for words in ADVICE)
+        return sum(adapt[:2]) + sum(do_not[1:]) + open_[1]
+
+    @property
+    def right_if_always(self) -> int:
+        """The same of the advice to adapt always."""
+        return sum(sum(of[:2]) for of in self.counts.values())
+
+
+def advised(rows: Rows) -> list[Advised]:
+    """The record of the advice of each adaptation that gives some."""
+    found: dict[str, tuple[dict[str, list[int]], list[float]]] = {}
+    for row in rows:
+        none, n = sum(row["right"][NONE]), sum(row["images"])
+        for name, said in row.get("advice", {}).items():
+            if row["size"] == 1:
+                continue
+            counts, followed = found.setdefault(name, ({words: [0, 0, 0] for words in ADVICE}, []))
+            right, draws = sum(row["right"][name]), sum(said[words] for words in ADVICE)
+            words = next((w for w in ADVICE if 2 * said[w] > draws), ADVICE[-1])
+            gain = 100 * (right - none) / n
+            counts[words][0 if gain > NEAR + ROUNDING else 2 if gain < -NEAR - ROUNDING else 1] += 1
+            followed.append(100 * (said["right"] - max(right, none)) / n)
+    return [Advised(name, *of) for name, of in found.items()]
 
 
 def settled(rows: Rows) -> str:

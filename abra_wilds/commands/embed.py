@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 
 from abra_wilds.analysis.embed import LEVELS, embed_saved
+from abra_wilds.analysis.metrics.table import SETS
 from abra_wilds.analysis.postprocess import POSTPROCESS
+from abra_wilds.commands.data.pack import add_screen_flags
 from abra_wilds.commands.predict import (
+    OF_TRAINING,
     add_flags,
     add_model,
-    add_screen_flags,
     checkpoint_of,
     for_screen,
     given_flags,
@@ -32,7 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="align experiments on control wells: each feature, or principal components of controls",
     )
     parser.add_argument(
-        "--metrics", action="store_true", help="measure how experiments mix and siRNAs stay apart, by well"
+        "--metrics",
+        nargs="?",
+        const=SETS[0],
+        choices=SETS,
+        help="measure how experiments mix and treatments are found again, beside what no training gives; "
+        "all: silhouettes and neighbours too",
+    )
+    parser.add_argument(
+        "--annotation", metavar="COLUMN", help="of the metadata: what treatments share, such as their gene"
+    )
+    parser.add_argument(
+        "--pairs", type=path, metavar="CSV", help="pairs of annotations (or class ids) known to be related"
     )
     parser.add_argument(
         "--h5ad", action="store_true", help="with --screen: also write .h5ad, as scanpy reads it"
@@ -44,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where files go; unset: embed_EPOCH_TTA in the run, with --screen embed_TTA",
     )
     add_flags(parser)
-    add_screen_flags(parser)
+    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         levels=args.level,
         postprocess=args.postprocess,
         metrics=args.metrics,
+        annotation=args.annotation,
+        pairs=args.pairs,
         out=args.out,
     )
     return 0

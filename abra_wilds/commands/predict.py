@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
 from abra_wilds.engine.evaluation.saved import predict_saved
@@ -16,7 +17,6 @@ from abra_wilds.recipes.flags import add_flag
 
 # Which images train is nothing to a screen that is predicted as a whole.
 OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
-SCREEN_FLAGS = tuple(name for name in COMMON.of("screen") if name not in OF_TRAINING)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlabelled", action="store_true", help="with --screen: leave its labels, and so scores, out"
     )
+    parser.add_argument(
+        "--qc",
+        type=path,
+        metavar="FILE",
+        help="with --screen: table of abra-wilds qc; flagged sites do not count in wells that have others",
+    )
     add_flags(parser)
-    add_screen_flags(parser)
+    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +56,6 @@ def add_flags(parser: argparse.ArgumentParser, names: Sequence[str] = PREDICTION
     """Flags of the main command that a saved model may be used with, or some of them."""
     for name in names:
         add_flag(parser, name, COMMON.settings[name].flag, "as in the run")
-
-
-def add_screen_flags(parser: argparse.ArgumentParser) -> None:
-    """What is to be predicted instead of the splits of the run's data."""
-    group = parser.add_argument_group("a new screen")
-    for name in SCREEN_FLAGS:
-        add_flag(group, name, COMMON.settings[name].flag, COMMON.settings[name].default)
 
 
 def given_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -83,8 +82,8 @@ def for_screen(args: argparse.Namespace, idle: Mapping[str, Any]) -> tuple[Model
             raise InputError(f"--{name} would have no effect with --screen; leave it out")
     (device,) = flags.pop("device", ["auto"])
     model = load_model(args.checkpoint, device, flags=flags)
-    given = {name: value for name, value in vars(args).items() if name in SCREEN_FLAGS and name != "screen"}
-    return model, given
+    flags = {name: value for name, value in screen_flags(args).items() if name not in OF_TRAINING}
+    return model, flags
 
 
 def checkpoint_of(args: argparse.Namespace) -> Path:
@@ -94,8 +93,8 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
         InputError: for a flag that needs a screen.
     """
     given = vars(args)
-    for name in ("unlabelled", "h5ad", *SCREEN_FLAGS):
-        if name in given and given[name] is not False:
+    for name in ("unlabelled", "h5ad", "qc", *(n for n in COMMON.of("screen") if n not in OF_TRAINING)):
+        if given.get(name) not in (None, False):
             raise InputError(f"--{name} would have no effect without --screen; leave it out or add that")
     return Path(expanded(args.checkpoint, "MODEL"))
 
@@ -109,5 +108,5 @@ def run(args: argparse.Namespace) -> int:
 
     model, flags = for_screen(args, {"split": args.split})
     out = args.out or Path(f"answers_{model.config.eval.name}")
-    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled)
+    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled, qc=args.qc)
     return 0

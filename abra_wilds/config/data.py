@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from abra_wilds.config.datasets import DATASETS, SPLIT_SCHEMES
 from abra_wilds.config.fields import Options, option, require, require_choice
 
-# What each data set can be split by, its default first.
-SPLIT_SCHEMES: dict[str, tuple[str, ...]] = {
-    "rxrx1": ("official", "mixed-to-test"),
-    "rxrx1_6ch": ("wilds", "official", "heldout"),
-    "screen": ("screen",),  # as its table or --split says
-}
 TRAIN_LOADERS = ("plate", "group", "standard", "pairs", "controls")
 MIXES = ("none", "cutmix", "cutmix_any", "lisa")
-TRANSFORMS = ("rxrx1", "paper", "iid", "none")
+TRANSFORMS = ("rxrx1", "paper", "iid", "none", "imagenet")
 DATA_FORMATS = ("png", "packed")
 LEAST_SIDE = 32  # of images that are resized
 MOST_WORKERS = 1024  # more are a slip of the pen that would end in a system without processes
@@ -27,7 +22,9 @@ class DataConfig(Options):
     """Which images, in which batches."""
 
     dataset: str = option(
-        "rxrx1", "data set: RxRx1-WILDS, RxRx1 with six stains, or any --screen", choices=tuple(SPLIT_SCHEMES)
+        "rxrx1",
+        "data set: RxRx1-WILDS, RxRx1 with six stains, any --screen, or another image set of WILDS",
+        choices=tuple(DATASETS),
     )
     root_dir: str = option("data", "folder that holds the data set's folder", local=True, path=True)
     version: str | None = option(None, "version of the data set; unset: the newest", kind=str)
@@ -112,6 +109,11 @@ class DataConfig(Options):
     def size(self) -> tuple[int, int] | None:
         """(H, W) to which images are resized, or None."""
         return (self.target_resolution[0], self.target_resolution[-1]) if self.target_resolution else None
+
+    @property
+    def plain(self) -> str:
+        """The transform of evaluation: images as training has them, but for augmentation."""
+        return "imagenet" if self.transform == "imagenet" else "none"
 
     @property
     def bio_batch(self) -> str:

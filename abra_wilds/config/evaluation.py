@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import Options, option, require
 from abra_wilds.errors import InputError
 
@@ -24,8 +25,8 @@ CUT_TTA = tuple(tta for tta in TTA if tta not in ("none", "controls_bn", *LOGIT_
 ONLINE_TTA = ("unmix_tns", "tent", "sar")
 ONLINE_BATCH = 64
 CONTROLS_TTA = ("controls_bn", "eb_bn")  # to which --tta_controls matters
-TTA_GROUPS = {"plate": ("experiment", "plate"), "experiment": ("experiment",)}
 TTA_MIN = 16
+ADVICE = ("adapt", "do not adapt", "cannot tell")  # whether to adapt to a bio-batch
 CONTROL_KINDS = ("all", "positive", "negative", "none")
 
 
@@ -147,13 +148,13 @@ class EvalConfig(Options):
     def adaptation(self) -> str | None:
         """The test-time adaptation in one word fit for file names, such as "plate_bn_b128", or None.
 
-        After its name come the group where it is the experiment, m and the prior, b and the batch size, and
+        After its name come the group where it is not the plate, m and the prior, b and the batch size, and
         min with the least images where that is not the default.
         """
         if self.tta == "none":
             return None
         parts = [
-            "experiment" if self.tta in GROUPED_TTA and self.tta_group == "experiment" else "",
+            self.tta_group if self.tta in GROUPED_TTA and self.tta_group != "plate" else "",
             f"m{self.tta_prior:g}" if self.tta == "mixed_bn" else "",
             f"b{self.tta_batch_size}" if self.tta_batch_size and self.tta in CUT_TTA else "",
             f"min{self.tta_min}" if self.tta_min != TTA_MIN else "",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from abra_wilds.config.fields import Options, option, require
 
 # The last stands for any of timm's.
-MODELS = ("resnet18", "resnet50", "densenet161", "vit_small", "timm:NAME")
+MODELS = ("resnet18", "resnet50", "densenet121", "densenet161", "vit_small", "timm:NAME")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def disk_lines(config: RunConfig, setup: Setup, method: Method, weights: int, mo
     t, phase = config.train, method.head_phase()
     epochs = config.optim.n_epochs + (phase.epochs if phase else 0)
     extra = 0 if t.save_step is None else epochs // t.save_step
-    models = t.save_best * weights + t.save_last * (weights + moments) + extra * weights
+    models = t.save_best * weights + t.save_last * (weights + moments) + (extra + t.save_model) * weights
     labels = t.save_best + t.save_last + extra
     predictions = (
         5 * labels * sum(len(s) for name, s in setup.subsets.items() if name != "train") * t.save_pred

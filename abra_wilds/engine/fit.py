@@ -200,7 +200,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
 
         # The model that is saved has these statistics too: it predicts what its predictions file says.
         if e.bn_stats == "precise":
-            reestimate_bn(method, method.predict, plain_images(setup.plain_loader, device, d.size))
+            reestimate_bn(method, method.predict, plain_images(setup.plain_loader, device, d.size, d.plain))
         predictions, results = evaluate_splits(config, setup, method, csvs, epoch)
         # Val alone picks epochs; each adaptation of --also_tta by its own predictions of it.
         is_best = "val" in results and better(

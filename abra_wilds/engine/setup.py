@@ -17,7 +17,7 @@ import torch
 from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.augment.transforms import check_square, crop_side
+from abra_wilds.data.augment.transforms import check_colours, check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
 from abra_wilds.data.datasets.quality import without_flagged
@@ -127,6 +127,7 @@ def prepare(config: RunConfig) -> Setup:
     loaders = evaluation_loaders(config, data, evaluated)
     setup = Setup(**vars(data), eval_loaders=loaders, train_loader=train_loader, plain_loader=plain_loader)
     check_square(d.transform, *data.shape[1:])
+    check_colours(d.transform, data.shape[0])
     check_batches(config, setup)
     return setup
 
@@ -146,6 +147,7 @@ def open_dataset(config: RunConfig) -> WILDSDataset:
         data_format=d.data_format,
         packed_size=d.packed_size,
         screen=config.screen,
+        size=d.size,
     )
 
 
@@ -322,9 +324,11 @@ def check_val_metric(config: RunConfig, subsets: Mapping[str, WILDSSubset]) -> N
         return
     subset = subsets["val"]
     results, _ = subset.eval(subset.y_array, subset.y_array, subset.metadata_array)
-    if name not in results or not name.startswith("acc"):
-        known = ", ".join(k for k in results if k.startswith("acc"))
-        raise InputError(f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {known}")
+    known = [k for k in results if not k.startswith("count")]
+    if name not in known:
+        raise InputError(
+            f"--val_metric {name!r} is no entry of WILDS' evaluation; choose one of {', '.join(known)}"
+        )
 
 
 def reading_kwargs(d: DataConfig, device: torch.device) -> Reading:

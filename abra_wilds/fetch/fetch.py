@@ -1,4 +1,4 @@
-"""`abra-wilds fetch`: RxRx1-WILDS or six-channel RxRx1 from where they are published, whole or not at all.
+"""`abra-wilds fetch`: image sets of WILDS or six-channel RxRx1 from where they are published, whole or not.
 
 Everything comes into a hidden folder beside the data set's, is checked there, unpacked there, and becomes the
 data set by one rename at the end. What a killed process leaves is that hidden folder, from which the next
@@ -19,12 +19,11 @@ from tqdm import tqdm
 
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.download import DownloadError, Remote, check, here, receive, session
-from abra_wilds.fetch.sources import SOURCES, is_there, listed, manual
+from abra_wilds.fetch.sources import SOURCES, Source, is_there, listed, manual
 from abra_wilds.fetch.unpack import archives, unpack
 from abra_wilds.results.files import write_text
 
 FETCHED = "FETCHED.json"
-LICENCE = "CC BY-NC-SA 4.0, Recursion (https://creativecommons.org/licenses/by-nc-sa/4.0/)"
 # PNGs do not compress, so archives of them unpack to their own size; the rest is for half-filled disk blocks.
 UNPACKED = 1.1
 
@@ -65,7 +64,7 @@ def fetch(
             found = {remote.name: check(remote, files, bar) for remote in remotes}
     except DownloadError as fault:
         raise InputError(f"{fault}; {manual(plan, root)}") from fault
-    folder = unpacked([remote.name for remote in remotes], files)
+    folder = unpacked([remote.name for remote in remotes], files, plan)
     for release in (entry for entry in plan.holds if entry.startswith("RELEASE")):
         (folder / release).touch()
     write_text(folder / FETCHED, json.dumps(receipt(name, base, remotes, found), indent=1) + "\n")
@@ -114,8 +113,8 @@ def check_space(name: str, root: Path, remotes: Sequence[Remote], files: Path) -
         )
 
 
-def unpacked(names: Sequence[str], files: Path) -> Path:
-    """The folder with metadata.csv and images, after archives have been unpacked.
+def unpacked(names: Sequence[str], files: Path, plan: Source) -> Path:
+    """The folder with tables and images, after archives have been unpacked.
 
     Raises:
         InputError: if an archive is bad, or there is no such folder.
@@ -129,17 +128,17 @@ def unpacked(names: Sequence[str], files: Path) -> Path:
         except BaseException:
             shutil.rmtree(tree, ignore_errors=True)
             raise
-    depths = ("", "*/", "*/*/")
-    tables = [path for depth in depths for path in sorted(tree.glob(f"{depth}metadata.csv"))]
-    images = [path for depth in depths for path in sorted(tree.glob(f"{depth}images")) if path.is_dir()]
+    depths, (table, *_), last = ("", "*/", "*/*/"), plan.tables, plan.holds[-1]
+    tables = [path for depth in depths for path in sorted(tree.glob(f"{depth}{table}"))]
+    images = [path for depth in depths for path in sorted(tree.glob(f"{depth}{last}")) if path.is_dir()]
     if not tables or not images:
         raise InputError(
             f"what came ({', '.join(sorted(names)[:3])}) holds no "
-            f"{'folder images' if tables else 'metadata.csv'}; it lies in {tree}, and is not such a data set"
+            f"{f'folder {last}' if tables else table}; it lies in {tree}, and is not such a data set"
         )
     folder = tables[0].parent
     if images[0].parent != folder:
-        images[0].rename(folder / "images")
+        images[0].rename(folder / last)
     return folder
 
 
@@ -149,4 +148,4 @@ def receipt(name: str, base: str, remotes: Sequence[Remote], found: Mapping[str,
         r.name: {"bytes": r.size, "sha256": found[r.name], "checked": r.checked}
         for r in sorted(remotes, key=lambda remote: remote.name)
     }
-    return {"dataset": name, "source": base, "licence": LICENCE, "files": files}
+    return {"dataset": name, "source": base, "licence": SOURCES[name].licence, "files": files}

@@ -1,16 +1,18 @@
-"""Where RxRx1-WILDS and six-channel RxRx1 are published, of which files, and as what they lie in ROOT.
+"""Where WILDS' image sets and six-channel RxRx1 are published, of which files, and as what they lie in ROOT.
 
 RxRx1-WILDS is the mirror by one of WILDS' authors, the data set pangwei/wilds-rxrx1 of the Hugging Face hub,
 which lists files with sizes and, for large ones, sha256. Its card says that it holds archive files to be
 unpacked into WILDS' folder, and their sha256 in SHA256SUMS, which is the list of files at other addresses.
 The names of the archives, and whether their members lie in a folder of their own, are found at run time: an
 archive, archives in parts, or plain files; and metadata.csv at the top or up to two folders below.
+Camelyon17, iWildCam and FMoW are looked for under names of the same form, which nobody has confirmed.
 
 RxRx1 with six channels is what its publisher, Recursion, links on rxrx.ai/rxrx1. No sha256 is published; size
 and, where the server sends it, md5 are compared, and the sha256 of what came is kept.
 
-The wilds package gives the archive of the first 7.4 GB, Recursion's rxrx-datasets README gives the second 47.
-This code has met neither server, only those of its tests.
+The wilds package gives the archive of RxRx1-WILDS 7.4 GB, of Camelyon17 10.7, of iWildCam 12 and of FMoW 54,
+Recursion's rxrx-datasets README gives six channels 47. This code has met none of the servers, only those of
+its tests.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import requests
 from tqdm import tqdm
 
 from abra_wilds.config.data import MARKER
+from abra_wilds.config.datasets import OF_RXRX1
 from abra_wilds.errors import InputError
 from abra_wilds.fetch.download import DownloadError, Remote, opened, probe
 from abra_wilds.fetch.unpack import archives, inside
@@ -43,8 +46,9 @@ class Source:
         repo: its name on the hub; None if it is not there.
         files: their names; none: those that the hub or SHA256SUMS lists.
         folders: what the data set's folder may be called; the first is the one that is made.
-        holds: what is in that folder if it is complete.
+        holds: what is in that folder if it is complete: tables first, the folder of images last.
         by_hand: what to download without this command.
+        licence: under which it is published.
     """
 
     base: str
@@ -53,18 +57,31 @@ class Source:
     folders: tuple[str, ...]
     holds: tuple[str, ...]
     by_hand: str
+    licence: str = "CC BY-NC-SA 4.0, Recursion (https://creativecommons.org/licenses/by-nc-sa/4.0/)"
+
+    @property
+    def tables(self) -> list[str]:
+        """The tables that it has."""
+        return [name for name in self.holds if name.endswith(".csv")]
+
+
+def of_wilds(name: str, version: str, holds: tuple[str, ...], **more: str) -> Source:
+    """A data set of WILDS on the mirror."""
+    repo, release = f"pangwei/wilds-{name}", f"RELEASE_v{version}.txt"
+    return Source(
+        base=HUB,
+        repo=repo,
+        files=(),
+        folders=(f"{name}_v{version}",),
+        holds=(*holds[:-1], release, holds[-1]),
+        by_hand=f"the archive files and {SUMS} of {HUB}/datasets/{repo} (check them with 'sha256sum -c "
+        f"{SUMS}')",
+        **more,
+    )
 
 
 SOURCES = {
-    "rxrx1": Source(
-        base=HUB,
-        repo="pangwei/wilds-rxrx1",
-        files=(),
-        folders=("rxrx1_v1.0",),
-        holds=("metadata.csv", "RELEASE_v1.0.txt", "images"),
-        by_hand=f"the archive files and {SUMS} of {HUB}/datasets/pangwei/wilds-rxrx1 "
-        f"(check them with 'sha256sum -c {SUMS}')",
-    ),
+    "rxrx1": of_wilds("rxrx1", "1.0", ("metadata.csv", "images")),
     "rxrx1_6ch": Source(
         base="https://storage.googleapis.com/rxrx/rxrx1",
         repo=None,
@@ -72,6 +89,18 @@ SOURCES = {
         folders=("rxrx1", "rxrx1_6ch_v1.0"),
         holds=("metadata.csv", "images"),
         by_hand="rxrx1-metadata.zip and rxrx1-images.zip, linked on https://www.rxrx.ai/rxrx1",
+    ),
+    "camelyon17": of_wilds(
+        *("camelyon17", "1.0", ("metadata.csv", "patches")),
+        licence="CC0 (https://creativecommons.org/publicdomain/zero/1.0/)",
+    ),
+    "iwildcam": of_wilds(
+        *("iwildcam", "2.0", ("metadata.csv", "train")),
+        licence="Community Data License Agreement, Permissive, 1.0 (https://cdla.io/permissive-1-0/)",
+    ),
+    "fmow": of_wilds(
+        *("fmow", "1.1", ("rgb_metadata.csv", "country_code_mapping.csv", "images")),
+        licence="FMoW Challenge Public License (https://github.com/fMoW/dataset/blob/master/LICENSE)",
     ),
 }
 
@@ -183,8 +212,8 @@ def data_files(names: Iterable[str], source: str) -> list[str]:
 def manual(plan: Source, root: Path) -> str:
     """How to get the data without this command, as the end of a sentence."""
     *first, last = plan.holds
+    checked = f", and run 'abra-wilds validate {root}'" if plan in map(SOURCES.get, OF_RXRX1) else ""
     return (
         f"run the command again, give a mirror by --source, or by hand: download {plan.by_hand}, unpack "
-        f"them so that {root / plan.folders[0]} holds {', '.join(first)} and {last}/, and run 'abra-wilds "
-        f"validate {root}'"
+        f"them so that {root / plan.folders[0]} holds {', '.join(first)} and {last}/{checked}"
     )

@@ -72,6 +72,10 @@ class EffectSums:
         self._products.index_put_(pairs, torch.ones(1, dtype=torch.float64), accumulate=True)
         self._squares += (M**2).sum(0)
 
+    def mean(self) -> Tensor:
+        """Mean (C,) over images."""
+        return self._moments[0] / self._products[0, 0]
+
     def effects(self, ridge: float = 1.0, rank: int = 32) -> Effects:
         """Solve for the effects.
 

@@ -131,7 +131,7 @@ class HarnessAlgorithm:
     def train(self, mode: bool = True) -> None:
         """Enter training, or evaluation with statistics re-estimated if weights have moved since."""
         if not mode and self.moved and self.plain is not None:
-            images = plain_images(self.plain, self.device, self.run.data.size)
+            images = plain_images(self.plain, self.device, self.run.data.size, self.run.data.plain)
             reestimate_bn(self.model, self.model.predict, images)
         self.moved = False
         super().train(mode)  # type: ignore[misc]

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from abra_wilds.config.data import SPLIT_SCHEMES
 from abra_wilds.config.run import RunConfig
 from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
@@ -119,7 +118,7 @@ def check_channels(algorithm: str | None, dataset: str | None) -> None:
     Raises:
         InputError: since its networks and transforms expect three channels.
     """
-    if algorithm is not None and dataset in SPLIT_SCHEMES and dataset != "rxrx1":
+    if algorithm is not None and dataset == "rxrx1_6ch":
         raise InputError(
             f"--algorithm {algorithm} of WILDS takes RGB images, and those of {dataset} have other channels; "
             "use an algorithm of ours, such as abra:ERM"

@@ -218,7 +218,7 @@ class Harness:
             theirs = transform_name == "rxrx1" and config.dataset == "rxrx1"
             if self.run is None or theirs or transform_name not in TRANSFORMS:
                 return original(transform_name, config, dataset, is_training, **kwargs)
-            return ImageTransform(transform_name if is_training else "none", self.run.data.size)
+            return ImageTransform(transform_name if is_training else self.run.data.plain, self.run.data.size)
 
         return initialize_transform
 

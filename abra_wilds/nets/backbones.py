@@ -65,8 +65,8 @@ def densenet(name: str, in_channels: int, pretrained: bool, new_stem: bool) -> S
         name: a torchvision builder, such as "densenet161".
         in_channels: C_in.
         pretrained: load torchvision's ImageNet weights.
-        new_stem: replace the first convolution by Conv2d(C_in, 96, 7, 2, 3, bias=False), 96 being
-            DenseNet-161's width; always done for C_in != 3.
+        new_stem: replace the first convolution by Conv2d(C_in, D, 7, 2, 3, bias=False), D being its width
+            (96 in DenseNet-161); always done for C_in != 3.
 
     Raises:
         InputError: if the weights cannot be had.
@@ -241,6 +241,7 @@ def torchvision_models() -> ModuleType:
 BACKBONES: dict[str, Callable[..., StagedNet]] = {
     "resnet18": resnet,
     "resnet50": resnet,
+    "densenet121": densenet,
     "densenet161": densenet,
     "vit_small": timm_net,
 }

@@ -39,4 +39,67 @@ WILDS = {
 }
 
 
+CONSTANT_RATE = {
+    "scheduler": "constant_schedule_with_warmup",
+    "warmup_epochs": 0.0,
+    "warmup_from": 0.0,
+    "transform": "imagenet",
+    "new_stem": False,
+}
 PRESETS: dict[str, dict[str, Any]] = {"paper": PAPER, "wilds": WILDS}
+
+
+# p-lambda/wilds 4726775, examples/configs/datasets.py, of each data set; StepLR steps once an epoch
+# (scheduler.py). Its transform image_base does not augment.
+OTHERS: dict[str, dict[str, Any]] = {
+    "camelyon17": {
+        **CONSTANT_RATE,
+        "model": "densenet121",
+        "pretrained": False,
+        "target_resolution": (96,),
+        "batch_size": 32,
+        "n_epochs": 10,
+        "optimizer": "SGD",
+        "optimizer_kwargs": {"momentum": 0.9},
+        "lr": 1e-3,
+        "weight_decay": 1e-2,
+        "n_groups_per_batch": 2,
+        "irm_lambda": 1.0,
+        "coral_penalty_weight": 0.1,
+        "dann_penalty_weight": 0.1,
+    },
+    "iwildcam": {
+        **CONSTANT_RATE,
+        "model": "resnet50",
+        "target_resolution": (448,),
+        "batch_size": 16,
+        "n_epochs": 12,
+        "optimizer": "Adam",
+        "lr": 3e-5,
+        "weight_decay": 0.0,
+        "n_groups_per_batch": 2,
+        "irm_lambda": 1.0,
+        "coral_penalty_weight": 10.0,
+        "dann_penalty_weight": 0.1,
+    },
+    "fmow": {
+        **CONSTANT_RATE,
+        "model": "densenet121",
+        "batch_size": 32,
+        "n_epochs": 60,
+        "optimizer": "Adam",
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "scheduler": "StepLR",
+        "scheduler_kwargs": {"step_size": 1, "gamma": 0.96},
+        "n_groups_per_batch": 8,
+        "irm_lambda": 1.0,
+        "coral_penalty_weight": 0.1,
+        "dann_penalty_weight": 1.0,
+    },
+}
+
+
+def preset_values(preset: str, dataset: str) -> dict[str, Any]:
+    """Flag name -> value of a preset on a data set, single methods' flags among them."""
+    return OTHERS[dataset] if preset == "wilds" and dataset in OTHERS else PRESETS[preset]

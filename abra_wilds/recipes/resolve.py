@@ -13,7 +13,8 @@ from typing import Any
 
 from abra_wilds.config.checks import refuse_idle
 from abra_wilds.config.data import DataConfig
-from abra_wilds.config.evaluation import GROUPED_TTA, TTA_GROUPS, TTA_MIN
+from abra_wilds.config.datasets import DATASETS, TTA_GROUPS
+from abra_wilds.config.evaluation import GROUPED_TTA, TTA_MIN
 from abra_wilds.config.fields import require_choice
 from abra_wilds.config.files import beside_screen
 from abra_wilds.config.run import SECTIONS, RunConfig, schema_of
@@ -23,7 +24,7 @@ from abra_wilds.dist import launched
 from abra_wilds.errors import InputError
 from abra_wilds.methods import METHODS, get_method
 from abra_wilds.methods.base import Method, MethodConfig
-from abra_wilds.recipes.numbers import PRESETS
+from abra_wilds.recipes.numbers import OTHERS, PRESETS, preset_values
 from abra_wilds.types import BatchPlan
 
 
@@ -55,7 +56,7 @@ def evaluation_values(method: type[Method], d: DataConfig) -> dict[str, Any]:
     """
     grouped = d.train_loader == "group"
     several = d.n_groups_per_batch > 1 if grouped else d.train_loader not in ("plate", "controls")
-    unchanged = d.transform in ("rxrx1", "none") and d.mix == "none"
+    unchanged = d.transform in ("rxrx1", "none", "imagenet") and d.mix == "none"
     found: dict[str, Any] = {
         "bn_stats": "running" if several and unchanged and method.plain_forward else "precise"
     }
@@ -87,7 +88,8 @@ def resolve(
         InputError: for an unknown name, a value that is not allowed, or one that would have no effect.
     """
     method = get_method(algorithm)
-    preset = preset or method.preset
+    dataset = dataset_of(flags, file or {})
+    preset = preset or ("wilds" if dataset in OTHERS else method.preset)
     require_choice("preset", preset, PRESETS)
     given = {**(file or {}), **flags}
     schema = schema_of(method.Config)
@@ -99,7 +101,8 @@ def resolve(
         ("screen.yaml", {} if screen is None else {"dataset": DATASET, **beside_screen(screen, given)}),
         # A number of bio-batches that a method insists on goes before a preset's.
         ("method", {"n_groups_per_batch": method.plan.n_groups} if method.plan.n_groups else {}),
-        (f"preset {preset}", PRESETS[preset]),
+        (f"preset {preset}", known_to(schema, preset_values(preset, dataset))),
+        ("data set", DATASETS[dataset].values),
         ("method", method_values(method)),
         ("default", {"root_dir": os.environ.get("WILDS_DATA", "data")}),
     ]
@@ -113,6 +116,17 @@ def resolve(
     refuse_unfit(config, method)
     check_trains_something(config)
     return config
+
+
+def dataset_of(flags: Mapping[str, Any], file: Mapping[str, Any]) -> str:
+    """The data set of a run, as far as it is one; what is none is refused with the other values."""
+    name = flags.get("dataset", file.get("dataset", "rxrx1"))
+    return name if name in DATASETS else "rxrx1"
+
+
+def known_to(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some values that are flags of the method's runs."""
+    return {name: value for name, value in values.items() if name in schema.settings}
 
 
 def merged(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
@@ -179,6 +193,8 @@ def refuse_unfit(config: RunConfig, method: type[Method]) -> None:
     config.method.check_loader(d.train_loader)
     if plan.needs_uniform and not d.uniform_over_groups:
         raise InputError(f"{method.name} needs --uniform_over_groups true; got false")
+    for e in (config.eval, *config.eval.alternatives()):
+        require_choice("tta_group", e.tta_group, DATASETS[d.dataset].groups)
     refuse_other_groups(config, plan)
     if d.train_loader != "group":
         return

@@ -11,13 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.evaluation import CONTROL_KINDS, CUT_TTA, GROUPED_TTA, TTA, TTA_MIN
 from abra_wilds.config.run import COMMON, OWN_LOOP
 from abra_wilds.config.schema import jsonable
 from abra_wilds.results.records import Record
 
 ADAPTATION = re.compile(
-    rf"(?P<tta>{'|'.join(TTA[1:])})(?P<experiment>_experiment)?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
+    rf"(?P<tta>{'|'.join(TTA[1:])})(_(?P<group>{'|'.join(TTA_GROUPS)}))?(_m(?P<prior>inf|[-+.e0-9]+))?(_b(?P<size>\d+))?"
     rf"(_min(?P<least>\d+))?(_(?P<controls>{'|'.join(CONTROL_KINDS)})_controls)?"
 )
 
@@ -44,7 +45,7 @@ def adaptation_values(tta: str | None) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {"tta": found["tta"], "tta_min": int(found["least"] or TTA_MIN)}
     if found["tta"] in GROUPED_TTA:
-        values["tta_group"] = "experiment" if found["experiment"] else "plate"
+        values["tta_group"] = found["group"] or "plate"
     if found["tta"] in CUT_TTA:
         values["tta_batch_size"] = int(found["size"] or 0)
     if found["controls"]:

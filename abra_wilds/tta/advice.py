@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from abra_wilds.config.evaluation import ADVICE
+from abra_wilds.tta.certificate import Calibration
 from abra_wilds.tta.evidence import pairs_of
 from abra_wilds.tta.mix import Mix
 
-CLEAR_SIGN = 1.64  # standard deviations of a sign test, 5 % on either side
-UNUSUAL = 0.3  # spread of a class mix from which on little is left of the shift to remove
+WORDS = dict(zip((True, False, None), ADVICE, strict=True))
+# Standard deviations of a sign test: from AGAINST on nothing speaks against adaptation, which by itself hurts
+# seldom (docs/adaptation.md), and below CLEAR it is clear that it hurts here.
+AGAINST, CLEAR = -1.0, -1.64
+LABELLED = 20  # changes of predictions that labelled bio-batches count as, at most
 
 
 @dataclass(frozen=True)
@@ -32,18 +38,23 @@ class Decision:
     @property
     def words(self) -> str:
         """The decision in words."""
-        return {True: "adapt", False: "do not adapt", None: "cannot tell"}[self.adapt]
+        return WORDS[self.adapt]
 
 
 def decide(
-    plain: Tensor, adapted: Tensor, mix: Mix | None, known: Tensor, wells: Tensor | None = None
+    plain: Tensor,
+    adapted: Tensor,
+    mix: Mix | None,
+    known: Tensor,
+    wells: Tensor | None = None,
+    calibration: Calibration | None = None,
 ) -> Decision:
     """Decide for a bio-batch.
 
-    Controls and wells are asked first: predictions that adaptation sets right or wrong, and wells whose two
-    sites it brings together or apart, by a sign test. Sites agree by chance where one class is predicted for
-    most images, so that wells count only if Cohen's kappa says the same. If neither says anything clear,
-    the class mix decides.
+    Counted are changes for better and for worse: predictions of labelled bio-batches of val, together worth
+    LABELLED changes at most, predictions of controls, and wells whose two sites adaptation brings together or
+    apart. Sites agree by chance where one class is predicted for most images, so that wells count only if
+    Cohen's kappa says the same. The advice is to adapt, unless a sign test of all of them speaks against it.
 
     Args:
         plain: (n, O) logits without adaptation.
@@ -51,27 +62,37 @@ def decide(
         mix: that adaptation took for the bio-batch's; None where it is one image.
         known: (n,) class ids of controls, -1 of all other images.
         wells: (n,) ids; images of one well show one class. None where it is not known.
+        calibration: with what adaptation changed on labelled bio-batches; None where there is none.
     """
     before, after = plain.argmax(1).cpu(), adapted.argmax(1).cpu()
     known, changed = known.cpu(), float((before != after).double().mean())
     if mix is None:
         return Decision(None, "one image shows no statistics of a bio-batch", changed)
-    if changed == 0:
-        return Decision(False, "adaptation changes no prediction", changed)
+    reasons, better, worse = [], 0.0, 0.0
+    for what, gained, lost, weight in evidence(before, after, known, wells, calibration):
+        reasons.append(f"{what} gain {gained} and lose {lost}")
+        better, worse = better + weight * gained, worse + weight * lost
+    sign = (better - worse) / math.sqrt(max(better + worse, 1))
+    adapt = True if sign >= AGAINST else False if sign < CLEAR else None
+    return Decision(adapt, "; ".join(reasons) or "nothing speaks against it", changed)
+
+
+def evidence(
+    before: Tensor, after: Tensor, known: Tensor, wells: Tensor | None, calibration: Calibration | None
+) -> Iterator[tuple[str, int, int, float]]:
+    """What shows how many changes of predictions (n,) are for better and for worse, and its weight."""
+    if calibration is not None and (changes := calibration.gained + calibration.lost):
+        weight = min(1.0, LABELLED / changes)
+        yield "labelled bio-batches", calibration.gained, calibration.lost, weight
     is_control = known >= 0
+    was, now = ((p == known)[is_control] for p in (before, after))
+    if is_control.any():
+        yield f"{len(was)} controls", int((now & ~was).sum()), int((was & ~now).sum()), 1.0
     i, j = pairs_of(wells)
-    beyond_chance = kappa(after, i, j) - kappa(before, i, j)
-    for what, was, now, direction in (
-        ("controls", (before == known)[is_control], (after == known)[is_control], None),
-        ("wells of two equal sites", before[i] == before[j], after[i] == after[j], beyond_chance),
-    ):
-        gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
-        sign = (gained - lost) / math.sqrt(max(gained + lost, 1))
-        if abs(sign) > CLEAR_SIGN and (direction is None or sign * direction > 0):
-            return Decision(sign > 0, f"of {len(was)} {what} it gains {gained} and loses {lost}", changed)
-    if mix.spread > UNUSUAL:
-        return Decision(None, f"its class mix is unusual (spread {mix.spread:.2f})", changed)
-    return Decision(True, f"its class mix is near that of training (spread {mix.spread:.2f})", changed)
+    was, now = before[i] == before[j], after[i] == after[j]
+    gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
+    if (gained - lost) * (kappa(after, i, j) - kappa(before, i, j)) > 0:
+        yield f"{len(was)} wells of two equal sites", gained, lost, 1.0
 
 
 def kappa(classes: Tensor, i: Tensor, j: Tensor) -> float:

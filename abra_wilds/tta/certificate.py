@@ -74,6 +74,8 @@ class Calibration:
         inflation: of standard errors, so that errors on labelled bio-batches left out are of their size.
         accuracy: of all labelled images but controls.
         scores: at most MOST_SCORES mass scores of labelled images of bio-batches left out, in order.
+        gained: labelled images but controls that adaptation sets right.
+        lost: those that it sets wrong.
     """
 
     centre: float
@@ -86,6 +88,8 @@ class Calibration:
     inflation: float
     accuracy: float
     scores: tuple[float, ...]
+    gained: int = 0
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,17 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     ordered = torch.cat(scores).sort().values
     if len(ordered) > MOST_SCORES:
         ordered = ordered.quantile((torch.arange(MOST_SCORES, dtype=torch.float64) + 0.5) / MOST_SCORES)
-    return replace(every, inflation=max(inflation, 1.0), scores=tuple(ordered.tolist()))
+    changes = [_changes(b, k < 0) for b, k in zip(bio_batches, known, strict=True)]
+    gained, lost = (sum(of) for of in zip(*changes, strict=True))
+    return replace(
+        every, inflation=max(inflation, 1.0), scores=tuple(ordered.tolist()), gained=gained, lost=lost
+    )
+
+
+def _changes(b: Labelled, asked: Tensor) -> tuple[int, int]:
+    """Images in question that adaptation sets right, and wrong."""
+    was, now = ((z.argmax(1) == b.labels)[asked] for z in (b.unadapted, b.adapted))
+    return int((now & ~was).sum()), int((was & ~now).sum())
 
 
 def _without(b: Labelled) -> Tensor:

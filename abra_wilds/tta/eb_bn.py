@@ -36,7 +36,9 @@ from abra_wilds.functional.precision import in_float64
 from abra_wilds.methods.base import Method
 from abra_wilds.tta.bn_state import buffers_put_back
 from abra_wilds.tta.components import Components
+from abra_wilds.tta.diversity import apart, diversity, fewer_classes
 from abra_wilds.tta.mix import Mix, Reliability, class_mix, no_labels
+from abra_wilds.tta.own_mix import by_own_mix
 from abra_wilds.tta.together import SetNorm, together
 
 # Features are the adapted model's as far as the class mix is known: 1 / (1 + CAUTION V) of the way.
@@ -92,20 +94,22 @@ def adapt(
         prior: weight of the running statistics; 1 is the empirical Bayes one, infinity no adaptation.
     """
     images = list(passes)
-    plain, shifts = unadapted(method, images, components)
+    labels = torch.cat(list(known) or [no_labels(x) for x in images])
+    plain, seen = unadapted(method, images, labels, components)
     if sum(map(len, images)) < 2:
         logits = [method.classify(f) for f in plain]
         return Outcome(logits, logits, None)
-    labels = torch.cat(list(known) or [no_labels(x) for x in images])
     before = posteriors(method, plain)
-    mix = mix_of(before, labels, shifts, components, components.unadapted)
+    mix = mix_of(before, labels, seen, components, components.unadapted)
     first = adapted(method, images, mix, components, prior)
     halfway = (before + posteriors(method, first)) / 2
-    mix = mix_of(halfway, labels, shifts, components, components.adapted)
+    mix = mix_of(halfway, labels, seen, components, components.adapted)
     second = adapted(method, images, mix, components, prior)
     way = 1 / (1 + CAUTION * mix.spread)
     logits = [method.classify(torch.lerp(f, g.to(f.dtype), way)) for f, g in zip(plain, second, strict=True)]
-    return Outcome(list(torch.split(before.log(), [len(f) for f in plain])), logits, mix)
+    final = by_own_mix(torch.cat(logits), torch.cat(plain), labels, components.pi, mix.kappa * prior)
+    sizes = [len(f) for f in plain]
+    return Outcome(list(torch.split(before.log(), sizes)), list(torch.split(final, sizes)), mix)
 
 
 def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:
@@ -116,27 +120,57 @@ def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:
 Shifts = dict[str, Tensor]  # batch norm -> mean_i m_i less the running mean (C,), without adaptation
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What images show without adaptation.
+
+    Attributes:
+        shifts: of each batch norm.
+        diversity: (m,) what each image of unknown class adds to h, which is their mean.
+    """
+
+    shifts: Shifts
+    diversity: Tensor
+
+
 def unadapted(
-    method: Method, images: Sequence[Tensor], components: Components
-) -> tuple[list[Tensor], Shifts]:
-    """Features (N, D) of each pass without adaptation, and how far images lie from the running means."""
+    method: Method, images: Sequence[Tensor], labels: Tensor, components: Components
+) -> tuple[list[Tensor], Seen]:
+    """Features (N, D) of each pass without adaptation, and what its batch norms see.
+
+    Args:
+        method: in evaluation mode.
+        images: (N, C_in, H, W) of each pass.
+        labels: (n,) class ids of images whose class is known, -1 of all others.
+        components: of the method.
+    """
+    rows = (labels < 0).nonzero()[:, 0]
     shifts: Shifts = {}
+    parts: list[tuple[Tensor, Tensor]] = []
 
     def look(name: str, norm: Any, m: Tensor, v: Tensor) -> None:
         shifts[name] = in_float64(m.mean(0) - norm.running_mean)
+        if name in components.late and len(rows) > 1:
+            here, inside = rows.to(m.device), components.inside[name]
+            seen = in_float64(m[here]), in_float64(v[here])
+            parts.append(apart(*seen, inside, components.means[name], components.pi))
 
     modules = dict(method.named_modules())
     norms: dict[nn.Module, SetNorm] = {modules[name]: partial(look, name) for name in components.means}
-    return together(method.embed, images, norms), shifts
+    features = together(method.embed, images, norms)
+    return features, Seen(shifts, diversity(parts, len(rows)))
 
 
 def mix_of(
-    posteriors: Tensor, labels: Tensor, shifts: Shifts, components: Components, reliable: Reliability
+    posteriors: Tensor, labels: Tensor, seen: Seen, components: Components, reliable: Reliability
 ) -> Mix:
     """The class mix that posteriors (n, O) tell, so far as the shifts of the batch norms bear it out."""
     labels = labels.to(components.pi.device)
-    told = partial(class_mix, in_float64(posteriors), labels, components.pi, components.usual, reliable)
-    return told(support=support_of(told().frequencies - components.pi, shifts, len(labels), components))
+    few = fewer_classes(seen.diversity, components.diversity)
+    told = partial(
+        class_mix, in_float64(posteriors), labels, components.pi, components.usual, reliable, few=few
+    )
+    return told(support=support_of(told().frequencies - components.pi, seen.shifts, len(labels), components))
 
 
 def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components) -> float:
@@ -153,14 +187,8 @@ def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components
         n: images that they are of.
         components: of the model.
     """
-
-    def moved_by_classes(name: str) -> float:
-        effects = components.means[name]
-        return float((effects.spread_of_mix(components.pi) / effects.between.clamp_min(1e-12)).mean())
-
-    names = sorted(components.means, key=moved_by_classes)
     along = squares = 0.0
-    for name in names[: (len(names) + 1) // 2]:
+    for name in components.early:
         effects = components.means[name]
         expected, noise = effects.of_mix(deviation), effects.between + effects.within / n
         weight = 1 / (noise.clamp_min(1e-12) * len(noise))

@@ -10,6 +10,7 @@ Letters: n images, O classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 # where the posteriors lie CLEAR times as far from it as their error does, and the error that is left counts
 # DOUBT times, because errors of posteriors go along with classes, to which networks are most sensitive.
 CLEAR, DOUBT = 6.0, 10.0
+MOST = 0.9  # spread of a class mix beyond chance: no image is certain to show the class of the others
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class Reliability:
     bias: float
     noise: float
 
+    def error(self, n: int) -> float:
+        """Variance of the error of n images' mean."""
+        return self.bias + self.noise / n
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -46,11 +52,13 @@ class Mix:
         frequencies: (O,), which sum to 1.
         spread: V, how far such a mix may lie from the training mix, sampling included.
         doubt: U, the variance that is left; it lies in [0, V].
+        kappa: strength of a Dirichlet prior around the training mix from which such a mix comes.
     """
 
     frequencies: Tensor
     spread: float
     doubt: float
+    kappa: float = math.inf
 
 
 def scale_of(pi: Tensor) -> float:
@@ -90,6 +98,7 @@ def class_mix(
     usual: float,
     reliable: Reliability,
     support: float = 1.0,
+    few: float = 0.0,
 ) -> Mix:
     """The class mix of a bio-batch: that of training, moved towards the posteriors as far as they are clear.
 
@@ -100,6 +109,7 @@ def class_mix(
         usual: spread of the mix over training bio-batches, from `mix_spread`.
         reliable: of such posteriors.
         support: in [0, 1], how far the images' statistics bear an unusual mix out.
+        few: least spread of the mix by how little the images differ.
     """
     pi, open_rows = pi.double(), known < 0
     n, m = len(known), int(open_rows.sum())
@@ -110,16 +120,19 @@ def class_mix(
     rest = (pi - told).clamp_min(0) + 1e-12
     rest = rest / rest.sum()
     d = posteriors[open_rows].double().mean(0) - rest
-    error = reliable.bias + reliable.noise / m
+    error = reliable.error(m)
     beta2 = reliable.slope**2
     seen = float((d**2).sum()) / scale_of(rest)
     unusual = support * min((seen - CLEAR * error) / beta2, 1.0)
-    spread = max(unusual, usual + 1 / m)
+    few = min(few, seen / beta2)  # nor more than posteriors may show
+    spread = max(unusual, max(usual, few) + 1 / m)
     gain = reliable.slope * spread / (beta2 * spread + error)
     estimate = (rest + gain * d).clamp_min(0)
     share = m / n
     doubt = spread * DOUBT * error / (beta2 * spread + DOUBT * error)
-    return Mix(told + share * estimate / estimate.sum(), spread, share**2 * doubt)
+    beyond_chance = min(max(unusual, usual, few), MOST)
+    kappa = 1 / beyond_chance - 1 if beyond_chance > 0 else math.inf
+    return Mix(told + share * estimate / estimate.sum(), spread, share**2 * doubt, kappa)
 
 
 def no_labels(like: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import CUT_TTA, LOGIT_TTA, ONLINE_BATCH, ONLINE_TTA, TTA_GROUPS, EvalConfig
+from abra_wilds.config.datasets import TTA_GROUPS
+from abra_wilds.config.evaluation import CUT_TTA, LOGIT_TTA, ONLINE_BATCH, ONLINE_TTA, EvalConfig
 from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.datasets.controls import control_rows, has_controls
 from abra_wilds.data.samplers.batches import RowIds, SequentialSampler, even_chunks, members_of

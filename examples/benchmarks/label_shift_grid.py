@@ -23,7 +23,7 @@ from abra_wilds.analysis.label_shift import knows_controls, label_shift
 from abra_wilds.analysis.saved import Saved, open_saved
 from abra_wilds.analysis.shift_grid import DRAWS, Grid, adaptations
 from abra_wilds.board.figures.shift_page import page
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
@@ -62,8 +62,8 @@ def with_model(rows: Rows, about: Mapping[str, Any], saved: Saved, grid: Grid) -
     cells = label_shift(saved, about["split"], Grid(draws=grid.draws, adapters=missing))
     new = [{**about, **asdict(cell)} for cell in cells]
     for old, row in zip(mine, new, strict=bool(mine)):
-        for part in ("right", "balanced_acc"):
-            row[part] = {**old[part], **row[part]}
+        for part in ("right", "balanced_acc", "advice"):
+            row[part] = {**old.get(part, {}), **row[part]}
     replaced = ("row", "config_sha256", "checkpoint", "data_sha256")
     kept = [row for row in rows if any(row[key] != new[0][key] for key in replaced)]
     return kept + new, ", ".join(missing)

@@ -87,7 +87,7 @@ def blank_components(method: Method, rank: int = 32) -> Components:
         }
 
     pi, unknown = torch.zeros(n_classes, dtype=torch.float64), Reliability(1.0, 1.0, 1.0)
-    return Components("plate", pi, 0.0, effects(), effects(), unknown, unknown, "val")
+    return Components("plate", pi, 0.0, effects(), effects(), {}, unknown, unknown, unknown, "val")
 
 
 def peak_bytes(tta: str, model: str, n: int, channels: int, side: int) -> int:
@@ -101,7 +101,7 @@ def peak_bytes(tta: str, model: str, n: int, channels: int, side: int) -> int:
             own_statistics(method, images)
         else:
             parts = blank_components(method)
-            unadapted(method, images, parts)
+            unadapted(method, images, torch.zeros(n, dtype=torch.int64, device="cpu"), parts)
             adapted(method, images, Mix(parts.pi, 0.1, 0.1), parts)
     return int(bytes_.peak)
 

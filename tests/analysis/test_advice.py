@@ -42,6 +42,20 @@ def test_the_question_is_open_where_kl_and_mmd_disagree():
     assert found.advisable is None and "KL and MMD disagree" in found.sentence
 
 
+def test_advice_of_the_bio_batches_themselves_decides_where_there_is_some():
+    shifts = made_up(range(1, 21), [1, 2, 3, 4])
+    for said, advisable in (("aaad", True), ("ddda", False), ("aadc", None)):
+        words = {"a": "adapt", "d": "do not adapt", "c": "cannot tell"}
+        found = advice(
+            [replace(s, advice=words[said[int(s.bio_batch[4:])]]) if s.split == "test" else s for s in shifts]
+        )
+        assert found.advisable is advisable
+        assert (
+            f"adapt to {said.count('a')} of 4 bio-batches of test, not to {said.count('d')}" in found.sentence
+        )
+        assert ("1 do not tell" in found.sentence) is ("c" in said)
+
+
 def test_advice_needs_no_torch():
     code = "import sys; sys.modules.update(torch=None, wilds=None); import abra_wilds.analysis.advice"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

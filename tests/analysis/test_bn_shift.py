@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 from abra_wilds.analysis.advice import advice
 from abra_wilds.analysis.bn_shift import bn_shift, common_size
 from abra_wilds.analysis.saved import Saved
+from abra_wilds.config.evaluation import ADVICE
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.errors import InputError
 from abra_wilds.functional.divergences import gaussian_mmd2
@@ -127,4 +128,7 @@ def test_test_images_of_another_texture_make_adaptation_advisable_and_more_of_th
                 yield name, replace(batch, x=x) if blurred and split == "test" else batch
 
     other = Other(**{name: getattr(saved, name) for name in saved.__dataclass_fields__})
-    assert advice(bn_shift(other)).advisable is blurred
+    found = bn_shift(other)
+    words = {s.advice for s in found if s.split == "test"}
+    assert words <= set(ADVICE) and {s.advice for s in found if s.split == "train"} == {""}
+    assert advice([replace(s, advice="") for s in found]).advisable is blurred

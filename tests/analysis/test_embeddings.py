@@ -43,8 +43,8 @@ def test_every_image_becomes_a_point_with_its_metadata(saved, without_umap):
         (names["cell_type"][c], names["experiment"][e], str(p), names["well"][w], str(s))
         for c, e, p, w, s, *_ in subset.metadata_array.tolist()
     )
-    told = [p for p in points if p.split == "test"]
-    assert sorted((p.cell_type, p.experiment, p.plate, p.well, p.site) for p in told) == expected
+    said = [p for p in points if p.split == "test"]
+    assert sorted((p.cell_type, p.experiment, p.plate, p.well, p.site) for p in said) == expected
     assert {(p.projection, p.statistics) for p in points} == {("PCA", "running")}
 
 

@@ -5,7 +5,8 @@ import pytest
 
 from abra_wilds.analysis import held_out as module
 from abra_wilds.analysis.held_out import HeldOut, check_held_out, held_out, quarters
-from abra_wilds.analysis.mixing_metrics import batch_accuracy
+from abra_wilds.analysis.metrics.mixing import batch_accuracy
+from abra_wilds.analysis.metrics.wells import Wells
 from abra_wilds.analysis.postprocess import POSTPROCESS
 from abra_wilds.errors import InputError
 
@@ -29,12 +30,18 @@ def screen(E, n, D, effect=0.0, seed=0):
     return f, batch, np.tile(np.arange(n + 120) < n, E), np.tile(np.arange(n + 120) % 30, E)
 
 
+def named(f, batch, label):
+    """Accuracy and chance of the classifier of experiments."""
+    found = batch_accuracy(f, Wells(batch, label, batch, batch, np.zeros(len(f), dtype=bool)))
+    return found.value, found.chance
+
+
 @pytest.mark.parametrize("name", ["centerscale", "tvn"])
 @pytest.mark.parametrize(("E", "n"), [(2, 8), (4, 8), (2, 60)])
 def test_alignment_of_pure_noise_leaves_a_classifier_at_chance(name, E, n):
     f, batch, is_control, label = screen(E, n, 256)
     x = POSTPROCESS[name](f, batch, is_control)[~is_control]
-    accuracy, chance = batch_accuracy(x, batch[~is_control], label[~is_control])
+    accuracy, chance = named(x, batch[~is_control], label[~is_control])
     wells = 120 * E
     assert accuracy < chance + 4 * (chance * (1 - chance) / wells) ** 0.5
     check_held_out(name, f, batch, is_control, np.arange(len(f)))
@@ -44,8 +51,8 @@ def test_alignment_of_pure_noise_leaves_a_classifier_at_chance(name, E, n):
 def test_with_controls_enough_a_real_effect_goes_and_the_check_says_so(name):
     f, batch, is_control, label = screen(3, 120, 64, effect=0.4)
     treated = batch[~is_control], label[~is_control]
-    before = batch_accuracy(f[~is_control], *treated)[0]
-    after = batch_accuracy(POSTPROCESS[name](f, batch, is_control)[~is_control], *treated)[0]
+    before = named(f[~is_control], *treated)[0]
+    after = named(POSTPROCESS[name](f, batch, is_control)[~is_control], *treated)[0]
     assert before > 0.9 and after < 0.6
     found = check_held_out(name, f, batch, is_control, np.arange(len(f)))
     assert found.before > 0.9 and found.after < found.before - 0.2
@@ -56,7 +63,7 @@ def test_an_alignment_that_makes_experiments_of_noise_is_refused_with_the_number
     monkeypatch.setitem(POSTPROCESS, "centerscale", unshrunk)
     f, batch, is_control, label = screen(2, 8, 512)
     treated = batch[~is_control], label[~is_control]
-    assert batch_accuracy(unshrunk(f, batch, is_control)[~is_control], *treated)[0] > 0.95
+    assert named(unshrunk(f, batch, is_control)[~is_control], *treated)[0] > 0.95
     with pytest.raises(InputError, match=r"centerscale makes .* before and (9\d|100) % after .*chance: 50 %"):
         check_held_out("centerscale", f, batch, is_control, np.arange(len(f)))
 

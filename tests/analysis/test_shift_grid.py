@@ -74,7 +74,7 @@ def test_draws_differ_by_seed_bio_batch_alpha_size_and_number_and_repeat_themsel
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "said"),
     [
         ({"sizes": [8, 0]}, "--sizes must be whole numbers from 1 up or all; got 0"),
         ({"sizes": []}, "--sizes .* got none"),
@@ -87,8 +87,8 @@ def test_draws_differ_by_seed_bio_batch_alpha_size_and_number_and_repeat_themsel
         ({"adapters": ["controls_bn"]}, "controls_bn,controls=all"),
     ],
 )
-def test_a_grid_that_cannot_be_drawn_is_refused(flags, told):
-    with pytest.raises(InputError, match=told):
+def test_a_grid_that_cannot_be_drawn_is_refused(flags, said):
+    with pytest.raises(InputError, match=said):
         Grid(**flags)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from abra_wilds.analysis.verdicts import means, settled, verdicts
+from abra_wilds.analysis.verdicts import advised, means, settled, verdicts
 from abra_wilds.board.figures.shift_page import accuracy_cells, page, verdict_cells
+from abra_wilds.config.evaluation import ADVICE
 from abra_wilds.errors import InputError
 from tests.board.figures.figure_boards import label_shifts
 
@@ -64,6 +65,38 @@ def test_near_best_counts_cells_within_a_point_of_the_best_and_kept_compares_wit
     for row in rows:
         row["right"] = {**row["right"], "plate_bn": row["right"]["none"]}
     assert by_name(rows)["a"].kept is None
+
+
+def test_an_adaptation_with_controls_is_no_rival_of_one_without():
+    """with gains 10 of 100 in every cell, plate_bn as many, a 9 in one."""
+    shifts = [(a, n) for a in (None, 0.1) for n in (1, 8, None)]
+    gains = {"eb_bn,controls=all": {at: [-9, -9] for at in shifts}, "a": {AT: [-5, -4]}}
+    v = by_name(model(label_shifts(gains)))
+    assert v["plate_bn"].near_best == 1 and v["a"].near_best == pytest.approx(1 / 6)
+    assert v["eb_bn,controls=all"].near_best == 1
+
+
+def test_the_record_of_the_advice_is_that_of_cells_one_after_the_other():
+    """None has 72 of 100. Adapting gains 3, changes nothing, loses 4; single images are not asked about."""
+    rows = model(label_shifts({"a": {(None, 8): [-3, 0], (0.1, None): [4, 0], (0.1, 1): [9, 9]}}))
+    said = {
+        (None, 8): (4, 0, 0, 75),
+        (None, None): (0, 1, 3, 72),
+        (0.1, 8): (2, 2, 0, 72),
+        (0.1, None): (3, 1, 0, 69),
+        (0.1, 1): (4, 0, 0, 54),
+        (None, 1): (0, 0, 4, 72),
+    }
+    for row in rows:
+        row["advice"] = {"a": dict(zip((*ADVICE, "right"), said[row["alpha"], row["size"]], strict=True))}
+    (found,) = advised(rows)
+    assert found.counts == {"adapt": [1, 0, 1], "do not adapt": [0, 0, 0], "cannot tell": [0, 2, 0]}
+    assert list(found.followed) == pytest.approx([0, 0, 0, -3])
+    assert (found.cells, found.right, found.right_if_always) == (4, 3, 3)
+    text = " ".join(page("T", {"ERM": rows}).split())
+    assert "within 1 point of it, in 75 %; adapting always does in 75 %" in text
+    assert "better in 75 % of the cells, and at most 3.0 below" in text
+    assert "| adapt | 1 | 0 | 1 |" in text and not advised(model(label_shifts({"a": {}})))
 
 
 def test_means_and_images_over_models():

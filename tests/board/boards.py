@@ -158,8 +158,8 @@ def change_records(folder: Path, split: str | None = None, **changes: Any) -> No
     """Rewrite the records of a split, or of all, in a folder."""
     path = folder / RESULTS
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    told = [{**r, **changes} if split in (None, r["split"]) else r for r in lines]
-    path.write_text("".join(json.dumps(asdict(Record(**r))) + "\n" for r in told))
+    said = [{**r, **changes} if split in (None, r["split"]) else r for r in lines]
+    path.write_text("".join(json.dumps(asdict(Record(**r))) + "\n" for r in said))
 
 
 def rewrite(folder: Path, split: str, lines: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""abra_wilds/results/finished.py: unfinished runs and adaptations of older models are told and refused."""
+"""abra_wilds/results/finished.py: unfinished runs and adaptations of older models are given and refused."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def half(screen, tmp_path):
 
 
 def test_tables_figures_reports_and_bundles_refuse_an_unfinished_run(half, tmp_path, refused_bundle, capsys):
-    told = ["seed1 is not finished", "--resume"]
-    tiny.assert_says(refused_bundle(half), *told)
-    tiny.assert_says(refused_bundle(half, "--tta", "plate_bn", "--non_standard"), *told)
+    said = ["seed1 is not finished", "--resume"]
+    tiny.assert_says(refused_bundle(half), *said)
+    tiny.assert_says(refused_bundle(half, "--tta", "plate_bn", "--non_standard"), *said)
     assert tables_main([str(half)]) == report_main([str(half), "--out", str(tmp_path / "r.html")]) == 2
     assert figures_main([str(half), "--out", str(tmp_path / "f"), "--figure", "5"]) == 1
     for line in capsys.readouterr().err.splitlines():
-        tiny.assert_says(line, *told)
+        tiny.assert_says(line, *said)
     finish(half / "seed1", 9)
     assert bundle_main([str(half), "--out", str(tmp_path / "b.zip")]) == 0
     assert len(all_entries(find_runs(half))) == 3 * 3 * 3
@@ -96,9 +96,9 @@ def test_a_run_without_any_record_is_no_fault(screen, tmp_path):
 
 def test_an_adaptation_of_an_older_best_model_is_refused_with_both_epochs(three, refused_bundle, refused):
     change_records(three / "seed1" / "tta_plate_bn", "test", epoch=3)
-    told = ["seed1/tta_plate_bn", "test", "best", "epoch 3", "epoch 8", "remove rxrx1", "predict again"]
-    tiny.assert_says(refused_bundle(three, "--tta", "plate_bn", "--non_standard"), *told)
-    tiny.assert_says(refused(tables_main, three), *told)
+    said = ["seed1/tta_plate_bn", "test", "best", "epoch 3", "epoch 8", "remove rxrx1", "predict again"]
+    tiny.assert_says(refused_bundle(three, "--tta", "plate_bn", "--non_standard"), *said)
+    tiny.assert_says(refused(tables_main, three), *said)
     change_records(three / "seed1", "test", checkpoint="7")
     assert all_entries(find_runs(three))
 

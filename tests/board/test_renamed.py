@@ -35,10 +35,10 @@ def test_tables_and_bundle_are_the_same_whatever_folders_are_called(screen, tmp_
     assert [form(built(folder, 3)) for form in FORMATS.values()] == before
     assert bundle_main([str(abra), *flags, str(tmp_path / "b.zip")]) == 0
     a, b = (unpacked(tmp_path / f"{name}.zip") for name in "ab")
-    told = [file.pop("README.md").splitlines() for file in (a, b)]
+    said = [file.pop("README.md").splitlines() for file in (a, b)]
     assert a == b and len(a) == 9
     # Commands alone name the model that they begin with.
-    one, other = ([line for line in lines if not line.startswith(b"abra-wilds predict")] for lines in told)
+    one, other = ([line for line in lines if not line.startswith(b"abra-wilds predict")] for lines in said)
     assert one == other
 
 

@@ -144,9 +144,9 @@ def edited(folder):
 def test_a_run_that_cannot_be_read_is_one_sentence(screen, tmp_path, damage, parts):
     folder = make_run(screen, tmp_path / "r", 0)
     damage(folder)
-    told = refusal_of(folder)
-    assert str(folder) in told
-    assert_says(told, *parts)
+    said = refusal_of(folder)
+    assert str(folder) in said
+    assert_says(said, *parts)
 
 
 def refusal_of(folder):

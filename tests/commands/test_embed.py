@@ -1,21 +1,18 @@
 """`abra-wilds embed`: what the classifier reads, as profiles that pycytominer and copairs open."""
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.metrics import silhouette_score
 
 from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
-from abra_wilds.analysis import profiles
 from abra_wilds.analysis.embed import embed_saved, embeddings
-from abra_wilds.analysis.held_out import HeldOut, held_out
-from abra_wilds.analysis.postprocess import postprocessed
-from abra_wilds.analysis.profiles import TREATED_WELL, feature_names
+from abra_wilds.analysis.held_out import HeldOut
+from abra_wilds.analysis.metrics import table
+from abra_wilds.analysis.profiles import feature_names
 from abra_wilds.analysis.saved import open_saved
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.reading.images import read_image
@@ -147,50 +144,6 @@ def test_files_hold_sites_and_the_means_of_wells_in_dataset_order(run_folder, ca
     assert "site.parquet, 128 x 12" in capsys.readouterr().out
 
 
-def test_post_processing_is_fitted_to_sites_and_metrics_compare_before_and_after(run_folder, capsys):
-    flags = ("--postprocess", "tvn", "--metrics", "--level", "well", "--split", "val", "test")
-    assert command(run_folder, *flags, "--tta", "plate_bn", "--tta_min", "10") == 0
-    shown, folder = capsys.readouterr().out, run_folder / "embed_best_plate_bn_min10_tvn"
-    assert {p.name for p in folder.iterdir()} == {"well.parquet", "metrics.json"}
-    plain = embeddings(run_folder / MODEL, ["val", "test"], PLATES)
-    batch = plain.table["Metadata_Batch"].to_numpy(dtype=object)
-    is_control = (plain.table["Metadata_control_type"] != "trt").to_numpy()
-    sites = postprocessed("tvn", plain.features, batch, is_control)
-    well, _ = profiles.wells_of(plain.table)
-    found = values(pd.read_parquet(folder / "well.parquet"))
-    np.testing.assert_allclose(found, profiles.well_means(sites, well), atol=1e-6)
-    content = json.loads((folder / "metrics.json").read_text())
-    assert {content[k] for k in ("tta", "postprocess", "level")} == {"plate_bn_min10", "tvn", "well"}
-    assert len(content["metrics"]) >= 4
-    held = held_out("tvn", plain.features, batch, is_control, profiles.wells_of(plain.table, TREATED_WELL)[0])
-    assert content["held_out_controls"] == asdict(held) and f"tvn: {held}" in shown
-    for entry in content["metrics"]:
-        assert set(entry["by_cell_line"]) == {"HEPG2", "HUVEC"}
-        (line,) = [line for line in shown.splitlines() if line.startswith(entry["metric"] + "  ")]
-        numbers = [x for v in ("none", "tvn") for x in (entry[v], entry["chance"][v])]
-        assert line.split()[-5:] == [*(f"{x:.3f}" for x in numbers), entry["better"]]
-
-
-def test_metrics_count_a_well_once_whatever_splits_its_sites_are_in(run_folder, capsys):
-    flags = ("--metrics", "--split", "train", "id_test", "--level", "site")
-    assert command(run_folder, *flags) == 0
-    folder = run_folder / "embed_best_none"
-    site = pd.read_parquet(folder / "site.parquet").query("Metadata_control_type == 'trt'")
-    content = json.loads((folder / "metrics.json").read_text())
-    for line, rows in site.groupby("Metadata_Cell_Line"):
-        treated = rows.groupby(["Metadata_Plate", "Metadata_Well"])
-        assert set(treated["Metadata_split"].nunique()) == {2}
-        for entry in content["metrics"]:
-            assert entry["by_cell_line"][line]["wells"] == treated.ngroups
-        f = rows.filter(like="Cells_").groupby([rows["Metadata_Plate"], rows["Metadata_Well"]]).mean()
-        d = np.linalg.norm(f.to_numpy()[:, None] - f.to_numpy(), axis=2)
-        names = treated["Metadata_Batch"].first()
-        (silhouette,) = [e for e in content["metrics"] if e["metric"] == "silhouette by experiment"]
-        expected = silhouette_score(d, names, metric="precomputed")
-        assert silhouette["by_cell_line"][line]["none"] == pytest.approx(expected, abs=1e-5)
-    assert "a well is one row, with its sites of all splits" in capsys.readouterr().out
-
-
 def test_a_file_says_where_it_comes_from(run_folder):
     import pyarrow.parquet
 
@@ -245,12 +198,16 @@ def test_copairs_retrieves_replicates_from_the_file(run_folder):
     ("words", "said"),
     [
         (["--split", "tset"], "'tset'"),
-        (["--split", "val", "--metrics"], "two experiments"),
+        (["--split", "val", "--metrics", "field"], "two experiments"),
         (["--postprocess", "pca"], "'pca'"),
         (["--tta_prior", "3"], "--tta_prior"),
+        (["--annotation", "gene"], "--metrics"),
+        (["--metrics", "--annotation", "gene"], "gene"),
+        (["--metrics", "--pairs", "absent.csv"], "absent.csv"),
     ],
 )
-def test_what_cannot_be_embedded_is_a_sentence(trained, capsys, words, said):
+def test_what_cannot_be_embedded_is_a_sentence(trained, capsys, monkeypatch, words, said):
+    monkeypatch.setattr(table, "NEEDS", {})
     assert said in runs.sentence(capsys, command, trained, *words)
     assert [p.name for p in trained.iterdir() if p.is_dir()] == ["model"]
 

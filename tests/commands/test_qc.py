@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from abra_wilds import run_config
 from abra_wilds.__main__ import main
@@ -138,3 +139,23 @@ def test_tables_that_cannot_be_honoured_are_refused(root, tmp_path, flagged, cha
     config = run_config("ERM", **runs.settings(root, tmp_path / "run", "ERM", qc=str(path)))
     with pytest.raises(InputError, match=named):
         prepare(config)
+
+
+def test_a_screen_of_16_bits_needs_no_labels_and_keeps_its_ceiling(tmp_path, capsys):
+    """12 bits in 16: a tenth of the pixels of one channel of one well is at 4,095."""
+    rng = np.random.default_rng(0)
+    for well, column in (("A01", 1), ("A02", 2)):
+        for channel in (1, 2):
+            grey = np.kron(rng.integers(200, 4000, (4, 4)), np.ones((8, 8))).astype(np.uint16)
+            if (well, channel) == ("A02", 2):
+                grey[:, :4] = 4095
+            path = tmp_path / "plate 1" / f"r01c{column:02}f01p01-ch{channel}sk1fk1fl1.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(grey).save(path)
+    words = ["--screen", str(tmp_path), "--channels", "DNA=1", "ER=2"]
+    assert main(["qc", *words, "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "qc.csv", dtype=str, keep_default_na=False)
+    assert dict(zip(table["Metadata_Well"], table[FLAG], strict=True)) == {"A01": "", "A02": "saturated ER"}
+    assert table["Metadata_Plate"].tolist() == ["plate 1"] * 2
+    assert table["Saturated_ER"].astype(float).tolist() == [0, 0.125]
+    assert "1 of 2 wells should not be trusted" in capsys.readouterr().out

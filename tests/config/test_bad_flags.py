@@ -17,7 +17,7 @@ def tiny(monkeypatch):
 FLAGS = [
     ("ERMM", {}, ("unknown algorithm 'ERMM'", "choose one of ERM, SimCLR, BYOL")),
     ("ERM", {"preset": "mine"}, ("--preset must be", "got 'mine'")),
-    ("ERM", {"dataset": "camelyon17"}, ("--dataset must be", "got 'camelyon17'")),
+    ("ERM", {"dataset": "poverty"}, ("--dataset must be", "got 'poverty'")),
     ("ERM", {"model": "vgg"}, ("--model must be", "got 'vgg'")),
     ("ERM", {"n_epochs": "many"}, ("--n_epochs", "'many'")),
     ("ERM", {"n_epochs": 0}, ("--n_epochs must be", "got 0")),

@@ -5,7 +5,7 @@ import yaml
 
 from abra_wilds.board.sweep.slurm import read_parameters
 from abra_wilds.board.sweep.spec import SPECS, read_spec
-from abra_wilds.commands.fetch import expected_sums
+from abra_wilds.commands.data.fetch import expected_sums
 from abra_wilds.config.files import LARGEST, read_settings, read_value
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import parse

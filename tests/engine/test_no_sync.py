@@ -170,7 +170,7 @@ def test_no_transform_waits_for_the_device(name, side):
 
 
 def test_iid_sends_a_few_numbers_an_image_and_no_table_of_pixels(monkeypatch):
-    """A copy from pageable memory waits although it is told not to, unless it is small."""
+    """A copy from pageable memory waits although it is asked not to, unless it is small."""
     counts, to = [], torch.Tensor.to
 
     def counted(t, *args, **kwargs):

@@ -9,6 +9,8 @@ import pytest
 
 from tests import runs
 
+COMPARE = "benchmarks/methods/compare_methods.py"
+
 
 def example(name: str, *args: object) -> str:
     """Standard output of a script of examples/, which must succeed."""
@@ -50,18 +52,18 @@ def test_a_method_added_from_outside_trains_by_the_same_command(sim_root, tmp_pa
 @pytest.mark.slow
 def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(tmp_path):
     flags = ("--only", "ERM", "ABRA", "--seeds", 1, "--n_epochs", 1, "--screen", "mini")
-    first = example("benchmarks/compare_methods.py", tmp_path / "c", *flags)
-    again = example("benchmarks/compare_methods.py", tmp_path / "c", *flags)
+    first = example(COMPARE, tmp_path / "c", *flags)
+    again = example(COMPARE, tmp_path / "c", *flags)
     assert "2 runs, 0 finished before" in first and "2 runs, 2 finished before" in again
     collected = tmp_path / "c" / "methods_simulated.jsonl"
     rows = [json.loads(line) for line in collected.read_text().splitlines()]
     assert len(rows) == 3 * (1 + 6 + 1 + 2) and str(tmp_path) not in collected.read_text()
     assert {r["split"] for r in rows} == {"val", "test", "id_test"} and all(r["simulated"] for r in rows)
-    part = example("benchmarks/compare_methods.py", tmp_path / "c", *(f for f in flags if f != "ABRA"))
+    part = example(COMPARE, tmp_path / "c", *(f for f in flags if f != "ABRA"))
     assert "1 runs, 1 finished before" in part and "ABRA" in part
     assert [json.loads(line) for line in collected.read_text().splitlines()] == rows
     moved = collected.rename(tmp_path / "r.jsonl")
-    table = example("benchmarks/compare_methods.py", tmp_path / "none", "--table_only", "--records", moved)
+    table = example(COMPARE, tmp_path / "none", "--table_only", "--records", moved)
     page = moved.with_suffix(".md").read_text()
     assert table in again and "simulated" in table.splitlines()[0] and "simulated" in page.splitlines()[0]
     assert all(f"| {100 * r['acc']:.1f} |" in page for r in rows)
@@ -70,10 +72,12 @@ def test_the_comparison_of_methods_goes_on_and_makes_its_table_of_records_alone(
 @pytest.mark.slow
 def test_the_benchmark_of_data_reads_files_and_pack(tmp_path):
     small = ("--batch_size", 4, "--replicates", 1, "--workers", 1, "--rounds", 2)
-    shown = example("benchmarks/bench_data.py", "--datasets", "rxrx1", "--json", tmp_path / "d.json", *small)
+    small += ("--model", "timm:test_resnet", "--target_resolution", 32, 32, "--json", tmp_path / "d.json")
+    shown = example("benchmarks/bench_data.py", "--datasets", "rxrx1", *small)
     found = json.loads((tmp_path / "d.json").read_text())["images_per_second"]["rxrx1"]
-    assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown
-    assert found["read"]["packed"] > found["read"]["png"] > 0
+    assert found["shape"] == [3, 256, 256] and "rxrx1 3x256x256" in shown and found["window"] is None
+    assert found["whole"]["packed"] > found["whole"]["files"] > 0
+    assert all(0 <= share <= 1 for share in found["waiting"].values())
 
 
 @pytest.mark.slow

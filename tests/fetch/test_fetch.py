@@ -12,6 +12,7 @@ import time
 import pytest
 
 from abra_wilds.__main__ import main
+from abra_wilds.config.datasets import OTHERS
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.layouts import FOLDERS
 from abra_wilds.errors import InputError
@@ -274,3 +275,17 @@ def test_a_killed_process_leaves_hidden_folders_only_and_the_next_call_finishes(
     assert site.bodies(name) == ([(had, len(wilds_archive) - had)] if when == "receiving" else [])
     assert os.listdir(root) == ["rxrx1_v1.0"]
     assert_loads("rxrx1", root, 32)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_sets_of_wilds_are_fetched_and_load(site, others_root, tmp_path, name, monkeypatch, capsys):
+    version = {"iwildcam": "2.0", "fmow": "1.1"}.get(name, "1.0")
+    files = read_tree(others_root / f"{name}_v{version}")
+    site.files = with_sums(
+        {f"{name}.tar.gz": tar({f"x/{n}": b for n, b in files.items() if "RELEASE" not in n})}
+    )
+    assert main(["fetch", name, str(tmp_path), "--source", site.url]) == 0
+    found = read_tree(tmp_path / f"{name}_v{version}")
+    assert json.loads(found.pop("FETCHED.json"))["licence"] == SOURCES[name].licence
+    assert found == files and "validate" not in capsys.readouterr().out
+    assert len(load_dataset(name, tmp_path)) > 40

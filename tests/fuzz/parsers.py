@@ -37,6 +37,7 @@ from abra_wilds.results.records import CONFIG, RESULTS, read_records, results_ta
 from abra_wilds.results.runs import find_runs, read_entries
 from tests.data.datasets.published import tar, zipped
 from tests.fuzz.inputs import NUMBERS, WORDS, as_json, as_table, changed, damaged
+from tests.fuzz.planes import PLANES
 from tests.fuzz.screens import SCREENS
 from tests.helpers import make_method
 from tests.results.test_records import FIRST
@@ -386,5 +387,5 @@ PARSERS = {
     ),
     "archive": Parser(packed(), run_archive),
     "pack index": Parser(as_json(PACKED), run_index),
-    **{name: Parser(*pair) for name, pair in SCREENS.items()},
+    **{name: Parser(*pair) for name, pair in (PLANES | SCREENS).items()},
 }

@@ -1,4 +1,4 @@
-"""examples/benchmarks/fuzz.py: what it counts, and what it says of a parser that breaks."""
+"""examples/benchmarks/faults/fuzz.py: what it counts, and what it says of a parser that breaks."""
 
 import json
 from argparse import Namespace
@@ -14,7 +14,7 @@ from tests.fuzz.parsers import Parser
 @pytest.fixture
 def long(monkeypatch):
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(runs.REPOSITORY / "examples" / "benchmarks"))
+    monkeypatch.syspath_prepend(str(runs.REPOSITORY / "examples" / "benchmarks" / "faults"))
     return __import__("fuzz")
 
 

@@ -1,4 +1,4 @@
-"""One command line for two parsers: what each is told, where values come from, and what is refused."""
+"""One command line for two parsers: what each is given, where values come from, and what is refused."""
 
 import argparse
 from importlib import import_module

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from scipy.stats import f_oneway
 
-from abra_wilds.commands import simulate as command
+from abra_wilds.commands.data import simulate as command
 from abra_wilds.data.datasets.layouts import N_STAINS
 from abra_wilds.simulate import Well, preset, simulate, site_picture
 from abra_wilds.simulate import write as writing

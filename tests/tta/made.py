@@ -28,5 +28,6 @@ def components(method, classes=0.3, **changes):
         {name: effects(norms[name].num_features, len(pi), seed + k, classes) for k, name in enumerate(names)}
         for seed in (0, 100)
     ]
-    errors = Reliability(0.8, 0.02, 0.3), Reliability(0.9, 0.01, 0.2)
-    return replace(Components("plate", pi / pi.sum(), 0.05, *made, *errors, "val"), **changes)
+    inside = {name: torch.full((norms[name].num_features,), 0.7, dtype=torch.float64) for name in names}
+    errors = Reliability(0.8, 0.02, 0.3), Reliability(0.9, 0.01, 0.2), Reliability(1.0, 0.05, 0.6)
+    return replace(Components("plate", pi / pi.sum(), 0.05, *made, inside, *errors, "val"), **changes)

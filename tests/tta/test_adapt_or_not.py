@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from abra_wilds.tta.advice import UNUSUAL, decide, kappa
+from abra_wilds.tta.advice import decide, kappa
+from abra_wilds.tta.certificate import Calibration
 from abra_wilds.tta.evidence import pairs_of
 from abra_wilds.tta.mix import Mix, no_labels
 
 N, O = 24, 4
-USUAL, STRANGE = (Mix(torch.full((O,), 1 / O), spread, 0.0) for spread in (0.05, UNUSUAL + 0.1))
+USUAL = Mix(torch.full((O,), 1 / O), 0.05, 0.0)
 
 
 def logits(classes):
@@ -28,12 +29,18 @@ def changed(rows, of=None):
     return y
 
 
-def test_one_image_or_no_change_gives_no_reason_to_adapt():
+def test_one_image_tells_nothing_and_of_more_nothing_may_speak_against_it():
     y = truth()
     alone = decide(logits(y[:1]), logits(y[:1]), None, no_labels(y[:1]))
     assert alone.adapt is None and alone.words == "cannot tell"
     same = decide(logits(y), logits(y), USUAL, no_labels(y))
-    assert same.adapt is False and same.changed == 0 and "no prediction" in same.reason
+    assert same.adapt is True and same.changed == 0 and same.reason == "nothing speaks against it"
+
+
+def says(gained, lost):
+    """A calibration by labelled bio-batches of which adaptation sets so many images right, and wrong."""
+    moments = (0.0, 0.1)
+    return Calibration(0.0, 0.9, -1.0, 0.1, moments, None, 0.5, 1.0, 0.8, (0.5,), gained, lost)
 
 
 @pytest.mark.parametrize("gains", [True, False])
@@ -42,20 +49,21 @@ def test_controls_decide_where_they_are_clear(gains):
     worse, better = logits(changed(range(6))), logits(y)
     plain, adapted = (worse, better) if gains else (better, worse)
     known = torch.where(torch.arange(N) < 8, y, -1)
-    found = decide(plain, adapted, USUAL, known)
+    found = decide(plain, adapted, USUAL, known, calibration=says(3, 3))
     assert found.adapt is gains and found.changed == 6 / N
-    counts = "gains 6 and loses 0" if gains else "gains 0 and loses 6"
-    assert found.reason == f"of 8 controls it {counts}"
-    assert decide(plain, adapted, USUAL, no_labels(y)).adapt is True, "without controls the mix decides"
+    counts = "gain 6 and lose 0" if gains else "gain 0 and lose 6"
+    assert found.reason == f"labelled bio-batches gain 3 and lose 3; 8 controls {counts}"
+    blind = decide(plain, adapted, USUAL, no_labels(y), calibration=says(3, 3))
+    assert blind.adapt is True and "controls" not in blind.reason
 
 
 @pytest.mark.parametrize("gains", [True, False])
-def test_sites_of_wells_decide_next(gains):
+def test_sites_of_wells_decide_too(gains):
     y = torch.arange(N) // 2 % O
     split, joined = logits(changed(range(0, 12, 2), y)), logits(y)
     plain, adapted = (split, joined) if gains else (joined, split)
-    found = decide(plain, adapted, STRANGE, no_labels(y), torch.arange(N) // 2)
-    assert found.adapt is gains and found.reason.startswith("of 12 wells of two equal sites it")
+    found = decide(plain, adapted, USUAL, no_labels(y), torch.arange(N) // 2)
+    assert found.adapt is gains and found.reason.startswith("12 wells of two equal sites")
 
 
 def test_sites_that_agree_by_chance_alone_decide_nothing():
@@ -63,17 +71,23 @@ def test_sites_that_agree_by_chance_alone_decide_nothing():
     y = torch.arange(N) // 2 % O
     collapsed, adapted = logits(torch.zeros(N, dtype=torch.int64)), logits(changed([0, 2, 4, 6], y))
     wells = torch.arange(N) // 2
-    found = decide(collapsed, adapted, USUAL, no_labels(y), wells)
-    assert found.adapt is True and "class mix" in found.reason
+    found = decide(collapsed, adapted, USUAL, no_labels(y), wells, says(8, 2))
+    assert found.adapt is True and found.reason == "labelled bio-batches gain 8 and lose 2"
     assert kappa(torch.zeros(N, dtype=torch.int64), *pairs_of(wells)) == 0
     assert kappa(y, *pairs_of(wells)) == pytest.approx(1.0)
 
 
-def test_where_nothing_else_is_clear_the_class_mix_decides():
-    plain, adapted = logits(changed([0, 1])), logits(changed([2, 3]))
-    usual, strange = (decide(plain, adapted, mix, no_labels(truth())) for mix in (USUAL, STRANGE))
-    assert usual.adapt is True and strange.adapt is None
-    assert (usual.words, strange.words) == ("adapt", "cannot tell") and "0.40" in strange.reason
+@pytest.mark.parametrize("scale", [1, 100])
+def test_counts_are_pooled_and_labelled_bio_batches_weigh_no_more_than_twenty_changes(scale):
+    """10 better, 10 worse; with 5 controls worse -5 / sqrt(25) = -1.0 deviations, with 7 -7 / sqrt(27)."""
+    y = truth()
+    calibration = says(10 * scale, 10 * scale)
+    for controls, adapt in ((0, True), (5, True), (7, None), (12, False)):
+        known = torch.where(torch.arange(N) < controls, y, -1)
+        plain, adapted = logits(y), logits(changed(range(12)))
+        assert decide(plain, adapted, USUAL, known, calibration=calibration).adapt is adapt
+    assert decide(plain, adapted, USUAL, no_labels(y), calibration=says(13, 7)).adapt is True
+    assert decide(plain, adapted, USUAL, no_labels(y), calibration=says(3, 12)).adapt is False
 
 
 def test_labels_that_are_not_known_do_not_enter():
@@ -81,4 +95,5 @@ def test_labels_that_are_not_known_do_not_enter():
     y = truth()
     plain, adapted = logits(changed(range(10))), logits(y)
     known = torch.where(torch.arange(N) >= 20, y, -1)
-    assert "controls" not in decide(plain, adapted, USUAL, known).reason
+    found = decide(plain, adapted, USUAL, known, calibration=says(0, 9))
+    assert found.reason == "labelled bio-batches gain 0 and lose 9; 4 controls gain 0 and lose 0"

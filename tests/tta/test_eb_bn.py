@@ -29,7 +29,7 @@ from abra_wilds.tta.eb_bn import (
     support_of,
     unadapted,
 )
-from abra_wilds.tta.mix import no_labels
+from abra_wilds.tta.mix import Reliability, no_labels
 from abra_wilds.tta.plan import split_plan, tally
 from tests import runs
 from tests.helpers import worst
@@ -130,12 +130,10 @@ def share(parts, e, n, doubt):
 
 @torch.no_grad()
 def test_without_class_effects_it_is_plate_bn_shrunken_to_the_running_statistics():
-    """Nor where there is one class; features go 1 / (1 + CAUTION V) of the way, V = usual + 1 / n."""
+    """Nor where there is one class; features go 1 / (1 + CAUTION V) of the way, V = 1 / n."""
     method, x = trained(), plate(0)
-    parts = components(method, classes=0.0)
-    wanted = torch.lerp(
-        method.features(x), by_hand(method, x, parts, 0.0), 1 / (1 + CAUTION * (0.05 + 1 / N))
-    )
+    parts = components(method, classes=0.0, usual=0.0)
+    wanted = torch.lerp(method.features(x), by_hand(method, x, parts, 0.0), 1 / (1 + CAUTION / N))
     assert worst(logits(method, parts, [x]), method.classify(wanted)) < 1e-10
 
 
@@ -145,9 +143,9 @@ def test_where_posteriors_are_those_of_the_training_mix_for_all_images_it_is_shr
     parts = components(method)
     method.head.weight.zero_()
     method.head.bias.copy_(parts.pi.log())
-    (f,), shifts = unadapted(method, [x], parts)
-    known = no_labels(x)
-    mix = mix_of(method.classify(f).softmax(1), known, shifts, parts, parts.unadapted)
+    parts, known = replace(parts, diversity=Reliability(1.0, 9.0, 0.0)), no_labels(x)
+    (f,), seen = unadapted(method, [x], known, parts)
+    mix = mix_of(method.classify(f).softmax(1), known, seen, parts, parts.unadapted)
     V, error = 0.05 + 1 / N, 0.02 + 0.3 / N
     doubt = V * 10 * error / (0.8**2 * V + 10 * error)
     torch.testing.assert_close(mix.frequencies, parts.pi, rtol=0, atol=1e-9)

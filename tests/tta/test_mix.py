@@ -1,10 +1,12 @@
 """The class mix of a bio-batch: slow re-implementations, and what balanced, clear and known classes do."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from abra_wilds.tta.mix import CLEAR, DOUBT, Reliability, class_mix, no_labels, reliability, scale_of
+from abra_wilds.tta.mix import CLEAR, DOUBT, MOST, Reliability, class_mix, no_labels, reliability, scale_of
 
 O = 4
 PI = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
@@ -61,7 +63,7 @@ def test_posteriors_that_are_the_labels_are_believed_and_such_that_say_nothing_a
     assert (one_each.bias, one_each.noise) == (1.0, 1.0), "single images tell no variance"
 
 
-def mix_by_hand(posteriors, known, pi, usual, reliable, support):
+def mix_by_hand(posteriors, known, pi, usual, reliable, support, few):
     """Sums over images in plain numbers."""
     pi, n = pi.tolist(), len(known)
     told = [sum(k == c for k in known) / n for c in range(O)]
@@ -73,25 +75,32 @@ def mix_by_hand(posteriors, known, pi, usual, reliable, support):
     scale = 1 - sum(r**2 for r in rest)
     error, beta = reliable.bias + reliable.noise / m, reliable.slope
     unusual = support * min((sum(x**2 for x in d) / scale - CLEAR * error) / beta**2, 1)
-    V = max(unusual, usual + 1 / m)
+    few = min(few, sum(x**2 for x in d) / scale / beta**2)
+    V, beyond_chance = max(unusual, max(usual, few) + 1 / m), min(max(unusual, usual, few), MOST)
     gain = beta * V / (beta**2 * V + error)
     estimate = [max(r + gain * x, 0) for r, x in zip(rest, d, strict=True)]
     p = [t + m / n * x / sum(estimate) for t, x in zip(told, estimate, strict=True)]
-    return p, V, (m / n) ** 2 * V * DOUBT * error / (beta**2 * V + DOUBT * error)
+    kappa = 1 / beyond_chance - 1 if beyond_chance > 0 else math.inf
+    return p, V, (m / n) ** 2 * V * DOUBT * error / (beta**2 * V + DOUBT * error), kappa
 
 
+@pytest.mark.parametrize("few", [-0.3, 0.2, 1.1])
 @pytest.mark.parametrize("support", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("usual", [0.0, 0.3])
 @pytest.mark.parametrize("controls", [0, 1, 17])
 @pytest.mark.parametrize("counts", [[4, 3, 2, 1], [0, 0, 1, 9], [0, 0, 0, 1]])
-def test_the_mix_is_that_of_sums_over_images(counts, controls, usual, support):
+def test_the_mix_is_that_of_sums_over_images(counts, controls, usual, support, few):
     posteriors, y = drawn(counts)
     known = no_labels(posteriors)
     known[:controls] = y[:controls]
-    found = class_mix(posteriors, known, PI, usual, GOOD, support)
-    p, V, U = mix_by_hand(posteriors, known.tolist(), PI, usual, GOOD, support)
+    found = class_mix(posteriors, known, PI, usual, GOOD, support, few)
+    p, V, U, kappa = mix_by_hand(posteriors, known.tolist(), PI, usual, GOOD, support, few)
     np.testing.assert_allclose(found.frequencies, p, atol=1e-12)
-    assert (found.spread, found.doubt) == (pytest.approx(V), pytest.approx(U))
+    assert (found.spread, found.doubt, found.kappa) == (
+        pytest.approx(V),
+        pytest.approx(U),
+        pytest.approx(kappa),
+    )
     assert found.frequencies.sum() == pytest.approx(1) and (found.frequencies >= 0).all()
     assert 0 <= found.doubt <= found.spread
 
@@ -106,7 +115,7 @@ def test_a_balanced_bio_batch_has_the_training_mix():
     posteriors, _ = exact_posteriors([16, 12, 8, 4])
     found = class_mix(posteriors, no_labels(posteriors), PI, 0.0, GOOD)
     torch.testing.assert_close(found.frequencies, PI)
-    assert found.spread == 1 / 40
+    assert (found.spread, found.kappa) == (1 / 40, math.inf)
 
 
 def test_a_clear_deviation_moves_the_mix_if_it_is_borne_out_and_an_unclear_one_does_not():
@@ -142,7 +151,7 @@ def test_where_all_classes_are_known_the_mix_is_theirs_without_doubt():
     posteriors, y = drawn([1, 1, 1, 1])
     found = class_mix(posteriors, y, PI, 0.0, GOOD)
     torch.testing.assert_close(found.frequencies, torch.bincount(y, minlength=O).double() / 40)
-    assert (found.spread, found.doubt) == (1 / 40, 0)
+    assert (found.spread, found.doubt, found.kappa) == (1 / 40, 0, math.inf)
 
 
 def test_one_image_and_one_class_are_no_special_cases():

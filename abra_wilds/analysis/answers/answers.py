@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,9 @@ from tqdm import tqdm
 
 from abra_wilds.analysis.answers.screens import plan_of_screen
 from abra_wilds.config.evaluation import LOGIT_TTA, EvalConfig
+from abra_wilds.data.augment.transforms import resize
 from abra_wilds.data.datasets.catalogue import make_grouper
+from abra_wilds.data.reading.images import read_image
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.samplers.passes import BioBatch, PassSampler
 from abra_wilds.engine.artifacts.logs import no_bar
@@ -26,7 +29,6 @@ from abra_wilds.engine.evaluation.certificates import (
     bio_batch_name,
     certificate_of,
 )
-from abra_wilds.engine.evaluation.evaluate import bio_batches
 from abra_wilds.engine.models.model import Model
 from abra_wilds.engine.setup import reading_kwargs
 from abra_wilds.tta.adapters import running_statistics
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSSubset
 
     from abra_wilds.data.screens.dataset import ScreenDataset
+
+READ_BYTES = 1 << 26  # of images that a worker process hands over together
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,25 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig) -> Answers:
 
 
 def read(model: Model, subset: WILDSSubset, plan: list[BioBatch]) -> Iterator[tuple[BioBatch, list[Tensor]]]:
-    """The images of each pass of each bio-batch, as the files have them."""
-    sampler = PassSampler(plan, model.config.data.batch_size)
+    """The images of each pass of each bio-batch, already of the model's size where it has one.
+
+    A plate waits on the host whole where a model is adapted to it: 768 sites of five channels are 1 GB at 256
+    pixels, and 9 GB as a microscope writes them. So they are resized as they arrive, few at a time.
+    """
+    d = model.config.data
     grouper = make_grouper(subset.dataset, ("experiment", "plate"))
-    loader = Loader(subset, grouper, sampler, **reading_kwargs(model.config.data, model.device))
+    nbytes = read_image(subset.dataset, 0).nbytes
+    sampler = PassSampler(plan, min(d.batch_size, max(READ_BYTES // nbytes, 1)))
+    batches = iter(Loader(subset, grouper, sampler, **reading_kwargs(d, model.device)))
     bar = tqdm(total=len(subset), desc="screen", unit="images", disable=no_bar(model.config.train))
     with bar:
-        for group, (passes, _) in zip(plan, bio_batches(loader), strict=True):
-            yield group, [batch.x for batch in passes]
-            bar.update(len(group))
+        for group, reads in zip(plan, sampler.reads, strict=True):
+            passes = []
+            for n in reads:
+                parts = [resize(batch.x, d.size) for batch in islice(batches, n)]
+                passes.append(torch.cat(parts))
+                bar.update(len(passes[-1]))
+            yield group, passes
 
 
 def statistics_of(group: BioBatch, e: EvalConfig) -> list[Tensor]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from abra_wilds.analysis.answers.answers import Answers, answers_of
 from abra_wilds.analysis.answers.screens import (
@@ -35,6 +36,7 @@ from abra_wilds.analysis.profiles import parquet_package
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.schema import jsonable
 from abra_wilds.data.datasets.catalogue import data_digest
+from abra_wilds.data.datasets.quality import FLAG, flags_of, site_names
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.engine.evaluation.certificates import certificate_line
 from abra_wilds.engine.evaluation.saved import refuse_existing
@@ -50,16 +52,30 @@ LEVELS = ("sites", "wells")
 
 
 def site_and_well_tables(
-    model: Model, dataset: ScreenDataset, found: Answers, e: EvalConfig
+    model: Model, dataset: ScreenDataset, found: Answers, e: EvalConfig, flags: NDArray[np.object_] | None
 ) -> dict[str, pd.DataFrame]:
-    """The tables "sites" and "wells": metadata, names and probabilities, and what they are worth."""
+    """The tables "sites" and "wells": metadata, names and probabilities, and what they are worth.
+
+    Args:
+        model: that predicted.
+        dataset: the screen.
+        found: what it said.
+        e: which adaptation.
+        flags: (n,) of quality control, "" where nothing is wrong; flagged sites do not count in wells that
+            have others. None where nothing is known.
+    """
     metadata = metadata_table(dataset)
+    if flags is not None:
+        metadata[FLAG] = flags
+    flagged = np.zeros(len(metadata), dtype=bool) if flags is None else flags != ""
     log_probs = calibrated(found.logits, found.temperature)
     worth = worth_columns(found, e)
     well, wells = wells_of_screen(metadata, well_columns(dataset))
     first = np.unique(well, return_index=True)[1]
     of_wells = worth.iloc[first].reset_index(drop=True)
-    joint = well_log_probs(log_probs, well)
+    if flags is not None:
+        of_wells["Flagged_Sites"] = np.bincount(well, flagged).astype(int)
+    joint = well_log_probs(log_probs, well, flagged)
     return {
         "sites": pd.concat([metadata, predicted_columns(log_probs, model.classes), worth], axis=1),
         "wells": pd.concat([wells, predicted_columns(joint, model.classes), of_wells], axis=1),
@@ -99,7 +115,12 @@ def scores_of(dataset: ScreenDataset, tables: Mapping[str, pd.DataFrame]) -> dic
 
 
 def predict_screen(
-    model: Model, screen: str | Path, flags: Mapping[str, Any], out: Path, scored: bool = True
+    model: Model,
+    screen: str | Path,
+    flags: Mapping[str, Any],
+    out: Path,
+    scored: bool = True,
+    qc: Path | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Predict a screen, and write its tables into a folder; returns them.
 
@@ -112,6 +133,7 @@ def predict_screen(
         flags: settings of the screen.
         out: the folder.
         scored: whether labels are read where there are some.
+        qc: table of `abra-wilds qc`, whose flagged sites do not count in wells that have others.
 
     Raises:
         InputError: if the screen does not fit the model, or files would be overwritten.
@@ -122,9 +144,10 @@ def predict_screen(
     names += [CONFIG, *(["certificates.csv"] if e.needs_components else [])]
     refuse_existing(out, names)
     dataset = open_screen(model, screen, flags, scored)
+    quality = None if qc is None else flags_of(site_names(dataset), qc)
     say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
     found = answers_of(model, dataset, e)
-    tables = site_and_well_tables(model, dataset, found, e)
+    tables = site_and_well_tables(model, dataset, found, e, quality)
     scores = scores_of(dataset, tables)
     make_out(out)
     with all_or_none(out / name for name in names):

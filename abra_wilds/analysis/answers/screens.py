@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.files import screen_config
 from abra_wilds.config.screen import ScreenConfig
-from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.reading.images import check_images, common_shape
-from abra_wilds.data.samplers.batches import even_chunks, members_of
+from abra_wilds.data.samplers.batches import even_chunks
 from abra_wilds.data.samplers.passes import BioBatch
 from abra_wilds.data.screens.screen import Screen, find_sites
 from abra_wilds.engine.models.model import Model
@@ -121,12 +121,10 @@ def well_columns(dataset: ScreenDataset) -> list[str]:
 
 
 def plan_of_screen(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioBatch]:
-    """The passes of each bio-batch of a screen, in order of first appearance, without adaptation too."""
+    """The passes of each bio-batch of a screen; without adaptation batches of its order, each for itself."""
     if e.tta != "none":
         return split_plan(subset, e, batch_size)
-    grouper = make_grouper(subset.dataset, TTA_GROUPS[e.tta_group])
-    members = members_of(grouper.metadata_to_group(subset.metadata_array).numpy())
-    return [BioBatch(tuple(even_chunks(rows, batch_size)), False) for rows in members.values()]
+    return [BioBatch((rows,), False) for rows in even_chunks(np.arange(len(subset)), batch_size)]
 
 
 def size_note(model: Model, shape: Sequence[int]) -> list[str]:

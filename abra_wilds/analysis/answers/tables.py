@@ -46,17 +46,22 @@ def calibrated(logits: Tensor, temperature: Tensor) -> Tensor:
     return (logits.double() / temperature.double()[:, None]).log_softmax(1)
 
 
-def well_log_probs(log_probs: Tensor, well: NDArray[np.int64]) -> Tensor:
+def well_log_probs(log_probs: Tensor, well: NDArray[np.int64], flagged: NDArray[np.bool_]) -> Tensor:
     """Log-probabilities of wells (W, O): the mean over their sites (n, O), normalised anew.
 
     Args:
         log_probs: (n, O) of sites.
         well: (n,) number of each site's well, from 0 without gaps.
+        flagged: (n,) sites that do not count where their well has others.
     """
+    W = int(well.max()) + 1
+    lost = np.bincount(well[~flagged], minlength=W) == 0
+    weight = torch.from_numpy(~flagged | lost[well]).double()[:, None]
     of = torch.from_numpy(well)
-    sums = torch.zeros(int(of.max()) + 1, log_probs.shape[1], dtype=torch.float64)
-    sums.index_add_(0, of, log_probs.double())
-    return (sums / of.bincount()[:, None]).log_softmax(1)
+    sums = torch.zeros(W, log_probs.shape[1], dtype=torch.float64)
+    sums.index_add_(0, of, weight * log_probs.double())
+    counts = torch.zeros(W, 1, dtype=torch.float64).index_add_(0, of, weight)
+    return (sums / counts).log_softmax(1)
 
 
 def wells_of_screen(table: pd.DataFrame, by: Sequence[str]) -> tuple[NDArray[np.int64], pd.DataFrame]:

@@ -94,7 +94,7 @@ class Claim:
     verdict_by: tuple[str, ...] = ()
 
     def outcome(self, where: str) -> str:
-        """What a setting says: the verdict of its tests where they agree, else that it cannot be told."""
+        """What a setting says: the verdict of its tests where they agree, else that it cannot be said."""
         found = {
             t.outcome
             for t in self.tests

@@ -121,7 +121,7 @@ def label_shifts(found: Sequence[Values]) -> Iterator[Made]:
 def advised(rows: FigureRows) -> str:
     """The sentence about adaptation, from the values of Figure 8."""
     names = [f.name for f in fields(Shift)]
-    shifts = [Shift(**{name: row[name] for name in names}) for row in rows]
+    shifts = [Shift(**{name: row[name] for name in names if name in row}) for row in rows]
     target = next(s.split for s in shifts if s.split != SOURCE)
     return advice(shifts, target).sentence
 

@@ -192,14 +192,14 @@ def add_curves(panel: Axes, curves: Sequence[Curve]) -> None:
 
 def picture(figure: Figure, prefix: str, title: str, panels: Mapping[str, Sequence[Curve]]) -> Picture:
     """A figure as SVG for a page, with where each curve begins and ends as text alternative."""
-    told = "; ".join(
+    ends = "; ".join(
         f"{f'{name}: ' if name else ''}{c.name} {mean.iloc[0]:.3g} to {mean.iloc[-1]:.3g}"
         for name, curves in panels.items()
         for c in curves
         for mean in [c.points["mean"]]
     )
     caption = f"{title}. Lines: means over seeds; bands: lowest to highest seed."
-    return Picture(caption, inline_svg(figure, prefix, f"{title}, from first to last. {told}."))
+    return Picture(caption, inline_svg(figure, prefix, f"{title}, from first to last. {ends}."))
 
 
 def inline_svg(figure: Figure, prefix: str, alt: str) -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from abra_wilds.board.report.certificates import HEADER as CERTIFICATE_HEADER
 from abra_wilds.board.report.certificates import certified
 from abra_wilds.board.report.curves import curve_pictures
+from abra_wilds.board.report.embeddings import embedding_tables
 from abra_wilds.board.report.figures import Embedded, read_figures
 from abra_wilds.board.report.parts import (
     Group,
@@ -56,7 +57,7 @@ def report(
         InputError: if runs, data or figures cannot be read, or runs do not belong together.
     """
     groups = read_groups(runs, split_settings)
-    told = {e.run.path for g in groups for e in g.entries}
+    listed = {e.run.path for g in groups for e in g.entries}
     shown, strange = ([], []) if figures is None else figures_of(figures, runs)
     methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
     return render(
@@ -64,13 +65,14 @@ def report(
         title=f"Report: {', '.join(methods) if len(methods) < 6 else f'{len(methods)} methods'}",
         simulated=groups[0].entries[0].record.simulated,
         summary=summary(runs, groups),
-        silent=[str(run.path) for run in runs if run.path not in told],
+        silent=[str(run.path) for run in runs if run.path not in listed],
         results=results(groups),
         class_mixes=class_mixes(groups),
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
         certified=certified(groups),
         certificate_header=CERTIFICATE_HEADER,
+        reviewed=embedding_tables(runs),
         screen=None if root is None else screen_parts(groups, root),
         figures=shown,
         strange=strange,
@@ -103,14 +105,14 @@ def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
     screen = read_screen(root, first.record.dataset, first.settings["split_scheme"])
     splits = dict.fromkeys([split, *(s for g in groups for s in g.splits)])
     rows = all_scored(best, split, screen)
-    maps, told = plates(rows)
+    maps, caption = plates(rows)
     return {
         "split": split_name(split),
         "label": best.label,
         "experiments": [(split_name(s), by_experiment(groups, s, screen)) for s in splits],
         "by_plate": by_plate(rows),
         "plates": maps,
-        "plates_told": told,
+        "plates_caption": caption,
         "legend": [f"{100 * k // SHADES} to {100 * (k + 1) // SHADES} %" for k in range(SHADES)],
         "confusions": [
             (g.label, g.checkpoint, confusions(all_scored(g, split, screen), screen.names))

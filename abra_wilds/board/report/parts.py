@@ -88,9 +88,9 @@ def read_groups(runs: Sequence[Run], split_settings: bool = False) -> list[Group
         raise InputError("no run in the folder has a record yet; give a folder with finished runs")
     refuse_unlike(entries)
     named = [
-        Group(label(group[0].record.method, group[0].record.tta) + told, tuple(group))
+        Group(label(group[0].record.method, group[0].record.tta) + settings, tuple(group))
         for same in grouped(entries, split_settings).values()
-        for group, told in labelled(same)
+        for group, settings in labelled(same)
     ]
     return sorted(named, key=lambda group: group.checkpoint != "best")
 
@@ -116,22 +116,22 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> str:
     backbones = dict.fromkeys(e.record.backbone for g in groups for e in g.entries)
     data = DATASETS.get(r.dataset, r.dataset)
     on = f"a simulated screen in the format of {data}" if r.simulated else data
-    told = (
+    message = (
         f"{counted(len(runs), 'run')} of {', '.join(methods)} on {on}, with {', '.join(backbones)}. "
         f"Highest on {SPLIT_NAMES.get(split, split)} is {score_of(best, split)}."
     )
     if best in plain or not plain:
-        return told
-    return f"{told} Highest without test-time adaptation is {score_of(*headline(plain))}."
+        return message
+    return f"{message} Highest without test-time adaptation is {score_of(*headline(plain))}."
 
 
 def score_of(group: Group, split: str) -> str:
     """A row and its accuracy in words."""
     balanced = group.spread(split, BALANCED)
-    told = f"balanced {spread(balanced)} %, " if balanced else ""
+    share = f"balanced {spread(balanced)} %, " if balanced else ""
     return (
         f"{group.label}: {spread(group.spread(split))} % of {n_images(group, split)} images "
-        f"({told}{counted(len(group.of(split)), 'seed')}, {group.checkpoint} epoch)"
+        f"({share}{counted(len(group.of(split)), 'seed')}, {group.checkpoint} epoch)"
     )
 
 
@@ -159,9 +159,9 @@ def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
     for split in splits:
         for group in (g for g in groups if g.of(split)):
             seeds = [e.record.seed for e in group.of(split)]
-            told = [group.label, SPLIT_NAMES.get(split, split), group.checkpoint, n_images(group, split)]
+            named = [group.label, SPLIT_NAMES.get(split, split), group.checkpoint, n_images(group, split)]
             accs = [spread(group.spread(split, cell)) for cell in [None, BALANCED, *cells]]
-            rows.append([*told, ", ".join(map(str, seeds)), str(len(seeds)), *accs])
+            rows.append([*named, ", ".join(map(str, seeds)), str(len(seeds)), *accs])
     return header, rows
 
 
@@ -207,11 +207,11 @@ def said(consumed: Mapping[str, Any], name: str) -> str:
 def commands(runs: Sequence[Run], groups: Sequence[Group]) -> list[tuple[str, str]]:
     """(run, command) of every run as it was typed, and of every adaptation afterwards."""
     labels = {e.folder: g.label for g in groups for e in g.entries}
-    told = [
+    lines = [
         (f"{labels.get(run.path, run.values['algorithm'])}, seed {run.seed}", training(run)) for run in runs
     ]
     adapted = {e.folder: e for g in groups for e in g.entries if e.folder != e.run.path}
-    return told + [(f"{labels[e.folder]}, seed {e.record.seed}", predicting(e)) for e in adapted.values()]
+    return lines + [(f"{labels[e.folder]}, seed {e.record.seed}", predicting(e)) for e in adapted.values()]
 
 
 def provenance(groups: Sequence[Group]) -> list[tuple[str, str]]:

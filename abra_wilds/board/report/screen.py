@@ -15,6 +15,7 @@ import pandas as pd
 
 from abra_wilds.board.report.maps import plate_map
 from abra_wilds.board.report.parts import Group
+from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.datasets.metadata import class_texts, read_metadata
 from abra_wilds.data.datasets.splits import split_array
@@ -30,7 +31,7 @@ MOST_PAIRS = 15
 
 
 @dataclass(frozen=True)
-class Screen:
+class SplitRows:
     """The rows of a data set.
 
     Attributes:
@@ -59,7 +60,7 @@ class PlateMap:
     svg: str
 
 
-def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
+def read_screen(root: Path, dataset: str, scheme: str) -> SplitRows:
     """The rows of a data set, from its metadata.csv alone.
 
     Args:
@@ -70,6 +71,8 @@ def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
     Raises:
         InputError: if there is no metadata.csv, it is wrong, or the splits are others.
     """
+    if dataset == SCREEN:
+        raise InputError("maps of plates are not made for --screen; leave --root_dir out")
     path = (root / "rxrx1_v1.0" if dataset == "rxrx1" else find_folder(root)) / "metadata.csv"
     if not path.is_file():
         raise InputError(f"{path} does not exist; give --root_dir that holds the data of the runs")
@@ -81,10 +84,10 @@ def read_screen(root: Path, dataset: str, scheme: str) -> Screen:
         split = rows["dataset"].mask((rows["dataset"] == "train") & (rows["site"] == 2), "id_test").to_numpy()
     else:
         raise InputError(f"maps of plates are not made for --split_scheme {scheme}; leave --root_dir out")
-    return Screen(path, rows.assign(split=split), class_texts(path))
+    return SplitRows(path, rows.assign(split=split), class_texts(path))
 
 
-def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
+def scored(entry: Entry, screen: SplitRows) -> pd.DataFrame:
     """The rows of an entry's split, with the columns predicted and right.
 
     Raises:
@@ -105,12 +108,14 @@ def scored(entry: Entry, screen: Screen) -> pd.DataFrame:
     return rows.assign(predicted=predicted, right=right)
 
 
-def all_scored(group: Group, split: str, screen: Screen) -> pd.DataFrame:
+def all_scored(group: Group, split: str, screen: SplitRows) -> pd.DataFrame:
     """The rows of a split once for each seed, with the columns predicted and right."""
     return pd.concat([scored(e, screen) for e in group.of(split)], ignore_index=True)
 
 
-def by_experiment(groups: Sequence[Group], split: str, screen: Screen) -> tuple[list[str], list[list[str]]]:
+def by_experiment(
+    groups: Sequence[Group], split: str, screen: SplitRows
+) -> tuple[list[str], list[list[str]]]:
     """Header and rows: accuracy of each experiment in percent, a column for each row of the report."""
     shown = [g for g in groups if g.of(split)]
     shares = [all_scored(g, split, screen).groupby("experiment")["right"].mean() for g in shown]
@@ -133,15 +138,15 @@ def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
     if not rows["well"].map(lambda well: bool(WELL_NAME.fullmatch(well))).all():
         return [], "Wells are not named A01 to P24, so there are no maps."
     shares = rows.groupby(["experiment", "plate"])["right"].mean()
-    chosen, told = shares, f"All {len(shares)} plates."
+    chosen, caption = shares, f"All {len(shares)} plates."
     if len(shares) > MOST_PLATES:
         worst = shares.loc[shares.groupby("experiment").idxmin()]
         chosen = worst.sort_values(kind="stable").head(MOST_PLATES).sort_index()
         few = f", for the {len(chosen)} experiments where it is lowest" if len(worst) > len(chosen) else ""
         others = len(shares) - len(chosen)
-        told = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
+        caption = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
     by_plate = dict(iter(rows.groupby(["experiment", "plate"])))
-    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], told
+    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], caption
 
 
 def plate(name: str, rows: pd.DataFrame) -> PlateMap:

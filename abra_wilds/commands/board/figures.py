@@ -28,7 +28,7 @@ from abra_wilds.analysis.shift_grid import ALPHAS, SIZES, Grid
 from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.figures.values import COMPUTED, FIGURES, SHIFT, Number
 from abra_wilds.board.select import add_runs, chosen_runs
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.terminal import alone

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from abra_wilds.errors import InputError
 
-TRANSFORM_NAMES = ("rxrx1", "paper", "iid", "none")
+TRANSFORM_NAMES = ("rxrx1", "paper", "iid", "none", "imagenet")
+# Mean and deviation of red, green and blue, of 1; WILDS, examples/transforms.py.
+IMAGENET = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 CROP, CROP_TO = 256, 512  # ABRA section 4.1: "crop 256x256, resize to 512x512"
 # Wu et al. 2022: smallest share of a side that is shown, spreads of gain and offset in standard deviations.
 ZOOM, GAIN, OFFSET = 0.5, 0.1, 0.1
@@ -38,7 +40,8 @@ def augment(
             4.1: horizontal and vertical flips with p=.5, with p=.5 a turn by 90, 180 or 270 degrees, and
             where images are larger than 256 a crop of 256 resized to 512), "iid" (Wu et al. 2022: both flips
             and a transposition with p=.5 each, a square crop of half the side or more stretched back by
-            nearest pixels, and a random gain and offset after standardising) or "none" (evaluation).
+            nearest pixels, and a random gain and offset after standardising), "none" (evaluation) or
+            "imagenet" (WILDS' image_base: no augmentation, and colours by ImageNet's mean and deviation).
         generator: the only source of randomness, best on the CPU; "none" needs none.
         size: (H, W) to resize to before standardising, None keeps the size.
         cropped: whether x are windows of the `crop_side` already, which "paper" then only resizes.
@@ -54,6 +57,8 @@ def augment(
         raise InputError(f"unknown transform {name!r}; choose one of {', '.join(TRANSFORM_NAMES)}")
     if name == "none":
         return standardise(resize(x, size))
+    if name == "imagenet":
+        return by_imagenet(x, size)
     N, _, H, W = x.shape
     check_square(name, H, W)
     if generator is None:
@@ -90,7 +95,7 @@ def check_square(name: str, H: int, W: int) -> None:
     Raises:
         InputError: with their size.
     """
-    if name != "none" and H != W:
+    if name not in ("none", "imagenet") and H != W:
         raise InputError(f"transform {name!r} needs square images, not {H}x{W}; crop them")
 
 
@@ -119,6 +124,31 @@ def standardise(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(torch.linalg.vector_norm(x, dim=3, keepdim=True), dim=2, keepdim=True)
     std = norm / math.sqrt(x.shape[2] * x.shape[3] - 1)  # unbiased, as WILDS
     return x.div_(torch.where(std <= 1e-6 * mean.abs(), 1.0, std))
+
+
+def by_imagenet(x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Resize, and shift and scale all images alike, by the mean and deviation of ImageNet's colours.
+
+    Args:
+        x: (N, 3, H, W) uint8 or uint16, or float of 8 bits.
+        size: (H', W'), or None.
+
+    Returns:
+        (N, 3, H', W') float32.
+    """
+    most = 65535 if x.dtype == torch.uint16 else 255
+    x = resize(x, size).float()
+    return torch.stack([(x[:, c] - most * m) / (most * s) for c, (m, s) in enumerate(IMAGENET)], 1)
+
+
+def check_colours(name: str, channels: int) -> None:
+    """Raise where images that are not RGB would be scaled as colours.
+
+    Raises:
+        InputError: with their channels.
+    """
+    if name == "imagenet" and channels != len(IMAGENET):
+        raise InputError(f"transform imagenet is for red, green and blue, not {channels} channels; give none")
 
 
 def resize(x: Tensor, size: tuple[int, int] | None) -> Tensor:

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.compat.writable import handed
-from abra_wilds.config.data import MARKER, SPLIT_SCHEMES
+from abra_wilds.config.data import MARKER
+from abra_wilds.config.datasets import OF_RXRX1, OTHERS, SPLIT_SCHEMES
 from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.config.screen import ScreenConfig
 from abra_wilds.data.datasets.layouts import METADATA, STAINS, absent
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from wilds.common.grouper import CombinatorialGrouper
     from wilds.datasets.wilds_dataset import WILDSDataset, WILDSSubset
 
-DATASET_NAMES = tuple(name for name in SPLIT_SCHEMES if name != SCREEN)  # found below --root_dir
+DATASET_NAMES = OF_RXRX1
 
 
 def load_dataset(
@@ -47,11 +48,12 @@ def load_dataset(
     data_format: str | None = None,
     packed_size: int = 0,
     screen: ScreenConfig | None = None,
+    size: tuple[int, int] | None = None,
 ) -> WILDSDataset:
     """A WILDS data set, checked before WILDS sees it.
 
     Args:
-        name: "rxrx1" (RxRx1-WILDS, three channels), "rxrx1_6ch" (RxRx1, six) or "screen".
+        name: "rxrx1" (RxRx1-WILDS, three channels), "rxrx1_6ch" (RxRx1, six), "screen" or one of OTHERS.
         root_dir: the folder that holds `rxrx1_v1.0`, or `rxrx1`; nothing is created or downloaded.
         version: WILDS' version string, None for the newest.
         split_scheme: one of the data set's in `data_config.SPLIT_SCHEMES`, None for its first.
@@ -59,6 +61,8 @@ def load_dataset(
             of the images that are there.
         packed_size: side in pixels of the shrunk pack to read, 0 for images as they are.
         screen: the settings of "screen", which `root_dir` is then none of.
+        size: (H, W) to which images that differ in size are resized when they are read; None leaves the
+            data set's own.
 
     Returns:
         The data set, whose attribute `pack` is the pack that `read_image` reads from, or None, and `notes` a
@@ -71,8 +75,8 @@ def load_dataset(
         from abra_wilds.data.screens.screen import Screen
 
         return Screen.open(screen).dataset(data_format=data_format, packed_size=packed_size)
-    if name not in DATASET_NAMES:
-        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join(DATASET_NAMES)}")
+    if name not in (*OF_RXRX1, *OTHERS):
+        raise InputError(f"unknown dataset {name!r}; choose one of {', '.join((*OF_RXRX1, *OTHERS))}")
     schemes = SPLIT_SCHEMES[name]
     scheme = schemes[0] if split_scheme is None else split_scheme
     if scheme not in schemes:
@@ -82,6 +86,8 @@ def load_dataset(
     version = versions[-1] if version is None else version
     if version not in versions:
         raise InputError(f"unknown version {version!r} of {name}; choose one of {', '.join(versions)}")
+    if name in OTHERS:
+        return _other(kind, version, Path(root_dir), scheme, size)
     rows = _wilds_rows(Path(root_dir), version, scheme) if name == "rxrx1" else None
     with nullcontext() if rows is None else handed(rows):
         dataset = kind(version=version, root_dir=str(root_dir), download=False, split_scheme=scheme)
@@ -96,15 +102,31 @@ def _dataset_class(name: str) -> type[WILDSDataset]:
     import_wilds()
     from wilds.datasets.rxrx1_dataset import RxRx1Dataset
 
+    from abra_wilds.data.datasets.others import KINDS
     from abra_wilds.data.datasets.rxrx1 import RxRx1SixChannel
 
-    classes: dict[str, type[WILDSDataset]] = {"rxrx1": RxRx1Dataset, "rxrx1_6ch": RxRx1SixChannel}
+    classes: dict[str, type[WILDSDataset]] = {"rxrx1": RxRx1Dataset, "rxrx1_6ch": RxRx1SixChannel, **KINDS}
     return classes[name]
 
 
+def _other(kind: Any, version: str, root: Path, scheme: str, size: tuple[int, int] | None) -> WILDSDataset:
+    """One of WILDS' other image sets, which have no packs."""
+    from abra_wilds.data.datasets.others import check_release
+
+    name = kind._dataset_name
+    check_release(name, version, root, f"get it with 'abra-wilds fetch {name} {quote(str(root))}'")
+    dataset = kind(version=version, root_dir=str(root), download=False, split_scheme=scheme)
+    if size is not None and hasattr(dataset, "resized_to"):
+        dataset.resized_to = size
+    dataset.pack = None
+    return dataset
+
+
 def is_simulated(dataset: WILDSDataset) -> bool:
-    """Whether the images were made by our simulator, which leaves SIMULATED.json beside them."""
-    return (Path(dataset.data_dir) / MARKER).is_file()
+    """Whether our simulator made the images, which leaves SIMULATED.json beside them or their table."""
+    sites = getattr(dataset, "sites", None)
+    tables = [] if sites is None else [sites.source.parent]
+    return any((folder / MARKER).is_file() for folder in (Path(dataset.data_dir), *tables))
 
 
 def data_digest(dataset: WILDSDataset) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from abra_wilds.config.datasets import known_of
 from abra_wilds.results.records import aligned
 
 if TYPE_CHECKING:
@@ -40,18 +41,18 @@ def data_lines(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[
 
 
 def split_table(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> str:
-    """Images, experiments, plates, wells and classes, and the sizes of wells and plates, a line a split."""
-    fields = list(dataset.metadata_fields)
-    columns = [fields.index(name) for name in ("experiment", "plate", "well", "y")]
-    table = dataset.metadata_array[:, columns].numpy()
-    lines: list[tuple[str, ...]] = [
-        ("split", "images", "experiments", "plates", "wells", "classes", "sites a well", "images a plate")
-    ]
+    """Images, classes and the units between, and how many images these have, a line a split."""
+    known, fields = known_of(dataset.dataset_name), list(dataset.metadata_fields)
+    lines: list[tuple[str, ...]] = [("split", "images", *known.units, "classes", *known.sizes)]
     for split, chosen in rows.items():
-        own = table[chosen]
-        (_, plates), (_, wells) = (np.unique(own[:, :k], axis=0, return_counts=True) for k in (2, 3))
-        counts = (len(own), len(np.unique(own[:, 0])), len(plates), len(wells), len(np.unique(own[:, 3])))
-        lines.append((split, *(f"{count:,}" for count in counts), _spread(wells), _spread(plates)))
+        own = dataset.metadata_array[chosen].numpy()
+        sizes = {
+            unit: np.unique(own[:, [fields.index(f) for f in by]], axis=0, return_counts=True)[1]
+            for unit, by in {**known.units, "classes": ("y",)}.items()
+        }
+        counts = (len(own), *map(len, sizes.values()))
+        spreads = (_spread(sizes[unit]) for unit in known.sizes.values())
+        lines.append((split, *(f"{count:,}" for count in counts), *spreads))
     return aligned(lines)
 
 

@@ -116,6 +116,6 @@ def flag_line(flags: NDArray[np.object_], path: str | Path) -> str:
     """
     reasons = pd.Series([reason for text in flags if text for reason in text.split("; ")], dtype=object)
     counts: Any = reasons.value_counts().items()
-    told = ", ".join(f"{reason} {n:,}" for reason, n in counts)
+    reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts)
     n = sum(map(bool, flags))
-    return f"{n:,} of {len(flags):,} training images are left out, as {path} flags them: {told or 'none'}"
+    return f"{n:,} of {len(flags):,} training images are left out, as {path} flags them: {reasons or 'none'}"

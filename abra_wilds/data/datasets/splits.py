@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from abra_wilds.config.data import SPLIT_SCHEMES
+from abra_wilds.config.datasets import SPLIT_SCHEMES
 from abra_wilds.errors import InputError
 
 # Split -> its id, which is WILDS' for its own four splits, and its name in logs.

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from abra_wilds.compat.imports import import_wilds
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.data.datasets.catalogue import make_grouper
 from abra_wilds.data.reading.images import Form, image_path, missing_files, read_files
 from abra_wilds.data.reading.pack_plate import Plate, plates_of, stems_of

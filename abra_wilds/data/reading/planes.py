@@ -13,9 +13,11 @@ Letters: C channels, H W of an image.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ from torch import Tensor
 
 from abra_wilds.errors import InputError
 
+# It notes every odd tag, of which vendors write many; what cannot be read is refused by a sentence.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 Plane = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 HIGHEST = 65535
 _KEYS = {"c": "c", "channel": "c", "z": "z", "plane": "z", "t": "t", "scale": "scale"}
@@ -173,18 +177,31 @@ def unreadable_file(path: str | Path, fault: Exception) -> InputError:
     return InputError(f"{path} cannot be read ({reason}); restore this image")
 
 
+@cache
 def zarr_library() -> Any:
-    """The package zarr.
+    """The package zarr, by which a chunk that was cut off is a fault.
 
     Raises:
         InputError: if it is not installed.
     """
     try:
+        import numcodecs
         import zarr
     except ImportError as fault:
         raise InputError(
             "an OME-Zarr needs the package zarr, which is not installed; run `pip install 'abra-wilds[zarr]'`"
         ) from fault
+
+    class WholeBlosc(numcodecs.Blosc):  # type: ignore[misc]
+        """Its own decoder reads on after the end of a chunk, as far as the header says."""
+
+        def decode(self, buf: Any, out: Any = None) -> Any:
+            length = memoryview(buf).nbytes
+            if length < 16 or int.from_bytes(memoryview(buf).cast("B")[12:16], "little") != length:
+                raise ValueError(f"a chunk was cut off after {length} bytes")
+            return super().decode(buf, out)
+
+    numcodecs.register_codec(WholeBlosc, "blosc")
     return zarr
 
 

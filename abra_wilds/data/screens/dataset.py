@@ -85,6 +85,8 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
         self.notes = list(notes)
         self._data_dir = Path(os.path.abspath(screen_folder(str(config.screen))))
         self._input_array = _stems(sites, f"{self._data_dir.as_posix()}/")
+        self._order = np.argsort(self._input_array)
+        self._digest = ""
         names = names_of(sites, config)
         split = split_numbers(sites, config, names)
         if labelled:
@@ -178,8 +180,11 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
 
     def rows_named(self, stems: Sequence[str]) -> list[int]:
         """The row of each name in `_input_array`, or -1."""
-        rows = {stem: row for row, stem in enumerate(self._input_array.tolist())}
-        return [rows.get(str(stem), -1) for stem in stems]
+        wanted = np.array(list(map(str, stems)))
+        places = np.searchsorted(self._input_array, wanted, sorter=self._order)
+        rows = self._order[np.minimum(places, len(self) - 1)]
+        found: list[int] = np.where(self._input_array[rows] == wanted, rows, -1).tolist()
+        return found
 
     def table_digests(self) -> dict[str, str]:
         """What a pack must have been made by: images go by their paths, so that no table matters to it."""
@@ -193,6 +198,8 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
 
     def digest(self) -> str:
         """Hexadecimal sha256 of everything but pixels and places: columns, names of files, settings."""
+        if self._digest:
+            return self._digest
         found = hashlib.sha256()
         local = ("screen", "image_root", "platemap")
         settings = {name: value for name, value in vars(self.config).items() if name not in local}
@@ -201,7 +208,8 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
         table = [list(map(str, self.sites.rows)), *self.sites.rows.to_numpy().tolist(), *names]
         found.update(canonical({"table": table}).encode())
         found.update(np.ascontiguousarray(self._split_array).tobytes())
-        return found.hexdigest()
+        self._digest = found.hexdigest()
+        return self._digest
 
     def eval(
         self,

@@ -118,7 +118,7 @@ def drawn(division: Division, by: Texts, names: Names, kept: Texts | None, sites
             split[np.isin(units, taken)] = NUMBERS[name]
     if not (split == NUMBERS["train"]).any():
         raise InputError(
-            f"--split leaves no bio-batch of {sites.source} to train on, of {n} that can be told apart; "
+            f"--split leaves no bio-batch of {sites.source} to train on, of {n} that can be distinguished; "
             "lower its shares, or name finer bio-batches by --bio_batch_columns"
         )
     if "id_test" in shares:

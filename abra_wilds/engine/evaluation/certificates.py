@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import all_gather
 from abra_wilds.engine.setup import Evaluation
@@ -127,7 +127,7 @@ def certificate_of(
     plain, logits = torch.cat(found.plain).cpu(), torch.cat(found.logits).cpu()
     told = known if bool((known >= 0).any()) else None
     c = certify(components.calibration, logits, plain, wells, told)
-    decision = decide(plain, logits, found.mix, known, wells)
+    decision = decide(plain, logits, found.mix, known, wells, components.calibration)
     return PlateCertificate(
         split,
         name,

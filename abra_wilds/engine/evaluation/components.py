@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from abra_wilds.config.evaluation import TTA_GROUPS, EvalConfig
+from abra_wilds.config.datasets import TTA_GROUPS
+from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
@@ -37,12 +38,15 @@ from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import hooked, image_moments, tracking_norms
 from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
 from abra_wilds.tta.components import Components
+from abra_wilds.tta.diversity import diversity_errors
 from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
-COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls")  # whose kept components are
+COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose kept components are
+FORM = 2  # of the files; others are measured anew
+MOST_KEPT = 2**30  # bytes of images that are kept in memory to be looked at again
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
 MEASURED_ON = ("val", "id_val", "id_test", "train")
@@ -92,7 +96,7 @@ def saved_components(
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
-    whose = (sha256(checkpoint), data_digest(data.dataset), config.eval.tta_controls)
+    whose = (sha256(checkpoint), data_digest(data.dataset), config.eval.tta_controls, FORM)
     of = dict(zip(COMPONENTS_OF, whose, strict=True))
     if path.exists() and not overwrite:
         state = read_checkpoint(path)
@@ -130,16 +134,16 @@ def fit_components(config: RunConfig, data: Data, method: Method) -> Components:
     counts = torch.stack([torch.bincount(y, minlength=data.info.n_classes) for y in source.labels()])
     pi = counts.sum(0).double() / counts.sum()
     norms = {name: m for name, m in method.named_modules() if m in set(tracking_norms(method))}
-    means, variances = norm_effects(method, norms, source, data.info.n_classes)
+    of_norms = norm_effects(method, norms, source, data.info.n_classes)
     known = [s for s in MEASURED_ON if s in data.dataset.split_dict]
     unknown = Reliability(1.0, 1.0, 1.0)
     found = Components(
-        config.eval.tta_group, pi, mix_spread(counts), means, variances, unknown, unknown, known[0]
+        config.eval.tta_group, pi, mix_spread(counts), *of_norms, unknown, unknown, unknown, known[0]
     )
     new = Split(config, data, known[0])
-    unadapted, halfway = posterior_errors(method, found.to(data.device), new)
-    found = replace(found, unadapted=unadapted, adapted=halfway)
-    return replace(found, calibration=calibration_of(method, found.to(data.device), new))
+    found = errors_on(method, found.to(data.device), new)
+    found = replace(found, calibration=calibration_of(method, found, new))
+    return Components.from_state(found.to("cpu").state())  # as it is when it comes from a file
 
 
 class Split:
@@ -149,9 +153,10 @@ class Split:
         config: of the run.
         data: whose split it is.
         name: such as "train".
+        most: images of each, drawn at random; None for all.
     """
 
-    def __init__(self, config: RunConfig, data: Data, name: str):
+    def __init__(self, config: RunConfig, data: Data, name: str, most: int | None = IMAGES_PER_BIO_BATCH):
         self.config, self.data, self.name = config, data, name
         dataset = data.dataset
         self.subset = data.subsets.get(name) or split_subset(dataset, name, config.data.frac)
@@ -162,9 +167,10 @@ class Split:
         self.wells = well_ids(self.subset)
         self.controls = known_controls_of(self.subset, replace(config.eval, tta="eb_bn"))
         rng = np.random.default_rng(config.train.seed)
-        self.drawn = [np.sort(rng.permutation(rows)[:IMAGES_PER_BIO_BATCH]) for rows in self.members]
+        self.drawn = [np.sort(rng.permutation(rows)[:most]) for rows in self.members]
         indices = np.asarray(self.subset.indices)
         check_images(dataset, np.concatenate([indices[rows] for rows in self.drawn]))
+        self.kept: list[tuple[Tensor, Tensor]] = []
 
     def labels(self) -> list[Tensor]:
         """Class ids of all images of each bio-batch."""
@@ -185,20 +191,32 @@ class Split:
             disable=no_bar(self.config.train),
         )
         for g, batch in bar:
-            x = augment(batch.x.to(self.data.device, non_blocking=True), "none", size=d.size)
+            x = augment(batch.x.to(self.data.device, non_blocking=True), d.plain, size=d.size)
             yield g, x, batch.target.y.cpu()
 
     def bio_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Standardised images (n, C_in, H, W) of each bio-batch, all at once, and their class ids."""
+        """Standardised images (n, C_in, H, W) of each bio-batch, all at once, and their class ids.
+
+        They are read once if they are no more than MOST_KEPT bytes.
+        """
+        if self.kept:
+            yield from ((x.to(self.data.device), y) for x, y in self.kept)
+            return
+        kept, size = [], 0
         for _, parts in groupby(self.read(), key=itemgetter(0)):
             _, images, labels = zip(*parts, strict=True)
-            yield torch.cat(images), torch.cat(labels)
+            x, y = torch.cat(images), torch.cat(labels)
+            size += x.nbytes
+            if size <= MOST_KEPT:
+                kept.append((x.cpu(), y))
+            yield x, y
+        self.kept = kept if size <= MOST_KEPT else []
 
 
 def norm_effects(
     method: Method, norms: Mapping[str, Any], split: Split, n_classes: int
-) -> tuple[dict[str, Effects], dict[str, Effects]]:
-    """Effects on means and on variances of images' channels, of each batch norm that predicts."""
+) -> tuple[dict[str, Effects], dict[str, Effects], dict[str, Tensor]]:
+    """Effects on means and on variances of images' channels, and mean variances, of each batch norm."""
     sums: dict[str, tuple[EffectSums, EffectSums]] = {}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -216,41 +234,45 @@ def norm_effects(
                 for total, s, origin in zip(sums[name], found, own, strict=True):
                     total.add(in_float64(s - origin).cpu(), y, torch.full_like(y, g))
     means = {name: of_means.effects() for name, (of_means, _) in sums.items()}
-    return means, {name: of_variances.effects() for name, (_, of_variances) in sums.items()}
+    variances = {name: of_variances.effects() for name, (_, of_variances) in sums.items()}
+    inside = {name: v.mean() + in_float64(norms[name].running_var).cpu() for name, (_, v) in sums.items()}
+    return means, variances, inside
 
 
-def posterior_errors(method: Method, components: Components, split: Split) -> tuple[Reliability, Reliability]:
-    """How posteriors err on a split's bio-batches: without adaptation, and half way to the first one's."""
+def errors_on(method: Method, components: Components, split: Split) -> Components:
+    """The components with how posteriors of a split err, without adaptation and half way, and diversity."""
     seen = []
     for x, y in split.bio_batches():
-        f, shifts = unadapted(method, [x], components)
-        seen.append((posteriors(method, f), y, shifts))
+        f, looked = unadapted(method, [x], no_labels(y), components)
+        seen.append((posteriors(method, f), y, looked))
     pi = components.pi
     labels = [y.to(pi.device) for _, y, _ in seen]
     first = reliability([p for p, _, _ in seen], labels, pi)
+    diversity = diversity_errors([s.diversity for _, _, s in seen], [y for _, y, _ in seen], pi.cpu())
+    components = replace(components, unadapted=first, diversity=diversity)
     halfway = []
-    for (x, _), (p, _, shifts) in zip(split.bio_batches(), seen, strict=True):
-        mix = mix_of(p, no_labels(x), shifts, components, first)
+    for (x, _), (p, _, looked) in zip(split.bio_batches(), seen, strict=True):
+        mix = mix_of(p, no_labels(x), looked, components, first)
         halfway.append((p + posteriors(method, adapted(method, [x], mix, components))) / 2)
-    return first, reliability(halfway, labels, pi)
+    return replace(components, adapted=reliability(halfway, labels, pi))
 
 
 def calibration_of(method: Method, components: Components, split: Split) -> Calibration:
-    """What adapted predictions of a split's bio-batches are worth."""
-    seen = []
+    """What adapted predictions of a split's bio-batches are worth; small ones count where all are."""
     least = min(FEWEST_IMAGES, max(map(len, split.drawn)))
+    return calibrate([b for b in labelled(method, components, split) if len(b.labels) >= least])
+
+
+@torch.no_grad()
+def labelled(method: Method, components: Components, split: Split) -> Iterator[Labelled]:
+    """The bio-batches of a split with what adaptation makes of them, where it knows their controls."""
     for rows, (x, y) in zip(split.drawn, split.bio_batches(), strict=True):
-        if len(rows) < least:
-            continue
         known = no_labels(y) if split.controls is None else split.controls[rows]
         found = adapt(method, [x], [known.to(x.device)], components=components)
-        seen.append(
-            Labelled(
-                found.logits[0].cpu(),
-                found.plain[0].cpu(),
-                y,
-                None if split.wells is None else split.wells[rows],
-                known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
-            )
+        yield Labelled(
+            found.logits[0].cpu(),
+            found.plain[0].cpu(),
+            y,
+            None if split.wells is None else split.wells[rows],
+            known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
         )
-    return calibrate(seen)

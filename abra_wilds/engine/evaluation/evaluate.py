@@ -40,6 +40,7 @@ def predict(
     *,
     adapter: Adapter = running_statistics,
     known: Tensor | None = None,
+    transform: str = "none",
 ) -> Tensor:
     """Class ids of a split, (n,) int64 on the host, in dataset order whatever the loader's order.
 
@@ -54,6 +55,7 @@ def predict(
             losses.
         adapter: predicts the bio-batches of a loader with a `PassSampler`.
         known: (n,) class ids of the split's rows that the adapter may know (controls), -1 of all others.
+        transform: `DataConfig.plain`.
 
     Raises:
         InputError: if a pass does not fit the device.
@@ -61,7 +63,7 @@ def predict(
     method.eval()
     y_pred = torch.full((len(loader.rows),), -1, dtype=torch.int64, device=device)
     for passes, adapted in bio_batches(loader):
-        images = (augment(b.x.to(device, non_blocking=True), "none", size=size) for b in passes)
+        images = (augment(b.x.to(device, non_blocking=True), transform, size=size) for b in passes)
         try:
             told = () if known is None else [known[b.rows.cpu()].to(device) for b in passes]
             logits = (adapter if adapted else running_statistics)(method, images, told)  # (N, O) each
@@ -179,10 +181,12 @@ def average_bn(method: nn.Module) -> None:
         t.copy_(mean)
 
 
-def plain_images(loader: Loader, device: torch.device, size: Size) -> Iterable[Tensor]:
-    """The loader's images as evaluation sees them: standardised, not augmented."""
+def plain_images(
+    loader: Loader, device: torch.device, size: Size, transform: str = "none"
+) -> Iterable[Tensor]:
+    """The loader's images as evaluation sees them: standardised, not augmented (`DataConfig.plain`)."""
     for _, batch in prefetched(loader, device):
-        yield augment(batch.x, "none", size=size)
+        yield augment(batch.x, transform, size=size)
 
 
 def save_predictions(path: Path, y_pred: Tensor) -> None:

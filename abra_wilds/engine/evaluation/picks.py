@@ -81,7 +81,10 @@ def pick_epochs(
     for name, pick in picks.items():
         val, adapter = setup.subsets["val"], adapter_of(pick.e, config, setup, method)
         controls = known_controls_of(val, pick.e)
-        y_pred = predict(method, pick.loader, setup.device, config.data.size, adapter=adapter, known=controls)
+        d = config.data
+        y_pred = predict(
+            method, pick.loader, setup.device, d.size, adapter=adapter, known=controls, transform=d.plain
+        )
         values[name] = score(val, y_pred)[e.val_metric]
         known = best.get(name)
         if known is None or better(values[name], known[0], e.val_metric_decreasing):

@@ -158,7 +158,7 @@ def evaluate_splits(
     """
     predictions: dict[str, Tensor] = {}
     results: dict[str, dict[str, float]] = {}
-    adapter = adapter or adapter_of(config.eval, config, setup, method)
+    d, adapter = config.data, adapter or adapter_of(config.eval, config, setup, method)
     for split, loader in setup.eval_loaders.items():
         meter = Meter(setup.info.n_groups, setup.device, by_group=not config.train.no_group_logging)
         screen = screen_scores(setup, split)
@@ -169,7 +169,9 @@ def evaluate_splits(
                 screen.add(logits, batch.rows)
 
         known = known_controls_of(setup.subsets[split], config.eval)
-        y_pred = predict(method, loader, setup.device, config.data.size, watch, adapter=adapter, known=known)
+        y_pred = predict(
+            method, loader, setup.device, d.size, watch, adapter=adapter, known=known, transform=d.plain
+        )
         predictions[split], results[split] = y_pred, score(setup.subsets[split], y_pred)
         meter.merge()
         if screen is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from abra_wilds.config.evaluation import TTA_GROUPS
+from abra_wilds.config.datasets import known_of
 from abra_wilds.dist import max_across_ranks, sum_across_ranks
 from abra_wilds.functional.classes import class_mix_spread
 from abra_wilds.functional.precision import in_float64
@@ -92,10 +92,10 @@ class ScreenScores:
 
 
 def class_mix(subset: WILDSSubset) -> dict[str, float]:
-    """What a bio-batch is to --tta -> how far the class mix of a split's varies (`mix_spread`)."""
+    """What a bio-batch may be to --tta -> how far the class mix of a split's varies (`mix_spread`)."""
     fields = list(subset.metadata_fields)
     found = {}
-    for name, keys in TTA_GROUPS.items():
+    for name, keys in known_of(subset.dataset.dataset_name).groups.items():
         at = [fields.index(key) for key in keys]
         _, g = torch.unique(subset.metadata_array[:, at], dim=0, return_inverse=True)
         found[name] = class_mix_spread(subset.y_array, g)

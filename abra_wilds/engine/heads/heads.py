@@ -129,7 +129,7 @@ def features(config: RunConfig, setup: Setup, method: Method, split: str) -> Fea
     batches = tqdm(loader, desc=f"features of {split}", disable=no_bar(config.train))
     for i, (_, batch) in enumerate(prefetched(batches, setup.device)):
         with FlopCount() if i == 0 else nullcontext() as count:
-            f[batch.rows] = method.features(augment(batch.x, "none", size=d.size))
+            f[batch.rows] = method.features(augment(batch.x, d.plain, size=d.size))
         if count is not None:
             flops = count.total / len(batch) * len(f)
     rows, f = loader.rows, sum_across_ranks(f)  # each row is one process's

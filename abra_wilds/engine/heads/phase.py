@@ -60,7 +60,7 @@ def train_heads(
     began, first = time.monotonic(), config.optim.n_epochs
     resuming = done.epoch >= first
     if config.eval.bn_stats == "precise" and not resuming:
-        images = plain_images(setup.plain_loader, setup.device, config.data.size)
+        images = plain_images(setup.plain_loader, setup.device, config.data.size, config.data.plain)
         reestimate_bn(method, method.predict, images)
     splits = {split: features(config, setup, method, split) for split in ("train", *setup.eval_loaders)}
     torch.manual_seed(config.train.seed)

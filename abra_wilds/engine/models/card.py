@@ -24,12 +24,13 @@ def model_card(about: Mapping[str, Any], records: Sequence[Record]) -> str:
     classes, size = data["classes"], " x ".join(map(str, data["image_size"]))
     more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
     depth = f", {data['bit_depth']} bits" if data.get("bit_depth") else ""
+    trained = f"Training images had {size} pixels{depth}. " if size else ""
     lines = [
         *("---", "library_name: abra_wilds", "tags:", f"- {TAG}", "- image-classification", "- microscopy"),
         *("---", "", f"# {values['algorithm']} ({values['model']}) trained on {name}", ""),
         *(["It was trained on simulated images, and says nothing of real ones.", ""] * data["simulated"]),
         f"- Input: images of {len(data['channels'])} channels in this order: {', '.join(data['channels'])}. "
-        f"Training images had {size} pixels{depth}. Each image and channel is standardised by itself.",
+        f"{trained}Standardised: {about['transform']['standardised']}.",
         f"- Output: {len(classes)} classes: {', '.join(classes[:SHOWN])}{more}.",
         f"- Bio-batch in training: {values_of(data['bio_batch_fields'])}.",
         f"- Data digest: {data['digest']}.",

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from abra_wilds.config.data import DataConfig
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.data.augment.transforms import augment
 from abra_wilds.engine.models.model import Model
@@ -40,17 +41,17 @@ class Graph(nn.Module):
     Args:
         method: in evaluation mode.
         e: with one of GRAPH_TTA.
-        size: (H, W) to which images are resized, or None.
+        d: how images are resized and standardised.
     """
 
-    def __init__(self, method: Method, e: EvalConfig, size: tuple[int, int] | None):
+    def __init__(self, method: Method, e: EvalConfig, d: DataConfig):
         super().__init__()
-        self.method, self.tta, self.size = method, e.tta, size
+        self.method, self.tta, self.d = method, e.tta, d
 
     def forward(self, images: Tensor, controls: Tensor | None = None) -> Tensor:
         """Logits of images (N, C, H, W) of any depth as float32, with controls_bn by (M, C, H, W) alike."""
         passes = (images,) if controls is None else (controls, images)
-        prepared = [augment(x, "none", size=self.size) for x in passes]
+        prepared = [augment(x, self.d.plain, size=self.d.size) for x in passes]
         return ADAPTERS[self.tta](self.method, prepared, ())[-1]
 
 
@@ -143,7 +144,7 @@ def traced(model: Model, e: EvalConfig, side: tuple[int, int]) -> ExportedProgra
     if e.tta == "controls_bn":
         inputs.append(torch.cat([images, images]))
         sizes["controls"] = {0: Dim("controls", min=2)}
-    graph = Graph(model.method, e, model.config.data.size).eval()
+    graph = Graph(model.method, e, model.config.data).eval()
     program = torch.export.export(graph, tuple(inputs), dynamic_shapes=sizes, strict=False)
     program.example_inputs = None  # they would be stored
     return program

@@ -5,6 +5,7 @@ Letters: D features, O classes.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def leave_model(config: RunConfig, data: Data, method: Method, folder: RunFolder
     checkpoint = next((p for label in FIRST if (p := folder.model(label)).exists()), None)
     if not config.train.save_model or checkpoint is None:
         return
+    for left in folder.path.glob(f".{MODEL}.*.tmp"):  # by a command that was killed; the folder is held
+        shutil.rmtree(left, ignore_errors=True)
     load_checkpoint(checkpoint, method)
     write_stored(measured(config, data, method, checkpoint), folder.path / MODEL)
     log.write(f"{folder.path / MODEL} holds {checkpoint.name} as a model that needs no data")
@@ -85,7 +88,7 @@ def class_centroids(config: RunConfig, data: Data, method: Method) -> Tensor:
     sums = torch.zeros(data.info.n_classes, method.head.in_features, dtype=torch.float64)
     counts = torch.zeros(data.info.n_classes, 1, dtype=torch.float64)
     for batch in loader:
-        x = augment(batch.x.to(data.device, non_blocking=True), "none", size=d.size)
+        x = augment(batch.x.to(data.device, non_blocking=True), d.plain, size=d.size)
         sums.index_add_(0, batch.target.y, method.embed(x).double().cpu())
         counts += torch.bincount(batch.target.y, minlength=len(counts))[:, None]
     return (sums / counts).float()

@@ -158,7 +158,8 @@ class Model(nn.Module):
                 f"images are {tuple(images.shape)}, and this model needs (N, {len(self.channels)}, H, W) "
                 f"with the channels {', '.join(self.channels)} in this order; bring them into it"
             )
-        return augment(images.to(self.device), "none", size=self.config.data.size)
+        d = self.config.data
+        return augment(images.to(self.device), d.plain, size=d.size)
 
     def predict(self, images: Images, *, tta: str = "none", known: Tensor | None = None) -> Tensor:
         """Logits (N, O) on the host, float32; their softmax are probabilities, in the order of `classes`.
@@ -199,9 +200,9 @@ class Model(nn.Module):
         for group in plan_of(e, known, size):
             adapted |= group.adapted
             rows = [torch.as_tensor(part) for part in group.passes]
-            told = [known[part].to(self.device) for part in rows]
+            own = [known[part].to(self.device) for part in rows]
             how = adapter if group.adapted else running_statistics
-            found.append(self.passed(how, [x[part] for part in rows], told))
+            found.append(self.passed(how, [x[part] for part in rows], own))
             order += rows
         if not adapted:
             raise InputError(

@@ -62,12 +62,12 @@ def stored_of_run(checkpoint: Path) -> Stored:
     config = run_config_of(content, folder.path / CONFIG)
     weights = {str(k): v for k, v in state.get("algorithm", {}).items() if isinstance(v, Tensor)}
     progress = progress_of(state, checkpoint)
-    data = content.get("data") or data_of(config, content, weights, checkpoint)
+    every = read_records(folder.path / RESULTS)
+    data = content.get("data")
+    if not isinstance(data, Mapping):
+        data = data_of(config, weights, checkpoint, any(r.simulated for r in every))
     about = described_model(config, content, data, checkpoint, progress.epoch)
-    records = [
-        r for r in read_records(folder.path / RESULTS) if (r.checkpoint, r.epoch) == (label, progress.epoch)
-    ]
-    latest = {(r.split, r.tta): r for r in records}
+    latest = {(r.split, r.tta): r for r in every if (r.checkpoint, r.epoch) == (label, progress.epoch)}
     card = model_card(about, list(latest.values()))
     return Stored(config, about, weights, kept_components(checkpoint, config), card=card)
 
@@ -96,7 +96,9 @@ def described_model(
         "transform": {
             "training": config.data.transform,
             "resized_to": None if size is None else list(size),
-            "standardised": "each image and channel to mean 0 and standard deviation 1",
+            "standardised": "by ImageNet's mean and standard deviation"
+            if config.data.plain == "imagenet"
+            else "each image and channel to mean 0 and standard deviation 1",
         },
         "bn_stats": config.eval.bn_stats,
         "checkpoint": {"name": checkpoint.name, "sha256": sha256(checkpoint), "epoch": epoch},
@@ -107,7 +109,7 @@ def described_model(
 
 
 def data_of(
-    config: RunConfig, run: Mapping[str, Any], weights: Mapping[str, Tensor], checkpoint: Path
+    config: RunConfig, weights: Mapping[str, Tensor], checkpoint: Path, simulated: bool
 ) -> dict[str, Any]:
     """What weights tell of the data of a run whose config.json says nothing of them.
 
@@ -120,8 +122,8 @@ def data_of(
     names = [str(k) for k in range(len(weights["head.weight"]))]
     return {
         "name": config.data.dataset,
-        "simulated": False,
-        "digest": run.get("data_sha256"),
+        "simulated": simulated,
+        "digest": None,
         "n_classes": len(names),
         "classes": names,
         "channels": [f"channel {k + 1}" for k in range(first.shape[1])],

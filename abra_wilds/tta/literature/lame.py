@@ -41,9 +41,13 @@ def lame(method: Method, passes: Iterable[Tensor], known: Sequence[Tensor] = ())
 
 def nearest(f: Tensor, k: int = NEIGHBOURS) -> Tensor:
     """The affinities w (n, n): ones at each row's k nearest others by the angle between features (n, D)."""
+    return f.new_zeros(len(f), len(f)).scatter_(1, neighbours(f, k), 1.0)
+
+
+def neighbours(f: Tensor, k: int) -> Tensor:
+    """Each row's k nearest others, or all of fewer, by the angle between features (n, D); (n, k)."""
     f = F.normalize(f, dim=1)
-    cosines = (f @ f.T).fill_diagonal_(-torch.inf)
-    return torch.zeros_like(cosines).scatter_(1, cosines.topk(min(k, len(f) - 1)).indices, 1.0)
+    return (f @ f.T).fill_diagonal_(-torch.inf).topk(min(k, len(f) - 1)).indices
 
 
 def agreed(logits: Tensor, w: Tensor) -> Tensor:

@@ -158,24 +158,24 @@ FAULTS = [
 def test_a_fault_is_named_with_its_file_and_nothing_is_written(
     files, tmp_path, wrong, damage, name, parts, kind
 ):
-    (told,) = wrong(packed(tmp_path / kind, damage(files)))
-    assert told.startswith(f"{name}: found ")
-    tiny.assert_says(told, *parts)
+    (said,) = wrong(packed(tmp_path / kind, damage(files)))
+    assert said.startswith(f"{name}: found ")
+    tiny.assert_says(said, *parts)
     assert [p.name for p in tmp_path.iterdir()] == [kind]
 
 
-def test_every_fault_is_told_at_once(files, tmp_path, wrong):
+def test_every_fault_is_listed_at_once(files, tmp_path, wrong):
     damaged = changed(changed(files, content=b"0\n"), NAME.replace("seed:1", "seed:0"))
-    told = wrong(packed(tmp_path / "b.tar.gz", {**damaged, "notes.txt": b""}))
-    assert len(told) == 3
-    assert any("notes.txt: found a leftover, expected README.md and the nine" in line for line in told)
-    assert any("seed:0_epoch:best_pred.csv: found no such file, expected one" in line for line in told)
-    assert any("found 1 rows, expected 1,536" in line for line in told)
+    said = wrong(packed(tmp_path / "b.tar.gz", {**damaged, "notes.txt": b""}))
+    assert len(said) == 3
+    assert any("notes.txt: found a leftover, expected README.md and the nine" in line for line in said)
+    assert any("seed:0_epoch:best_pred.csv: found no such file, expected one" in line for line in said)
+    assert any("found 1 rows, expected 1,536" in line for line in said)
 
 
 def test_files_at_the_root_are_both_leftovers_and_missing(files, tmp_path, wrong):
-    told = wrong(packed(tmp_path / "b.zip", {k.removeprefix("rxrx1/"): v for k, v in files.items()}))
-    assert len(told) == 18 and sum("found a leftover" in line for line in told) == 9
+    said = wrong(packed(tmp_path / "b.zip", {k.removeprefix("rxrx1/"): v for k, v in files.items()}))
+    assert len(said) == 18 and sum("found a leftover" in line for line in said) == 9
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_link_in_a_tar_is_no_file(files, tmp_path, wrong, kind, called):
         for member in old:
             tar.addfile(member, old.extractfile(member))
         tar.addfile(info)
-    (told,) = wrong(tmp_path / "l.tar")
-    assert told == f"{NAME}: found {called}, expected a file"
+    (said,) = wrong(tmp_path / "l.tar")
+    assert said == f"{NAME}: found {called}, expected a file"
 
 
 def test_a_link_in_a_zip_or_a_folder_is_no_file(files, tmp_path, wrong):
@@ -219,8 +219,8 @@ def test_predictions_in_another_order_than_the_data_sets_are_found_out(screen, f
     rows = screen.rows["test"]
     order = rows[::-1].index if how == "reversed" else rows.sort_values("plate", kind="stable").index
     content = b"".join(np.array(lines_of(files))[order.to_numpy()])
-    (told,) = wrong(packed(tmp_path / "b.zip", changed(files, content=content)))
-    tiny.assert_says(told, NAME, how, "order of the data set")
+    (said,) = wrong(packed(tmp_path / "b.zip", changed(files, content=content)))
+    tiny.assert_says(said, NAME, how, "order of the data set")
 
 
 def test_random_predictions_are_in_no_other_order(screen, files, tmp_path):
@@ -238,8 +238,8 @@ def test_what_is_no_whole_archive_is_one_line(files, tmp_path, wrong, content):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-200] if content == "truncated" else content)
-    (told,) = wrong(path)
-    assert "b.tar.gz cannot be read" in told
+    (said,) = wrong(path)
+    assert "b.tar.gz cannot be read" in said
 
 
 def test_a_missing_data_set_is_a_bad_call(files, tmp_path, refused):

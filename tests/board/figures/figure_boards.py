@@ -22,8 +22,8 @@ def write_values(folder, number, rows, method="ERM", *, run=None, seed=0, about=
     path = run / "analysis" / f"{figures.COMPUTED[number]}_seed:{seed}_epoch:best.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_config(RunFolder(run, "rxrx1", seed), config, ["examples/run_expt.py"])
-    told = {**ABOUT, "method": method, "seed": seed, "config_sha256": config.digest(), **(about or {})}
-    path.write_text("".join(json.dumps({**told, **row}) + "\n" for row in rows))
+    said = {**ABOUT, "method": method, "seed": seed, "config_sha256": config.digest(), **(about or {})}
+    path.write_text("".join(json.dumps({**said, **row}) + "\n" for row in rows))
     return path
 
 

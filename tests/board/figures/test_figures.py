@@ -119,8 +119,8 @@ def test_without_a_run_or_a_place_for_the_files_nothing_is_made(sweep, tmp_path,
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("mine")
     for folder, out in ((tmp_path / "empty", "out"), (tmp_path / "absent", "out"), (sweep, "file")):
-        told = refused(figures_main, folder, "--out", tmp_path / out, "--figure", 5, 6)
-        assert str(tmp_path / "file" if folder == sweep else folder) in told
+        said = refused(figures_main, folder, "--out", tmp_path / out, "--figure", 5, 6)
+        assert str(tmp_path / "file" if folder == sweep else folder) in said
     assert (tmp_path / "file").read_text() == "mine"
 
 

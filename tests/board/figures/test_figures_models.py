@@ -1,4 +1,4 @@
-"""leaderboard/figures.py: Figures 7-10 from values of saved models, which are told apart."""
+"""leaderboard/figures.py: Figures 7-10 from values of saved models, which are given apart."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_damaged_values_and_those_of_an_earlier_model_are_refused(tmp_path, refu
 def test_a_checkpoint_elsewhere_or_none_at_all_is_refused(tmp_path, refused_figure):
     write_values(tmp_path, 8, shifts())
     for path in (tmp_path.parent / "x_seed:0_epoch:best_model.pth", tmp_path / "no.pth"):
-        told = refused_figure(7, "--checkpoint", path, code=2)
-        assert "CHECKPOINT" in told.upper() and str(path) in told
+        said = refused_figure(7, "--checkpoint", path, code=2)
+        assert "CHECKPOINT" in said.upper() and str(path) in said
 
 
-def test_models_of_one_method_and_seed_are_told_apart_by_their_settings(tmp_path):
+def test_models_of_one_method_and_seed_are_distinguished_by_their_settings(tmp_path):
     write_values(tmp_path, 7, sizes((0.2, 0.3)))
     write_values(tmp_path, 7, sizes((0.5, 0.6)), run="AdaBN", **PLATES)
     write_values(tmp_path, 7, sizes((0.8, 0.9)), method="ABRA")
@@ -88,8 +88,8 @@ def test_models_of_one_method_and_seed_are_told_apart_by_their_settings(tmp_path
     shown = [" ".join(t.get_text().split()) for t in axes.get_legend().get_texts()]
     flags = "bn_stats precise, groupby_fields ['experiment', 'plate'], train_loader plate"
     assert len(shown) == 4 and shown[0] == "ABRA" and f"ERM [{flags}]" in shown
-    told = {row["settings"] for row in seven.values if row["acc"] in (0.5, 0.6)}
-    assert told == {flags}
+    said = {row["settings"] for row in seven.values if row["acc"] in (0.5, 0.6)}
+    assert said == {flags}
     assert {row["settings"] for row in seven.values if row["method"] == "ABRA"} == {""}
 
 
@@ -158,5 +158,5 @@ def test_figure_7_has_a_violin_each_of_erm_and_of_adabn_which_is_erm_too(root, t
     models = sorted(map(str, tmp_path.glob("runs/*/seed0/*_epoch:best_model.pth")))
     words = [str(tmp_path / "runs"), "--out", str(tmp_path / "f"), "--figure", "7", "--draws", "2"]
     assert figures_main([*words, "--checkpoint", *models]) == 0
-    told = {row["settings"] for row in rows_of(tmp_path / "f" / "figure_7.csv")}
-    assert len(told) == 2 and any("tta plate_bn" in settings for settings in told)
+    said = {row["settings"] for row in rows_of(tmp_path / "f" / "figure_7.csv")}
+    assert len(said) == 2 and any("tta plate_bn" in settings for settings in said)

@@ -76,7 +76,7 @@ def test_a_model_of_one_seed_and_fold_twice_is_refused(tmp_path, refused_figure)
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "said"),
     [
         (("--sizes", "8", "0"), "--sizes"),
         (("--sizes", "many"), "--sizes"),
@@ -85,9 +85,9 @@ def test_a_model_of_one_seed_and_fold_twice_is_refused(tmp_path, refused_figure)
         (("--draws", "0"), "--draws"),
     ],
 )
-def test_flags_that_draw_nothing_are_refused(tmp_path, refused_figure, flags, told):
+def test_flags_that_draw_nothing_are_refused(tmp_path, refused_figure, flags, said):
     write_values(tmp_path, "shift", label_shifts())
-    assert told in refused_figure("shift", *flags, code=2)
+    assert said in refused_figure("shift", *flags, code=2)
 
 
 def test_without_values_it_is_refused_and_with_them_it_needs_no_torch(tmp_path, refused_figure):

@@ -96,8 +96,8 @@ def test_a_well_has_the_shade_of_its_share_at_its_place():
         [("E-01", 1, "A01", True), ("E-01", 1, "A01", True), ("E-01", 1, "P24", False)],
         columns=["experiment", "plate", "well", "right"],
     )
-    ((only,), told) = plates(rows)
-    assert told == "All 1 plates." and only.share == pytest.approx(200 / 3)
+    ((only,), message) = plates(rows)
+    assert message == "All 1 plates." and only.share == pytest.approx(200 / 3)
     assert '<path class="w4" d="M0 0h' in only.svg and '<path class="w0" d="M23 15h' in only.svg
     assert "66.7 % of images right; 2 wells, 1 of them never right" in only.svg
 
@@ -109,9 +109,9 @@ def test_of_many_plates_the_worst_of_each_experiment_are_drawn():
         for p in (1, 2)
         for right in ((True, True) if p == 1 + e % 2 else (True, False))
     ]
-    maps, told = plates(pd.DataFrame(rows, columns=["experiment", "plate", "well", "right"]))
+    maps, message = plates(pd.DataFrame(rows, columns=["experiment", "plate", "well", "right"]))
     assert [m.name for m in maps] == [f"E-{e:02} plate {2 - e % 2}" for e in range(MOST_PLATES)]
-    assert f"the other {MOST_PLATES} plates are in the table" in told
+    assert f"the other {MOST_PLATES} plates are in the table" in message
 
 
 def test_wells_of_another_plate_format_get_no_map_and_a_sentence():

@@ -26,7 +26,7 @@ def main():
     part = playbook["folders"][str(folder)]
     folder.mkdir(parents=True, exist_ok=True)
     if "fails" in part:
-        sys.exit(f"told first\n{part['fails']}")
+        sys.exit(f"said first\n{part['fails']}")
     from_ = Path(part["copy"])
     if (from_ / "config.json").exists():
         copy_whole(from_ / "config.json", folder / "config.json")

@@ -82,8 +82,8 @@ def test_a_lock_that_is_given_up_is_waited_for(stage):
 def test_two_sweeps_started_at_once_share_the_runs(stage):
     stage.change(wait=0.3)
     both = [stage.child("--jobs", "2") for _ in range(2)]
-    told = [child.communicate(timeout=300) for child in both]
-    assert [child.returncode for child in both] == [0, 0], told
+    said = [child.communicate(timeout=300) for child in both]
+    assert [child.returncode for child in both] == [0, 0], said
     assert Counter(stage.log("start")) == Counter(sweeps.ALL)
 
 
@@ -93,8 +93,8 @@ def test_sigterm_stops_what_runs_and_leaves_it_to_be_resumed(stage):
     child = stage.child()
     sweeps.wait_for(lambda: run.folder.exists() and RunState(run).stage == RESUMES)
     child.terminate()
-    _, told = child.communicate(timeout=300)
-    assert child.returncode == 130 and "interrupted" in told
+    _, said = child.communicate(timeout=300)
+    assert child.returncode == 130 and "interrupted" in said
     assert stage.log("start") == ["ERM/seed0"] and stage.log("end") == []
     with locked(run) as ours:
         assert ours

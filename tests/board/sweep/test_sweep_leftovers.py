@@ -94,7 +94,7 @@ def test_an_adaptation_by_another_epoch_than_it_picked_is_to_be_made_anew(run):
 def test_what_is_made_anew_replaces_predictions_of_its_checkpoint_alone(run):
     (adaptation,) = run.adaptations
     folder = run.folder / "tta_plate_bn"
-    best, others = sorted(folder.glob("*best*_pred.csv")), {"log.txt": "told", "notes": "mine"}
+    best, others = sorted(folder.glob("*best*_pred.csv")), {"log.txt": "said", "notes": "mine"}
     others |= {path.name.replace("epoch:best", "epoch:last"): "1\n" for path in best}
     for name, text in others.items():
         (folder / name).write_text(text)

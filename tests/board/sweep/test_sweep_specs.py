@@ -114,8 +114,8 @@ def test_without_val_the_last_epoch_counts(file):
 
 def test_settings_become_the_words_of_a_command():
     settings = {"lr": 1e-3, "mix": "none", "pretrained": True, "dsu_at": ["res1", "res2"]}
-    told = "--lr 0.001 --mix none --pretrained true --dsu_at res1 res2 --loader_kwargs num_workers=2"
-    assert " ".join(as_words({**settings, "loader_kwargs": {"num_workers": 2}}, "")) == told
+    said = "--lr 0.001 --mix none --pretrained true --dsu_at res1 res2 --loader_kwargs num_workers=2"
+    assert " ".join(as_words({**settings, "loader_kwargs": {"num_workers": 2}}, "")) == said
 
 
 BAD = [

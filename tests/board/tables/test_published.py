@@ -7,7 +7,7 @@ import json
 import pytest
 
 from abra_wilds import METHODS
-from abra_wilds.config.data import SPLIT_SCHEMES
+from abra_wilds.config.datasets import SPLIT_SCHEMES
 from abra_wilds.config.model import MODELS
 from abra_wilds.simulate import preset
 from tests import runs

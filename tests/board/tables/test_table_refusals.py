@@ -23,8 +23,8 @@ def refused_table(refused, tmp_path):
 
 def test_another_backbone_is_named_and_taken_when_asked_for(screen, tmp_path, refused_table):
     make_runs(screen, tmp_path / "runs", algorithm="ERM", model="resnet18")
-    told = ["Table 3 (rxrx1, official, resnet50)", "rxrx1, official, resnet18", "--backbone"]
-    assert_says(refused_table(tmp_path / "runs", "--table", 3), *told)
+    said = ["Table 3 (rxrx1, official, resnet50)", "rxrx1, official, resnet18", "--backbone"]
+    assert_says(refused_table(tmp_path / "runs", "--table", 3), *said)
     table = built(tmp_path / "runs", 3, backbones=["resnet18"])
     assert row_of(table, "ERM").backbone == "resnet18" and table.title.endswith("resnet18")
     assert "Where our backbone is another one, the published numbers are by resnet50." in table.notes

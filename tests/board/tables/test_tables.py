@@ -182,8 +182,8 @@ def test_balanced_accuracy_is_a_column_and_the_class_mix_a_note_where_records_ha
     headers, cells = [name for _, name in grid(table)[0]], grid(table)[1]
     shown = {row[0].split()[0]: row[headers.index("Balanced")] for row in cells if row[1] == "-"}
     assert (shown["ABRA"], shown["ERM"]) == ("30.0 ± 10.0", "missing")
-    (told,) = [note for note in table.notes if note.startswith("Class mix")]
-    assert told.endswith("each): test 0.25 over plates, 0.00 over experiments.")
+    (said,) = [note for note in table.notes if note.startswith("Class mix")]
+    assert said.endswith("each): test 0.25 over plates, 0.00 over experiments.")
     assert any(note.startswith("Balanced: of Test OOD") for note in table.notes)
     assert not any("Treatments" in note for note in table.notes)
 
@@ -232,14 +232,14 @@ def test_a_classifier_on_frozen_weights_has_drawn_no_images(mine):
 
 
 def test_the_page_says_what_of_the_published_p_values_can_be_had(made):
-    told = " ".join(built(made, 3).notes)
-    assert "Published p: as the paper prints it" in told and "as if seeds were not paired" in told
+    said = " ".join(built(made, 3).notes)
+    assert "Published p: as the paper prints it" in said and "as if seeds were not paired" in said
     assert (
         "The published p of SimCLR, BYOL, DINOv2, DSU, AdvBayes, ABRA is smaller than any such test can "
-        "give with the printed means" in told
+        "give with the printed means" in said
     )
     assert row_of(built(made, 3), "ABRA").published.p == 7.5e-6
-    assert "more than a factor of ten for AdvStyle with TTA, ABRA with TTA." in told
+    assert "more than a factor of ten for AdvStyle with TTA, ABRA with TTA." in said
 
 
 def test_four_files_a_table_are_written_and_a_narrow_form_is_printed(made, tmp_path, capsys):

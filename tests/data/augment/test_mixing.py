@@ -14,7 +14,7 @@ G = torch.tensor([4, 9, 4, 4, 9, 2, 9, 4])
 
 
 class Fixed:
-    """A generator that draws lam as told and the rest as numpy does."""
+    """A generator that draws lam as asked and the rest as numpy does."""
 
     def __init__(self, lam, seed=0):
         self.rng, self.lam = np.random.default_rng(seed), lam

@@ -249,7 +249,7 @@ def test_one_pixel_of_one_level_is_not_blank():
     assert out.std().item() == pytest.approx(1, rel=1e-2) and out.argmin() == 5 * 512 + 7
 
 
-@pytest.mark.parametrize("name", T.TRANSFORM_NAMES)
+@pytest.mark.parametrize("name", [name for name in T.TRANSFORM_NAMES if name != "imagenet"])
 def test_size_resizes_before_standardising_in_training_and_evaluation(name):
     x = images(n=3, side=64)
     out = T.augment(x, name, generator(9), size=(32, 32))

@@ -39,7 +39,7 @@ def test_tiny_data_set_has_the_official_splits(dataset):
 
 
 def test_unknown_dataset_is_named(tmp_path):
-    refused("unknown dataset 'camelyon17'; choose one of rxrx1", load_dataset, "camelyon17", tmp_path)
+    refused("unknown dataset 'poverty'; choose one of rxrx1", load_dataset, "poverty", tmp_path)
 
 
 def test_unknown_version_is_named(sim_root):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from abra_wilds.config.data import SPLIT_SCHEMES
+from abra_wilds.config.datasets import SPLIT_SCHEMES
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.splits import SCHEMES, SPLIT_NUMBERS, split_array
 from tests.data.datasets import full_metadata

@@ -39,6 +39,12 @@ def test_fields_carry_the_names_of_the_table(tmp_path):
     assert named(dataset, "cell_type") == "all" and dataset.n_classes == 3
 
 
+def test_rows_are_found_by_the_names_of_their_images(tmp_path):
+    dataset = opened(tmp_path, small_rows().sample(frac=1, random_state=0))
+    names = dataset._input_array.tolist()
+    assert dataset.rows_named([names[5], "images/none.png", names[0], "zzz", ""]) == [5, -1, 0, -1, -1]
+
+
 def test_a_bio_batch_of_several_columns_has_their_joined_names(tmp_path):
     dataset = opened(tmp_path, bio_batch_columns=["Metadata_Batch", "Metadata_Plate"])
     assert named(dataset, "experiment") == f"{BATCHES[0]}__{BATCHES[0]}_000"

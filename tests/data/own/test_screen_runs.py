@@ -17,6 +17,7 @@ from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.reading.pack import from_files
 from abra_wilds.engine.setup import prepare
 from abra_wilds.errors import InputError
+from abra_wilds.nets.backbones import timm_package
 from tests import runs
 from tests.data.own.tables import BATCHES, SHARED, small_rows, write_screen
 
@@ -150,7 +151,7 @@ def test_a_sweep_goes_over_bio_batches_that_are_left_out(table, tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/real is not here")
 @pytest.mark.parametrize("algorithm", ["ERM", "ABRA"])
 def test_mitocheck_trains_by_one_command_with_dates_as_bio_batches(algorithm, tmp_path):
-    pytest.importorskip("timm")
+    timm_package()
     table = SHARED / "mitocheck" / "load_data.csv"
     before = {path: path.stat().st_mtime_ns for path in table.parent.iterdir()}
     words = (

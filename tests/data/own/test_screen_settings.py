@@ -22,6 +22,7 @@ def test_flags_go_before_screen_yaml_and_that_before_defaults(tmp_path):
     origins = [config.origin[name] for name in ("label_column", "least_per_class", "dataset", "plate_column")]
     assert origins == ["screen.yaml", "flag", "screen.yaml", "default"]
     assert (config.data.dataset, config.data.split_scheme) == ("screen", "screen")
+    assert run_config("ERM", dataset="screen", screen=str(tmp_path)).screen.least_per_class == 3
     # Splits that are drawn take the place of those in a column.
     drawn = run_config("ERM", screen=str(table), split=["test=0.2"])
     assert (drawn.screen.split, drawn.screen.split_column) == (("test=0.2",), None)

@@ -69,6 +69,16 @@ def test_planes_and_channels_of_tiffs_are_named(tmp_path):
     refused("has the key 'page'; choose c, channel", read_plane, f"{plain}#page=0")
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}, {"rowsperstrip": 4}])
+def test_a_tiff_that_was_cut_off_is_refused(tmp_path, options):
+    path, x = tmp_path / "a.tif", levels(32, 32)
+    tifffile.imwrite(path, x, **options)
+    body = path.read_bytes()
+    for length in range(0, len(body) - 1, 97):
+        path.write_bytes(body[:length])
+        refused("a.tif cannot be read", read_plane, str(path))
+
+
 def test_pages_of_an_lzw_stack_are_read(tmp_path):
     first, *others = map(Image.fromarray, STACK)
     path = tmp_path / "lzw.tif"

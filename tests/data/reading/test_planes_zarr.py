@@ -40,6 +40,19 @@ def test_planes_of_fields_are_read_by_their_axes(tmp_path, version):
     refused("b.zarr is no image of an OME-Zarr", read_plane, f"{tmp_path / 'b.zarr'}#c=0")
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_chunk_that_was_cut_off_is_refused(tmp_path, version):
+    x = np.random.default_rng(0).integers(0, 4000, (32, 32)).astype(np.uint16)
+    write_field(tmp_path / "a.zarr", x, "yx", version)
+    (chunk,) = (tmp_path / "a.zarr" / "0").rglob("0.0" if version == "0.4" else "c/0/0")
+    body = chunk.read_bytes()
+    for length in (0, 8, 20, len(body) // 2, len(body) - 1):
+        chunk.write_bytes(body[:length])
+        refused("a.zarr cannot be read", read_plane, str(tmp_path / "a.zarr"))
+    chunk.write_bytes(body)
+    assert np.array_equal(read_plane(str(tmp_path / "a.zarr")), x)
+
+
 class Bomb:
     """Pickled, it is a call that touches a file."""
 

@@ -69,7 +69,7 @@ def deep(n=6, C=2, side=32):
     return np.random.default_rng(0).integers(0, 65536, (n, C, side, side), dtype=np.uint16)
 
 
-@pytest.mark.parametrize("name", TRANSFORM_NAMES)
+@pytest.mark.parametrize("name", [name for name in TRANSFORM_NAMES if name != "imagenet"])
 @pytest.mark.parametrize("size", [None, (24, 24)])
 def test_every_transform_of_16_bits_equals_that_of_the_same_numbers_as_floats(name, size):
     x = deep(side=300 if name == "paper" else 32)

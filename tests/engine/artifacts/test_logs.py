@@ -169,9 +169,9 @@ def test_the_guard_names_the_first_step_that_is_not_finite():
     note(guard, 6, math.nan)
     with pytest.raises(Diverged) as caught:
         guard.check("nothing is left")
-    told = ("inf at step 5", "0.01", "plate = 1; plate = 2; plate = 3 and others", "L_clean = 2")
+    said = ("inf at step 5", "0.01", "plate = 1; plate = 2; plate = 3 and others", "L_clean = 2")
     runs.assert_says(
-        str(caught.value), *told, "L_shifted = inf", "nothing is left", "--lr", "--max_grad_norm"
+        str(caught.value), *said, "L_shifted = inf", "nothing is left", "--lr", "--max_grad_norm"
     )
     assert "K_rel_max" not in str(caught.value)
 

@@ -54,16 +54,16 @@ def test_a_worker_that_is_killed_is_a_sentence(root, tiny, tmp_path, capfd, monk
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "DataLoader worker (pid(s) 7, 8) exited unexpectedly",
         "DataLoader worker (pid 7) is killed by signal: Bus error",
         "Pin memory thread exited unexpectedly",
     ],
 )
-def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, told):
+def test_the_death_of_a_worker_may_strike_anywhere_in_a_command(capsys, message):
     def body():
-        raise RuntimeError(told)
+        raise RuntimeError(message)
 
     assert KILLED[0] in runs.sentence(capsys, exit_cleanly, body, code=1)
 

@@ -30,7 +30,7 @@ from tests import disks, runs
 
 MODEL = "rxrx1_seed:0_epoch:best_model.pth"
 KEPT = "rxrx1_seed:0_epoch:best_components_plate.pth"
-OF = ("checkpoint_sha256", "data_sha256", "controls")  # whose components they are
+OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose components they are
 EB = {"tta": "eb_bn", "tta_min": 8}
 CPU = torch.device("cpu")
 

@@ -184,6 +184,12 @@ def noise(channels, side):
     return images, torch.where(torch.arange(17) < 8, 0, -1)
 
 
+def test_colours_of_imagenet_are_scaled_inside_the_graph(tiny, tmp_path):
+    model = untrained(side=32, channels=3, model="resnet18", transform="imagenet")
+    images, known = noise(3, 32)
+    assert_same(model, "torch", "none", images / 16, known, tmp_path)
+
+
 def test_images_are_resized_inside_the_graph(tiny, tmp_path):
     model = untrained(side=50, model="resnet18", target_resolution=[32])
     assert_same(model, "onnx", "plate_bn", *noise(4, 50), tmp_path)

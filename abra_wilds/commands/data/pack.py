@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any
 
 from abra_wilds.config.fields import path
 from abra_wilds.config.run import COMMON
@@ -13,9 +14,6 @@ from abra_wilds.data.datasets.catalogue import DATASET_NAMES
 from abra_wilds.data.reading.pack import found_name, from_files, pack
 from abra_wilds.pools import usable_cores
 from abra_wilds.recipes.flags import add_flag
-
-if TYPE_CHECKING:
-    from wilds.datasets.wilds_dataset import WILDSDataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +46,19 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_screen_flags(parser)
 
 
-def add_screen_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags that say what a screen's columns and channels are; those given go before its yaml."""
+def add_screen_flags(
+    parser: argparse.ArgumentParser, *, path_too: bool = False, without: Collection[str] = ()
+) -> None:
+    """Declare the flags that say what a screen's columns and channels are; those given go before its yaml.
+
+    Args:
+        parser: gets them.
+        path_too: whether --screen is one of them.
+        without: those that mean nothing to the command.
+    """
     group = parser.add_argument_group("of a screen")
     for name, setting in COMMON.of("screen").items():
-        if name != "screen":
+        if (path_too or name != "screen") and name not in without:
             add_flag(group, name, setting.flag, setting.default)
 
 
@@ -62,19 +68,18 @@ def screen_flags(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names if hasattr(args, name)}
 
 
-def opened(args: argparse.Namespace) -> WILDSDataset:
-    """The data set that a command's arguments name, read from its image files.
+def named(args: argparse.Namespace) -> str:
+    """The data set that a command's arguments name.
 
     Raises:
-        InputError: if there is none, or it cannot be used.
+        InputError: if there is none.
     """
-    flags = screen_flags(args)
-    return from_files(args.dataset or (SCREEN if flags else found_name(args.root)), args.root, flags)
+    return str(args.dataset or (SCREEN if screen_flags(args) else found_name(args.root)))
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds pack`; InputError is left to the caller, who prints it."""
-    dataset = opened(args)
+    dataset = from_files(named(args), args.root, screen_flags(args))
     folder = pack(dataset, size=args.size, workers=args.workers)
     sys.stdout.write(f"packed {len(dataset):,} images into {folder}\n")
     return 0

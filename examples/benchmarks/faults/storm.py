@@ -1,6 +1,6 @@
 """Random kills of commands: what is left, and whether the same command ends it alike.
 
-    python examples/benchmarks/storm.py FOLDER --kills 200 --json leaderboard/records/storm.json
+    python examples/benchmarks/faults/storm.py FOLDER --kills 200 --json leaderboard/records/storm.json
 
 The jobs are training, packing, sweeping, fetching and bundling. Each is first done without a kill. Then it
 is started, killed (SIGKILL, its processes too) after a random time of up to its whole length, checked and

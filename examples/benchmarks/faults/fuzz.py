@@ -1,6 +1,6 @@
 """Fuzz every parser of user input for minutes, and write how many inputs each has met.
 
-    python examples/benchmarks/fuzz.py --minutes 10 --json leaderboard/records/fuzz.json
+    python examples/benchmarks/faults/fuzz.py --minutes 10 --json leaderboard/records/fuzz.json
 
 The parsers, their inputs and the property are those of tests/fuzz, which the quick tests run for some hundred
 inputs each. A parser is done after --examples inputs or --minutes, whichever comes first; the file is written
@@ -19,7 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text

@@ -1,7 +1,7 @@
 """Every method, with and without test-time adaptation, on one simulated screen, over several seeds.
 
-    python examples/benchmarks/compare_methods.py comparison --records FILE.jsonl
-    python examples/benchmarks/compare_methods.py --table_only --records FILE.jsonl
+    python examples/benchmarks/methods/compare_methods.py comparison --records FILE.jsonl
+    python examples/benchmarks/methods/compare_methods.py --table_only --records FILE.jsonl
 
 Simulates the screen ("midi": RxRx1's experiments, 28 treatments of which a plate shows a quarter), trains
 every row in a process of its own, predicts with its last epoch, and collects the records into one .jsonl

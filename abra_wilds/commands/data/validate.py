@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from abra_wilds.commands.pack import add_data_arguments, opened
+from abra_wilds.commands.data.pack import add_data_arguments, named, screen_flags
 from abra_wilds.data.datasets.counts import data_lines, split_rows
 from abra_wilds.data.datasets.validate import (
     bad_plates,
@@ -19,6 +19,7 @@ from abra_wilds.data.datasets.validate import (
     report_problems,
     size_of,
 )
+from abra_wilds.data.reading.pack import from_files
 from abra_wilds.data.reading.packed import pack_command
 from abra_wilds.errors import InputError
 from abra_wilds.pools import check_workers
@@ -32,11 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds validate`; 1 if anything is wrong."""
     check_workers(args.workers)
+    name = named(args)
     try:
-        dataset = opened(args)
+        dataset = from_files(name, args.root, screen_flags(args))
     except InputError as fault:
         return report_problems([str(fault)])
-    folder, name = Path(dataset.data_dir), dataset.dataset_name
+    folder = Path(dataset.data_dir)
     packs, problems = opened_packs(dataset, args.root)
     problems += bad_plates(dataset)
     lines = data_lines(dataset, split_rows(dataset))

@@ -1,4 +1,4 @@
-"""`abra-wilds fetch`: download RxRx1, resumed where it broke off, and checked."""
+"""`abra-wilds fetch`: download RxRx1 or another set of WILDS, resumed where it broke off, and checked."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from abra_wilds.config.datasets import OF_RXRX1
 from abra_wilds.config.fields import path
 from abra_wilds.config.files import once
 from abra_wilds.errors import InputError
@@ -22,7 +23,9 @@ from abra_wilds.terminal import remedy
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of `abra-wilds fetch`."""
     parser.add_argument(
-        "dataset", choices=tuple(SOURCES), help="RxRx1-WILDS (7 GB), or RxRx1 with six channels (47 GB)"
+        "dataset",
+        choices=tuple(SOURCES),
+        help="RxRx1-WILDS (7 GB), RxRx1 with six channels (47), Camelyon17 (11), iWildCam (12) or FMoW (54)",
     )
     parser.add_argument(
         "root",
@@ -74,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name} is already there, in {root}")
     else:
         report_fetched(target)
-    print(f"next: abra-wilds validate {shlex.quote(str(root))}")
+    if name in OF_RXRX1:
+        print(f"next: abra-wilds validate {shlex.quote(str(root))}")
     return 0
 
 

@@ -39,7 +39,7 @@ RUN = (
     "--pretrained false --batch_size 8 --warmup_epochs 0 --device cpu --preset wilds "
     "--loader_kwargs num_workers=0"
 )
-EXAMPLES = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parents[2]
 # What differs between two runs of one command: times, checksums of files that hold them, and commits.
 TIMES = ("seconds", "wall_s", "commit", "checkpoint_sha256")
 RATE = 3e6  # bytes a second of the server, so that a kill meets a download

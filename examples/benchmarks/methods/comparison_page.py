@@ -1,4 +1,4 @@
-"""The page of `compare_methods.py`: tests, tables and what can be told, from the records of its runs."""
+"""The page of `compare_methods.py`: tests, tables and what is significant, from the records of its runs."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def table(rows: Rows) -> list[list[str]]:
         compared = f"{difference(test)} ({name})" if name else "-"
         forward = statistics.mean(r.consumed["forward_equivalents"] / r.consumed["images"] for r in records)
         seconds = statistics.mean(r.consumed["seconds"] for r in records)
-        told = "-" if p is None else f"{p:.2g}"
+        shown = "-" if p is None else f"{p:.2g}"
         cost = [f"{forward:.2f}", f"{seconds:.0f}", entered(records[0])]
         epochs = "/".join(map(str, sorted({r.epoch + 1 for r in records})))
-        cells.append([label, tta, *accs, str(len(records)), epochs, compared, told, *cost])
+        cells.append([label, tta, *accs, str(len(records)), epochs, compared, shown, *cost])
     return cells
 
 
@@ -162,8 +162,8 @@ def as_page(rows: Rows, screen: str) -> str:
 
 Simulated: the screen "{screen}" of `abra-wilds simulate`. It says nothing about biology, and a few epochs of
 a small network say little about long training of a large one. Made by
-`examples/benchmarks/compare_methods.py`; what single methods needed is in
-`examples/benchmarks/comparison_rows.py`.
+`examples/benchmarks/methods/compare_methods.py`; what single methods needed is in
+`examples/benchmarks/methods/comparison_rows.py`.
 
 Accuracy in percent after the last epoch: mean ± sample standard deviation over seeds. Images: {numbers}.
 All rows predict by batch-norm statistics that were re-estimated on all training images, or by the
@@ -176,7 +176,7 @@ Code: {commits}.{f" {mixes}." if mixes else ""}
 
 {markdown(table(rows))}
 
-## Which differences can be told
+## Which differences are significant
 
 {verdict(rows)}
 

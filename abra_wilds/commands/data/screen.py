@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from abra_wilds.commands.pack import add_screen_flags, screen_flags
+from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import path
 from abra_wilds.config.screen import FILE, screen_folder
 from abra_wilds.data.screens.found import proposed, settings_text, summary

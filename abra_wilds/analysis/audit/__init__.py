@@ -1,0 +1,1 @@
+"""Whether a model, or the screen itself, tells classes by something that is not the cells."""

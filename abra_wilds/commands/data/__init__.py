@@ -1,0 +1,1 @@
+"""Jobs about images, before and around training."""
