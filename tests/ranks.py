@@ -103,8 +103,8 @@ def trained(argv: list[str], stop: int = 0) -> tuple[int | str | None, str, dict
 
     from abra_wilds.engine import fit as fit_module
 
-    methods, taken = [], [0]
-    build, step = fit_module.build_method, fit_module.step
+    methods, taken, ended = [], [0], []
+    build, step, leave = fit_module.build_method, fit_module.step, fit_module.leave_model
 
     def keeping(*args: Any, **kwargs: Any) -> Any:
         methods.append(build(*args, **kwargs))
@@ -116,12 +116,20 @@ def trained(argv: list[str], stop: int = 0) -> tuple[int | str | None, str, dict
             raise KeyboardInterrupt
         return step(*args, **kwargs)
 
+    def state() -> dict[str, Any]:
+        found = methods[-1].state_dict() if methods else {}
+        return {name: getattr(value, "clone", lambda v=value: v)() for name, value in found.items()}
+
+    def leaving(*args: Any) -> None:
+        ended.append(state())  # rank 0's method takes over the best weights here, and has nothing left to do
+        leave(*args)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "build_method", keeping)
         patch.setattr(fit_module, "step", stopping)
+        patch.setattr(fit_module, "leave_model", leaving)
         code, err = said(argv)
-    state = methods[-1].state_dict() if methods else {}
-    return code, err, {name: getattr(value, "clone", lambda v=value: v)() for name, value in state.items()}
+    return code, err, ended[0] if ended else state()
 
 
 def together(work: Callable[..., Any], *args: Any) -> Any:

@@ -55,7 +55,8 @@ def abra_loss(
             out, and cross-entropy weighs 1.
         shift: its K and sigma_ema move.
         alpha: ascent step of K; the paper writes theta's learning rate.
-        bio_batch: (N,) ids, any integers; None where all images are of one bio-batch.
+        bio_batch: (N,) ids, any integers, best on the host, where they are read; None where all images are of
+            one bio-batch.
         tail: what follows the shift, from all of `features` to (N, D); its batch norms keep the running
             statistics of clean features. None averages a map over its positions.
         lam: lambda, weight of cross-entropy against ArcFace (Eq. 10).
