@@ -13,11 +13,14 @@ from abra_wilds.commands.predict import (
     OF_TRAINING,
     add_flags,
     add_model,
+    add_sharing,
+    by_plate,
     checkpoint_of,
     for_screen,
     given_flags,
 )
 from abra_wilds.config.fields import path
+from abra_wilds.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where files go; unset: embed_EPOCH_TTA in the run, with --screen embed_TTA",
     )
+    add_sharing(parser)
     add_flags(parser)
     add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
@@ -63,13 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """The command; returns its exit code."""
     if "screen" in args:
-        from abra_wilds.analysis.answers.embed import embed_screen
-
-        model, flags = for_screen(args, {"split": args.split, "metrics": args.metrics})
-        out = args.out or Path(f"embed_{model.config.eval.name}")
-        how = {"levels": args.level, "postprocess": args.postprocess, "h5ad": args.h5ad}
-        embed_screen(model, args.screen, flags, out, **how)
-        return 0
+        return by_plate(args, lambda: embed(args))
     embed_saved(
         checkpoint_of(args),
         args.split,
@@ -82,3 +80,24 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
     )
     return 0
+
+
+def embed(args: argparse.Namespace) -> None:
+    """Embed a screen.
+
+    Raises:
+        InputError: for what needs the whole screen, with --by_plate.
+    """
+    from abra_wilds.analysis.answers.embed import embed_screen
+    from abra_wilds.analysis.answers.plates import embed_by_plate
+
+    for name, value in {"postprocess": args.postprocess != "none", "h5ad": args.h5ad}.items():
+        if value and args.by_plate:
+            raise InputError(f"--{name} needs the whole screen at once; leave it or --by_plate out")
+    model, flags = for_screen(args, {"split": args.split, "metrics": args.metrics})
+    out = args.out or Path(f"embed_{model.config.eval.name}")
+    if args.by_plate:
+        embed_by_plate(model, args.screen, flags, out, levels=args.level, csv=args.csv)
+    else:
+        how = {"levels": args.level, "postprocess": args.postprocess, "h5ad": args.h5ad}
+        embed_screen(model, args.screen, flags, out, **how)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abra_wilds.board.sweep.slurm import submit_shared
 from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
+from abra_wilds.dist import launched, started
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.models.model import Model, load_model
 from abra_wilds.errors import InputError
@@ -17,6 +19,7 @@ from abra_wilds.recipes.flags import add_flag
 
 # Which images train is nothing to a screen that is predicted as a whole.
 OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
+OF_SHARING = ("csv", "slurm", "jobs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +41,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with --screen: table of abra-wilds qc; flagged sites do not count in wells that have others",
     )
+    add_sharing(parser)
     add_flags(parser)
     add_screen_flags(parser, path_too=True, without=OF_TRAINING)
+
+
+def add_sharing(parser: argparse.ArgumentParser) -> None:
+    """How a large screen is worked through, for predict and embed."""
+    group = parser.add_argument_group("a screen of many plates")
+    group.add_argument(
+        "--by_plate",
+        action="store_true",
+        help="write a file a plate; the same command goes on, and several at once share the plates",
+    )
+    group.add_argument("--csv", action="store_true", help="with --by_plate: csv of a large screen too")
+    group.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="with --by_plate: submit it, by sbatch's names: time=MINUTES partition=... cpus_per_task=...",
+    )
+    group.add_argument(
+        "--jobs", type=int, metavar="N", help="jobs of --slurm that share the plates; unset: 1"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +117,40 @@ def checkpoint_of(args: argparse.Namespace) -> Path:
         InputError: for a flag that needs a screen.
     """
     given = vars(args)
-    for name in ("unlabelled", "h5ad", "qc", *(n for n in COMMON.of("screen") if n not in OF_TRAINING)):
+    of_screen = [name for name in COMMON.of("screen") if name not in OF_TRAINING]
+    for name in ("unlabelled", "h5ad", "qc", "by_plate", *OF_SHARING, *of_screen):
         if given.get(name) not in (None, False):
             raise InputError(f"--{name} would have no effect without --screen; leave it out or add that")
     return Path(expanded(args.checkpoint, "MODEL"))
+
+
+def by_plate(args: argparse.Namespace, work: Callable[[], None]) -> int:
+    """Do a command with --screen, here or by jobs of Slurm; returns its exit code.
+
+    Args:
+        args: of the command.
+        work: what it does in this process.
+
+    Raises:
+        InputError: for flags that need --by_plate or --out, or several processes without it.
+    """
+    for name in OF_SHARING:
+        if getattr(args, name) not in (None, False) and not (args.slurm if name == "jobs" else args.by_plate):
+            needed = "slurm" if name == "jobs" else "by_plate"
+            raise InputError(f"--{name} would have no effect without --{needed}; leave it out or add that")
+    if launched() > 1 and not args.by_plate:
+        raise InputError(
+            f"{launched()} processes would each predict the whole screen; add --by_plate to share it"
+        )
+    if args.slurm is None:
+        with started():
+            work()
+        return 0
+    if args.out is None:
+        raise InputError("--slurm needs a folder that all jobs fill; give it by --out")
+    gpus = 0 if vars(args).get("device") == ["cpu"] else 1
+    jobs = 1 if args.jobs is None else args.jobs
+    return submit_shared(args.command[1:], args.slurm, args.out, jobs, gpus)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,9 +158,18 @@ def run(args: argparse.Namespace) -> int:
     if "screen" not in args:
         predict_saved(checkpoint_of(args), args.split, args.out, given_flags(args))
         return 0
+    return by_plate(args, lambda: predict(args))
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Predict a screen."""
+    from abra_wilds.analysis.answers.plates import predict_by_plate
     from abra_wilds.analysis.answers.predict import predict_screen
 
     model, flags = for_screen(args, {"split": args.split})
     out = args.out or Path(f"answers_{model.config.eval.name}")
-    predict_screen(model, args.screen, flags, out, scored=not args.unlabelled, qc=args.qc)
-    return 0
+    how = {"scored": not args.unlabelled, "qc": args.qc}
+    if args.by_plate:
+        predict_by_plate(model, args.screen, flags, out, **how, csv=args.csv)
+    else:
+        predict_screen(model, args.screen, flags, out, **how)

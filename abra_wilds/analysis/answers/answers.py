@@ -64,13 +64,14 @@ class Answers:
     of: Tensor
 
 
-def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig) -> Answers:
+def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig, part: str = "") -> Answers:
     """Predict every site of a screen, bio-batch by bio-batch.
 
     Args:
         model: with the channels of the screen.
         dataset: the screen.
         e: which adaptation.
+        part: name of the part of a screen that this is; of a part nothing need be adapted.
 
     Raises:
         InputError: if nothing could be adapted, or an image cannot be read.
@@ -79,7 +80,7 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig) -> Answers:
 
     subset = WILDSSubset(dataset, np.arange(len(dataset)), transform=None)
     plan = plan_of_screen(subset, e, model.config.data.batch_size)
-    if e.tta != "none":
+    if e.tta != "none" and not part:
         check_plans({"the screen": plan}, e)
     n, C = len(dataset), len(model.classes)
     found = Answers(
@@ -94,7 +95,7 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig) -> Answers:
     adapter = Certifying(model.check_components(e)) if e.needs_components else adapter
     known, wells = known_controls_of(subset, e), well_ids(subset)
     known = torch.full((n,), -1) if known is None else known
-    for group, images in read(model, subset, plan):
+    for group, images in read(model, subset, plan, part or "screen"):
         how = adapter if group.adapted else running_statistics
         rows = [torch.as_tensor(part) for part in group.passes]
         logits, features = model.passed(how, images, [known[part].to(model.device) for part in rows])
@@ -106,7 +107,9 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig) -> Answers:
     return found
 
 
-def read(model: Model, subset: WILDSSubset, plan: list[BioBatch]) -> Iterator[tuple[BioBatch, list[Tensor]]]:
+def read(
+    model: Model, subset: WILDSSubset, plan: list[BioBatch], named: str
+) -> Iterator[tuple[BioBatch, list[Tensor]]]:
     """The images of each pass of each bio-batch, already of the model's size where it has one.
 
     A plate waits on the host whole where a model is adapted to it: 768 sites of five channels are 1 GB at 256
@@ -117,7 +120,8 @@ def read(model: Model, subset: WILDSSubset, plan: list[BioBatch]) -> Iterator[tu
     nbytes = read_image(subset.dataset, 0).nbytes
     sampler = PassSampler(plan, min(d.batch_size, max(READ_BYTES // nbytes, 1)))
     batches = iter(Loader(subset, grouper, sampler, **reading_kwargs(d, model.device)))
-    bar = tqdm(total=len(subset), desc="screen", unit="images", disable=no_bar(model.config.train))
+    off = no_bar(model.config.train)
+    bar = tqdm(total=len(subset), desc=named, unit="images", leave=named == "screen", disable=off)
     with bar:
         for group, reads in zip(plan, sampler.reads, strict=True):
             passes = []

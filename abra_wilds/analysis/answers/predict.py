@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ from abra_wilds.config.schema import jsonable
 from abra_wilds.data.datasets.catalogue import data_digest
 from abra_wilds.data.datasets.quality import FLAG, flags_of, site_names
 from abra_wilds.data.reading.images import read_image
-from abra_wilds.engine.evaluation.certificates import certificate_line
+from abra_wilds.engine.evaluation.certificates import PlateCertificate, certificate_line
 from abra_wilds.engine.evaluation.saved import refuse_existing
 from abra_wilds.engine.models.model import Model
 from abra_wilds.results.files import all_or_none, atomic_write, csv_text, make_out, write_text
@@ -89,11 +89,11 @@ def worth_columns(found: Answers, e: EvalConfig) -> pd.DataFrame:
         "Statistics_Images": found.statistics.numpy(),
         "Calibrated": (found.of >= 0).numpy(),
     }
-    if found.certificates:
+    if e.needs_components:
         # One more row for sites without a certificate.
-        rows = pd.DataFrame([asdict(row) for row in found.certificates]).reindex(
-            range(len(found.certificates) + 1)
-        )
+        known = [field.name for field in fields(PlateCertificate)]
+        rows = pd.DataFrame([asdict(row) for row in found.certificates], columns=known)
+        rows = rows.reindex(range(len(found.certificates) + 1))
         of = torch.where(found.of < 0, len(found.certificates), found.of).numpy()
         names = {"accuracy": "Accuracy", "low": "Accuracy_Low", "high": "Accuracy_High", "trusted": "Trusted"}
         names |= {"advice": "Advice"}

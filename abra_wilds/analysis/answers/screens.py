@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 PREFIX = "Metadata_"
 
 
-def open_screen(model: Model, screen: str | Path, flags: Mapping[str, Any], scored: bool) -> ScreenDataset:
+def open_screen(
+    model: Model, screen: str | Path, flags: Mapping[str, Any], scored: bool, there: bool = True
+) -> ScreenDataset:
     """A screen with the channels of a model in its order, its images there.
 
     Args:
@@ -40,6 +42,7 @@ def open_screen(model: Model, screen: str | Path, flags: Mapping[str, Any], scor
         screen: its table or folder.
         flags: settings of screens that go before those of its screen.yaml.
         scored: whether its labels are read, where there are some; they must then be classes of the model.
+        there: whether to look for its images.
 
     Raises:
         InputError: for a channel that is not there, a class that the model does not know, or whatever of the
@@ -54,9 +57,19 @@ def open_screen(model: Model, screen: str | Path, flags: Mapping[str, Any], scor
         opened = replace(opened, config=replace(opened.config, label_column=None))
     dataset = opened.dataset(model.classes, labelled=False)
     check_classes(model, opened)
+    if there:
+        look_for_images(dataset)
+    return dataset
+
+
+def look_for_images(dataset: ScreenDataset) -> None:
+    """Raise if an image of a screen is missing, or the first cannot be read.
+
+    Raises:
+        InputError: naming it.
+    """
     check_images(dataset, range(len(dataset)))
     common_shape(dataset, [0])
-    return dataset
 
 
 def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:

@@ -18,22 +18,14 @@ from abra_wilds.board.sweep.state import FINISHED, RESUMES, RunState
 from abra_wilds.commands.board.sweep import add_arguments
 from abra_wilds.commands.board.sweep import main as sweep_main
 from abra_wilds.errors import InputError
-from tests import runs
+from tests import clusters, runs
 from tests.board.sweep import sweeps
 
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A PATH with an srun, and an sbatch that keeps the script it gets."""
     pytest.importorskip("submitit")
-    folder, kept = tmp_path / "bin", tmp_path / "job.sh"
-    folder.mkdir()
-    (folder / "srun").write_text("#!/bin/sh\n")
-    (folder / "sbatch").write_text(f'#!/bin/sh\ncp "$1" {kept}\necho Submitted batch job 42\n')
-    for path in folder.iterdir():
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    return kept
+    return clusters.stand_in(tmp_path, monkeypatch)
 
 
 def arguments(words):
