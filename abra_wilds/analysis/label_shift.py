@@ -159,7 +159,9 @@ class Images:
         size = saved.config.data.batch_size
         plan = bio_batch_plan(together, adapter.e, is_control[together], size, self.number)
         if not plan.adapted:
-            return Predicted(self.plain[rows])
+            too_few = Decision(None, "fewer images than --tta_min", 0.0)
+            advises = isinstance(adapter.adapter, Certifying)
+            return Predicted(self.plain[rows], too_few if advises else None)
         known = torch.where(torch.from_numpy(is_control), self.batch.target.y, -1)
         told = [known[p].to(saved.setup.device) for p in plan.passes] if is_control.any() else ()
         images = (saved.standardised(self.batch.x[p]) for p in plan.passes)

@@ -12,6 +12,7 @@ import torch
 
 from abra_wilds.analysis.label_shift import label_shift
 from abra_wilds.analysis.shift_grid import Grid, draw, drawn_by
+from abra_wilds.config.evaluation import ADVICE
 from abra_wilds.data.datasets.controls import control_rows
 from abra_wilds.errors import InputError
 from abra_wilds.nets.staged import BATCH_NORMS
@@ -97,6 +98,12 @@ def test_all_adaptations_run_and_a_single_image_is_adapted_by_controls_alone(sav
     assert {"none", "plate_bn", "mixed_bn", "eb_bn", "eb_bn,controls=all", CONTROLS} <= one.right.keys()
     alone = {name for name, right in one.right.items() if right == one.right["none"]}
     assert {"none", "plate_bn", "mixed_bn", "eb_bn"} <= alone
+    none = {"adapt": 0, "do not adapt": 0, "cannot tell": 4 * 4, "right": sum(one.right["none"])}
+    assert one.advice["eb_bn"] == none and one.advice.keys() == {"eb_bn", "eb_bn,controls=all"}
+    said = whole.advice["eb_bn"]
+    assert sum(said[words] for words in ADVICE) == 4 * 4
+    if said["adapt"] == 16:
+        assert said["right"] == sum(whole.right["eb_bn"])
     assert whole.images == [4 * 16] * 4 and all(r % 4 == 0 for of in whole.right.values() for r in of)
 
 
