@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from abra_wilds.board.extra import check_board_packages
 from abra_wilds.board.sweep.slurm import submit_shared
 from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
@@ -16,10 +18,12 @@ from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.models.model import Model, load_model
 from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import add_flag
+from abra_wilds.results.files import write_text
 
 # Which images train is nothing to a screen that is predicted as a whole.
 OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
 OF_SHARING = ("csv", "slurm", "jobs")
+PAGE = "answers.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +174,22 @@ def predict(args: argparse.Namespace) -> None:
     out = args.out or Path(f"answers_{model.config.eval.name}")
     how = {"scored": not args.unlabelled, "qc": args.qc}
     if args.by_plate:
-        predict_by_plate(model, args.screen, flags, out, **how, csv=args.csv)
+        if not predict_by_plate(model, args.screen, flags, out, **how, csv=args.csv):
+            return
     else:
         predict_screen(model, args.screen, flags, out, **how)
+    write_page(out)
+
+
+def write_page(out: Path) -> None:
+    """Write answers.html about a folder of answers, or say in a line why there is none."""
+    try:
+        check_board_packages("pages")
+    except InputError as lacking:
+        sys.stdout.write(f"{PAGE} is not made: {lacking}\n")
+        return
+    from abra_wilds.board.report.answers import answers_page
+
+    page, summary = answers_page(out)
+    write_text(out / PAGE, page)
+    sys.stdout.write(f"{summary}\n{out / PAGE} has all of it\n")

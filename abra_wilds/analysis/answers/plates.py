@@ -65,8 +65,8 @@ def predict_by_plate(
     scored: bool = True,
     qc: Path | None = None,
     csv: bool = False,
-) -> None:
-    """Predict a screen plate by plate into a folder that several processes may fill, and go on with.
+) -> bool:
+    """Predict a screen plate by plate into a folder that several processes fill; returns whether it is full.
 
     Below it `sites/` and `wells/` have a parquet file a plate, or a bio-batch where --tta_group is
     experiment; at the end come config.json's scores, certificates.csv, and csv files of small screens.
@@ -111,7 +111,7 @@ def predict_by_plate(
                 write_csv_of(folder, name)
         return scores_of(dataset, {name: labels_and_answers(folder, name, dataset) for name in tables[-2:]})
 
-    share(model, folder, make, conclude)
+    return share(model, folder, make, conclude)
 
 
 def embed_by_plate(
@@ -222,15 +222,16 @@ def share(
     folder: SharedFolder,
     make: Callable[[Unit], Writers],
     conclude: Callable[[], Mapping[str, Any]],
-) -> None:
-    """Fill a folder together with whoever else does, and say how far it is."""
+) -> bool:
+    """Fill a folder together with whoever else does, and say how far it is; returns whether all is there."""
     folder.fill(in_turn(folder.units, rank(), world()), make, no_bar(model.config.train))
     n = len(folder.units)
     if folder.conclude(conclude):
         say([f"wrote {folder.out}: {n:,} of {n:,} parts"])
-        return
+        return True
     left = len(folder.left())
     say([f"{folder.out}: {left:,} of {n:,} parts are left to other processes; the same command goes on"])
+    return False
 
 
 def write_typed(path: Path, table: pd.DataFrame) -> None:

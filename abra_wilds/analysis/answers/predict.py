@@ -164,6 +164,8 @@ def predict_screen(
 
 def about_answers(model: Model, dataset: ScreenDataset) -> dict[str, Any]:
     """What config.json of a folder of answers says: the model, the screen, the adaptation."""
+    c = dataset.config
+    label = None if c.label_column is None else prefixed(c.label_column)
     return {
         "predictions_of": model.about["run"]["digest"],
         "model": {**model.about["checkpoint"], "data": model.about["data"]["name"]},
@@ -172,6 +174,10 @@ def about_answers(model: Model, dataset: ScreenDataset) -> dict[str, Any]:
             "source": dataset.sites.source.name,
             "digest": data_digest(dataset),
             "sites": len(dataset),
+            "bio_batch": [prefixed(name) for name in c.bio_batch_columns],
+            "plate": prefixed(str(c.plate_column)),
+            "well": prefixed(str(c.well_column)),
+            "label": label,
         },
         "channels": dataset.config.own_channels,
         "settings": model.config.values(local=False),

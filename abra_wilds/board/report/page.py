@@ -39,7 +39,7 @@ from abra_wilds.board.report.screen import (
 from abra_wilds.errors import InputError
 from abra_wilds.results.runs import Run
 
-TEMPLATES = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def report(

@@ -57,6 +57,8 @@ def test_the_files_of_all_plates_are_the_tables_of_the_whole_screen(trained, scr
         }
         text = [pd.read_csv(out / f"{level}.csv") for out in (whole, parts)]
         pd.testing.assert_frame_equal(*text, check_dtype=False, **close)
+    pages = [(out / "answers.html").read_text(encoding="utf-8") for out in (whole, parts)]
+    assert all("28 sites in 16 wells of 4 plates" in page for page in pages)
     one, other = (json.loads((out / "config.json").read_text())["scores"] for out in (whole, parts))
     assert one == other and one["sites"]["n"] == 28 and "accuracy" in said
     if tta == "eb_bn":  # the plate of four images has no certificate, and its columns the same types

@@ -71,6 +71,8 @@ def test_the_tables_of_an_unlabelled_screen_are_right_row_by_row(trained, fresh,
     about = json.loads((tmp_path / "out" / "config.json").read_text())
     assert about["scores"] == {} and about["model"]["sha256"] == model.about["checkpoint"]["sha256"]
     assert "wrote" in capsys.readouterr().out
+    page = (tmp_path / "out" / "answers.html").read_text(encoding="utf-8")
+    assert "16 sites in 8 wells of 2 plates were predicted by" in page
 
 
 @pytest.mark.parametrize("tta", ["plate_bn", "mixed_bn", "batch_bn", "lame", "eb_bn"])
