@@ -88,18 +88,18 @@ def advice(shifts: Sequence[Shift], target: str = "test") -> Advice:
     if said:
         each = [list(said.values()).count(words) for words in ADVICE]
         adapt = True if 2 * each[0] > len(said) else False if 2 * each[1] > len(said) else None
-        told = f"adapt to {each[0]} of {len(said)} bio-batches of {target}, not to {each[1]}"
+        decided = f"adapt to {each[0]} of {len(said)} bio-batches of {target}, not to {each[1]}"
         tail = "" if not each[2] else f"; {each[2]} do not tell"
         return Advice(
-            adapt, f"By what they show themselves, with --tta eb_bn: {told}{tail}. Shifts: {counts}."
+            adapt, f"By what they show themselves, with --tta eb_bn: {decided}{tail}. Shifts: {counts}."
         )
     if 2 * min(kl, mmd) > n:
         return Advice(True, f"TTA is advisable for this data, because {counts}.")
     if 2 * max(kl, mmd) <= n:
         tail = "what the model has seen fits them, and statistics of single bio-batches would add noise"
         return Advice(False, f"TTA is not advisable for this data, because only {counts}: {tail}.")
-    told = "Whether TTA is advisable for this data is open, because KL and MMD disagree"
-    return Advice(None, f"{told}: {counts}; compare predictions of val with and without it.")
+    sentence = "Whether TTA is advisable for this data is open, because KL and MMD disagree"
+    return Advice(None, f"{sentence}: {counts}; compare predictions of val with and without it.")
 
 
 def newness(shifts: Sequence[Shift], name: str, split: str) -> np.ndarray:

@@ -163,10 +163,10 @@ class Images:
             advises = isinstance(adapter.adapter, Certifying)
             return Predicted(self.plain[rows], too_few if advises else None)
         known = torch.where(torch.from_numpy(is_control), self.batch.target.y, -1)
-        told = [known[p].to(saved.setup.device) for p in plan.passes] if is_control.any() else ()
+        labels = [known[p].to(saved.setup.device) for p in plan.passes] if is_control.any() else ()
         images = (saved.standardised(self.batch.x[p]) for p in plan.passes)
         found = np.full(len(self.batch), -1)
-        for p, logits in zip(plan.passes, adapter.adapter(saved.method, images, told), strict=True):
+        for p, logits in zip(plan.passes, adapter.adapter(saved.method, images, labels), strict=True):
             found[p] = logits.argmax(1).cpu().numpy()
         return Predicted(found[rows], self.decided(adapter.adapter, np.concatenate(plan.passes)))
 

@@ -76,7 +76,7 @@ def head_steps(method: Method) -> str:
 
 
 def shown(value: Any) -> str:
-    """A setting as one would write it behind its flag."""
+    """A setting as one would write it after its flag."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -17,7 +17,7 @@ from abra_wilds.nets.staged import StagedNet
 DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BACKEND = "inductor"
 # Graphs of the same stages: for training and evaluation, for one batch size and for any, with and without
-# running statistics. Torch's own limit, behind which it runs uncompiled, is 8.
+# running statistics. Torch's own limit, beyond which it runs uncompiled, is 8.
 GRAPHS = 32
 # Arguments of torch's optimisers that choose an implementation.
 CHOICES = ("fused", "foreach", "differentiable")
@@ -51,7 +51,7 @@ def check_compiler(device: torch.device) -> None:
         torch.compile(lambda x: x + 1, backend=BACKEND)(torch.zeros(2, device=device))
     except TypeError:  # a call that this torch does not know, which no tool would change
         raise
-    except Exception as fault:  # the compilers behind torch have no common error
+    except Exception as fault:  # torch's compilers have no common error
         inner = getattr(fault, "inner_exception", fault)
         reason = next(iter(str(inner).strip().splitlines()), type(inner).__name__)
         needs = {"cpu": "g++ or clang++", "mps": "a newer torch"}.get(device.type, "Triton and a C compiler")

@@ -136,6 +136,31 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
+def read_rows(path: Path, keys: Iterable[str], what: str) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, such as records of a study; none where the file does not exist.
+
+    Args:
+        path: of the file.
+        keys: that every row has.
+        what: the rows are, for the message.
+
+    Raises:
+        InputError: if the file holds something else.
+    """
+    if not path.exists():
+        return []
+    rows, wanted = [], set(keys)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+            known = wanted <= rows[-1].keys()
+        except (ValueError, AttributeError):
+            known = False
+        if not known:
+            raise InputError(f"line {number} of {path} is no row of {what}; restore it, or name another file")
+    return rows
+
+
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Append the records that the file does not hold yet; it is written anew, so that it is always whole."""
     known = read_records(path)

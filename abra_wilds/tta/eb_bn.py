@@ -167,10 +167,11 @@ def mix_of(
     """The class mix that posteriors (n, O) tell, so far as the shifts of the batch norms bear it out."""
     labels = labels.to(components.pi.device)
     few = fewer_classes(seen.diversity, components.diversity)
-    told = partial(
+    mix_with = partial(
         class_mix, in_float64(posteriors), labels, components.pi, components.usual, reliable, few=few
     )
-    return told(support=support_of(told().frequencies - components.pi, seen.shifts, len(labels), components))
+    deviation = mix_with().frequencies - components.pi
+    return mix_with(support=support_of(deviation, seen.shifts, len(labels), components))
 
 
 def support_of(deviation: Tensor, shifts: Shifts, n: int, components: Components) -> float:

@@ -113,11 +113,11 @@ def class_mix(
     """
     pi, open_rows = pi.double(), known < 0
     n, m = len(known), int(open_rows.sum())
-    told = F.one_hot(known[~open_rows], len(pi)).double().sum(0) / n  # sums to the share that is known
+    certain = F.one_hot(known[~open_rows], len(pi)).double().sum(0) / n  # sums to the share that is known
     if m == 0:
-        return Mix(told, 1 / n, 0.0)
+        return Mix(certain, 1 / n, 0.0)
     # What is not known is expected to fill the training mix up.
-    rest = (pi - told).clamp_min(0) + 1e-12
+    rest = (pi - certain).clamp_min(0) + 1e-12
     rest = rest / rest.sum()
     d = posteriors[open_rows].double().mean(0) - rest
     error = reliable.error(m)
@@ -132,7 +132,7 @@ def class_mix(
     doubt = spread * DOUBT * error / (beta2 * spread + DOUBT * error)
     beyond_chance = min(max(unusual, usual, few), MOST)
     kappa = 1 / beyond_chance - 1 if beyond_chance > 0 else math.inf
-    return Mix(told + share * estimate / estimate.sum(), spread, share**2 * doubt, kappa)
+    return Mix(certain + share * estimate / estimate.sum(), spread, share**2 * doubt, kappa)
 
 
 def no_labels(like: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from abra_wilds.analysis.label_shift import knows_controls, label_shift
@@ -27,14 +26,16 @@ from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
+from abra_wilds.results.records import read_rows
 from abra_wilds.terminal import Parser, exit_cleanly
 
 Rows = list[dict[str, Any]]
+KEYS = ("row", "right", "balanced_acc")
 
 
 def judge(args: argparse.Namespace) -> int:
     """Everything; returns the exit code."""
-    rows = read_rows(args.records)
+    rows = read_rows(args.records, KEYS, "label shifts")
     grid = Grid(draws=args.draws, adapters=args.adapters)
     for n, checkpoint in enumerate(args.models, start=1):
         flags = {} if args.root_dir is None else {"root_dir": str(args.root_dir)}
@@ -67,24 +68,6 @@ def with_model(rows: Rows, about: Mapping[str, Any], saved: Saved, grid: Grid) -
     replaced = ("row", "config_sha256", "checkpoint", "data_sha256")
     kept = [row for row in rows if any(row[key] != new[0][key] for key in replaced)]
     return kept + new, ", ".join(missing)
-
-
-def read_rows(records: Path) -> Rows:
-    """The rows that are there.
-
-    Raises:
-        InputError: if the file holds something else.
-    """
-    if not records.exists():
-        return []
-    try:
-        rows: Rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
-        known = all({"row", "right", "balanced_acc"} <= row.keys() for row in rows)
-    except (ValueError, AttributeError):
-        known = False
-    if not known:
-        raise InputError(f"{records} holds no rows of label shifts; name another file")
-    return rows
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -63,8 +63,8 @@ def test_a_bio_batch_is_judged_by_images_in_question_and_their_labels_enter_the_
     wrong = replace(b, labels=b.labels.where(b.controls, (b.labels + 1) % 10))
     other = judged("test", "p", True, wrong, VAL, calibration)
     assert other.accuracy != found.accuracy and (other.low, other.high) == (found.low, found.high)
-    told = {k: v for k, v in found.estimates.items() if k != "own"}
-    assert told == {k: v for k, v in other.estimates.items() if k != "own"}
+    given = {k: v for k, v in found.estimates.items() if k != "own"}
+    assert given == {k: v for k, v in other.estimates.items() if k != "own"}
     assert np.sum(found.reliability["certified"], axis=0)[0] == found.images
 
 

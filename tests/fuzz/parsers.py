@@ -38,7 +38,7 @@ from abra_wilds.results.runs import find_runs, read_entries
 from tests.data.datasets.published import tar, zipped
 from tests.fuzz.inputs import NUMBERS, WORDS, as_json, as_table, changed, damaged
 from tests.fuzz.planes import PLANES
-from tests.fuzz.screens import SCREENS
+from tests.fuzz.screen_parsers import SCREENS
 from tests.helpers import make_method
 from tests.results.test_records import FIRST
 

@@ -1,4 +1,4 @@
-"""Other batch-norm statistics for a while: closed forms on one layer, and nothing left behind."""
+"""Other batch-norm statistics for a while: closed forms on one layer, and nothing left."""
 
 import copy
 import math
@@ -78,7 +78,7 @@ def running(norm):
     return norm.running_mean, norm.running_var, norm.weight, norm.bias
 
 
-def test_statistics_stay_behind_the_hooks_until_the_buffers_are_put_back():
+def test_statistics_stay_until_the_hooks_end_until_the_buffers_are_put_back():
     norm, x = layer("2d")
     other = torch.randn(5, 4, 3, 2, dtype=torch.float64)
     with torch.no_grad(), buffers_put_back(norm):
@@ -90,7 +90,7 @@ def test_statistics_stay_behind_the_hooks_until_the_buffers_are_put_back():
         assert torch.equal(norm(other[:1]), fixed[:1]), "whatever else is in the batch"
 
 
-def test_a_failure_inside_leaves_nothing_behind():
+def test_a_failure_inside_leaves_nothing():
     norm, x = layer("2d")
     before = copy.deepcopy(norm.state_dict())
     with pytest.raises(KeyboardInterrupt), buffers_put_back(norm), statistics_of_input(norm):

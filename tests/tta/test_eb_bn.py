@@ -215,13 +215,13 @@ def test_known_classes_are_followed_to_their_images_however_they_are_cut():
     plain = logits(method, parts, [x], [known])
     assert torch.equal(plain, logits(method, parts, [x]))
     known[[2, 5, 9]] = torch.tensor([0, 0, 3])
-    told = logits(method, parts, [x], [known])
-    assert worst(told, plain) > 1e-4
+    given = logits(method, parts, [x], [known])
+    assert worst(given, plain) > 1e-4
     order = torch.randperm(N, generator=torch.Generator().manual_seed(1))
     cut = x[order].split([5, 7]), known[order].split([5, 7])
-    assert worst(logits(method, parts, *cut), told[order]) < 1e-10
+    assert worst(logits(method, parts, *cut), given[order]) < 1e-10
     known[[2, 5, 9]] = torch.tensor([3, 0, 0])
-    assert worst(logits(method, parts, [x], [known]), told) < 1e-10, "their mix alone enters"
+    assert worst(logits(method, parts, [x], [known]), given) < 1e-10, "their mix alone enters"
 
 
 def test_support_is_the_slope_of_shifts_on_what_a_mix_would_cause_from_a_half_on():

@@ -164,7 +164,7 @@ def test_every_bio_batch_starts_from_the_trained_model_whatever_the_gradient_mod
 
 
 @pytest.mark.parametrize("adapter", [tent, sar])
-def test_a_failure_inside_leaves_nothing_behind(adapter):
+def test_a_failure_inside_leaves_nothing(adapter):
     method = confident()
     before, own = copy.deepcopy(method.state_dict()), list(method.parameters())
 

@@ -66,9 +66,9 @@ def test_posteriors_that_are_the_labels_are_believed_and_such_that_say_nothing_a
 def mix_by_hand(posteriors, known, pi, usual, reliable, support, few):
     """Sums over images in plain numbers."""
     pi, n = pi.tolist(), len(known)
-    told = [sum(k == c for k in known) / n for c in range(O)]
+    given = [sum(k == c for k in known) / n for c in range(O)]
     m = sum(k < 0 for k in known)
-    rest = [max(p - t, 0) + 1e-12 for p, t in zip(pi, told, strict=True)]
+    rest = [max(p - t, 0) + 1e-12 for p, t in zip(pi, given, strict=True)]
     rest = [r / sum(rest) for r in rest]
     q = [sum(float(p[c]) for p, k in zip(posteriors, known, strict=True) if k < 0) / m for c in range(O)]
     d = [a - b for a, b in zip(q, rest, strict=True)]
@@ -79,7 +79,7 @@ def mix_by_hand(posteriors, known, pi, usual, reliable, support, few):
     V, beyond_chance = max(unusual, max(usual, few) + 1 / m), min(max(unusual, usual, few), MOST)
     gain = beta * V / (beta**2 * V + error)
     estimate = [max(r + gain * x, 0) for r, x in zip(rest, d, strict=True)]
-    p = [t + m / n * x / sum(estimate) for t, x in zip(told, estimate, strict=True)]
+    p = [t + m / n * x / sum(estimate) for t, x in zip(given, estimate, strict=True)]
     kappa = 1 / beyond_chance - 1 if beyond_chance > 0 else math.inf
     return p, V, (m / n) ** 2 * V * DOUBT * error / (beta**2 * V + DOUBT * error), kappa
 

@@ -154,8 +154,8 @@ def embed_by_plate(
         writers: dict[str, Callable[[Path], None]] = {}
         for level in levels:
             x, table = profiles[level]
-            told = {**folder.about, "level": level}
-            writers[LEVELS[level]] = partial(write_profiles, features=x, table=table, about=told)
+            about_level = {**folder.about, "level": level}
+            writers[LEVELS[level]] = partial(write_profiles, features=x, table=table, about=about_level)
         if model.centroids is not None:
             writers["nearest"] = partial(write_typed, table=nearest_of(model, features, well, wells))
         return writers

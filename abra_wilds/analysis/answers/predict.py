@@ -158,7 +158,7 @@ def predict_screen(
             write_text(out / "certificates.csv", csv_text([asdict(row) for row in found.certificates]))
         about = {**about_answers(model, dataset), "scores": scores}
         write_text(out / CONFIG, json.dumps(jsonable(about), indent=2) + "\n")
-    say(told(out, tables, scores, found))
+    say(lines_about(out, tables, scores, found))
     return tables
 
 
@@ -199,7 +199,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, csv_text([{str(k): v for k, v in row.items()} for row in table.to_dict("records")]))
 
 
-def told(
+def lines_about(
     out: Path, tables: Mapping[str, pd.DataFrame], scores: Mapping[str, Any], found: Answers
 ) -> list[str]:
     """What was written, for people."""

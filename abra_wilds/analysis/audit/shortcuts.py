@@ -103,7 +103,7 @@ class Verdict:
             f"{self.adjusted:.3f})"
         )
         if self.shortcut != "background":
-            side = "ahead" if self.ahead >= 0 else "behind"
+            side = "ahead" if self.ahead >= 0 else "below"
             points = f"{100 * abs(self.ahead):.1f} points {side}"
             message += f"; the model is {points} (McNemar {p_text(self.ahead_p)})"
         if self.found and self.shortcut in BIOLOGY:

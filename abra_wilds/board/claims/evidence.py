@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from abra_wilds.config.files import read_settings
 from abra_wilds.errors import InputError
+from abra_wilds.results.records import read_rows
 from abra_wilds.results.significance import Paired, holm, paired_t
 
 SPEC = Path(__file__).with_name("claims.yaml")
 LEVEL = 0.05
+KEYS = ("row", "tta", "split", "seed", "acc", "data_sha256")
 SUPPORTED, REFUTED, OPEN = "supported", "not supported", "cannot tell here"
 Series = Mapping[
     tuple[str, int], tuple[float, float | None]
@@ -142,33 +142,17 @@ def read_setting(folder: Path, title: str, records: str, split: str) -> Setting:
         InputError: if they are missing.
     """
     rows: dict[tuple[str, str], dict[tuple[str, int], tuple[float, float | None]]] = {}
-    for r in read_lines(folder / records):
+    path = folder / records
+    if not path.is_file():
+        raise InputError(
+            f"{path} is missing, and claims are made of records alone; restore it, or run its study"
+        )
+    for r in read_rows(path, KEYS, "a study"):
         if r["split"] == split:
             balanced = r.get("acc_balanced")
             values = 100 * r["acc"], None if balanced is None else 100 * balanced
             rows.setdefault((r["row"], r["tta"] or "none"), {})[r["data_sha256"], r["seed"]] = values
     return Setting(title, records, split, rows)
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file.
-
-    Raises:
-        InputError: if it is not there, or a line is no record with a row.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"{path} is missing, and claims are made of records alone; restore it, or run its study"
-        )
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            found = json.loads(line)
-            complete = {"row", "tta", "split", "seed", "acc", "data_sha256"} <= found.keys()
-        except (ValueError, AttributeError):
-            complete = False
-        if not complete:
-            raise InputError(f"line {number} of {path} is no record with a row; restore the file")
-        yield found
 
 
 def read_test(

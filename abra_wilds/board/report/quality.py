@@ -128,10 +128,10 @@ def flag_maps(quality: Quality, wells: pd.DataFrame) -> tuple[list[Map], str]:
     order = np.lexsort((-n, ~whole))
     chosen = [k for k in order if n[k] or whole[k]][:MOST_MAPS]
     others = int(((n > 0) | whole).sum()) - len(chosen)
-    told = f"Plates with a flag, {len(chosen)} of {len(n)}" + (
+    caption = f"Plates with a flag, {len(chosen)} of {len(n)}" + (
         f"; {others} more with flags are in qc_plates.csv." if others else "; the others have none."
     )
-    return [flag_map(quality, k, form) for k in chosen], told
+    return [flag_map(quality, k, form) for k in chosen], caption
 
 
 def flag_map(quality: Quality, number: int, form: Format) -> Map:

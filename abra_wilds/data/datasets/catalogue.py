@@ -1,4 +1,4 @@
-"""WILDS data sets, its own and ours, behind checks: where WILDS would meet a bare assert, a sentence.
+"""WILDS data sets, its own and ours, after checks: where WILDS would meet a bare assert, a sentence.
 
 Letters: n rows of a data set, F metadata fields.
 """

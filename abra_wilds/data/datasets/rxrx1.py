@@ -34,7 +34,32 @@ from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
 
 
-class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
+class ByCellLine(WILDSDataset):  # type: ignore[misc]
+    """A data set that is evaluated as WILDS' RxRx1 is; its `_eval_grouper` groups by cell line."""
+
+    def eval(
+        self,
+        y_pred: Tensor,
+        y_true: Tensor,
+        metadata: Tensor,
+        prediction_fn: Callable[[Tensor], Tensor] | None = None,
+    ) -> tuple[dict[str, Any], str]:
+        """Accuracy over images and over each cell line's, under the names of WILDS' RxRx1.
+
+        Args:
+            y_pred: (n,) class ids, or what `prediction_fn` makes class ids of.
+            y_true: (n,) class ids.
+            metadata: (n, F) rows of `metadata_array`.
+            prediction_fn: see y_pred.
+        """
+        metric = Accuracy(prediction_fn=prediction_fn)
+        results: tuple[dict[str, Any], str] = self.standard_group_eval(
+            metric, self._eval_grouper, y_pred, y_true, metadata
+        )
+        return results
+
+
+class RxRx1SixChannel(ByCellLine):
     """RxRx1: six stains of 512 x 512, 1,139 siRNAs, 51 experiments of four cell lines (Taylor et al. 2019).
 
     A screen of one's own with the same columns may have any number of stains, classes, plates and sites.
@@ -102,27 +127,6 @@ class RxRx1SixChannel(WILDSDataset):  # type: ignore[misc]
             InputError: as `read_site`.
         """
         return read_site([f"{self._data_dir / self._input_array[idx]}{end}" for end in self.suffixes])
-
-    def eval(
-        self,
-        y_pred: Tensor,
-        y_true: Tensor,
-        metadata: Tensor,
-        prediction_fn: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[dict[str, Any], str]:
-        """Accuracy over images and over each cell line's, under the names of WILDS' RxRx1.
-
-        Args:
-            y_pred: (n,) class ids, or what `prediction_fn` makes class ids of.
-            y_true: (n,) class ids.
-            metadata: (n, F) rows of `metadata_array`.
-            prediction_fn: see y_pred.
-        """
-        metric = Accuracy(prediction_fn=prediction_fn)
-        results: tuple[dict[str, Any], str] = self.standard_group_eval(
-            metric, self._eval_grouper, y_pred, y_true, metadata
-        )
-        return results
 
 
 def coded(

@@ -61,7 +61,7 @@ def split_array(rows: pd.DataFrame, scheme: str, path: Path) -> NDArray[np.int64
 def val_rows(rows: pd.DataFrame, path: Path) -> NDArray[np.bool_]:
     """Whether a row is of RxRx1-WILDS' validation, (n,).
 
-    Rows marked val are. The research release marks none: its test experiments are numbered behind the
+    Rows marked val are. The research release marks none: its test experiments are numbered after the
     training experiments of their line, and WILDS' validation is the first of each line, HEPG2-08, HUVEC-17,
     RPE-08 and U2OS-04. WILDS' package does not name them; they have its 9,854 images (2,462 + 3 x 2,464), a
     public listing of its groups has the experiments 7, 27, 42 and 49 of 0 to 50, and the 2019 competition's

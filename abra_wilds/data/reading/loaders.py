@@ -47,7 +47,7 @@ class Loader:
     """The batches of one epoch of a split, as `Batch`es on the host.
 
     Attributes:
-        rows: the images behind it.
+        rows: its images.
         sampler: decides which rows make a batch.
         grouper: names the bio-batches.
 

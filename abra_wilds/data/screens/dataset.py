@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from abra_wilds.compat.imports import import_wilds
 from abra_wilds.config.schema import canonical
 from abra_wilds.config.screen import DATASET, ScreenConfig, screen_folder
 from abra_wilds.data.datasets.controls import treatment_classes
+from abra_wilds.data.datasets.rxrx1 import ByCellLine
 from abra_wilds.data.datasets.splits import SPLIT_NUMBERS
 from abra_wilds.data.reading.packed import Pack
 from abra_wilds.data.reading.planes import read_site
@@ -34,13 +35,12 @@ from abra_wilds.errors import InputError
 import_wilds()  # WILDS loads only after what it misses has been supplied, in a worker process too
 
 from wilds.common.grouper import CombinatorialGrouper, Grouper  # noqa: E402
-from wilds.common.metrics.all_metrics import Accuracy  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
 
 FIELDS = ("cell_type", "experiment", "plate", "well", "site")
 
 
-class ScreenDataset(WILDSDataset):  # type: ignore[misc]
+class ScreenDataset(ByCellLine):
     """Any screen, whose bio-batches WILDS' fields call experiments.
 
     Every row is there, whatever its split: rows without a class, and those that no split takes, have none.
@@ -210,27 +210,6 @@ class ScreenDataset(WILDSDataset):  # type: ignore[misc]
         found.update(np.ascontiguousarray(self._split_array).tobytes())
         self._digest = found.hexdigest()
         return self._digest
-
-    def eval(
-        self,
-        y_pred: Tensor,
-        y_true: Tensor,
-        metadata: Tensor,
-        prediction_fn: Callable[[Tensor], Tensor] | None = None,
-    ) -> tuple[dict[str, Any], str]:
-        """Accuracy over images and over each cell line's, under the names of WILDS' RxRx1.
-
-        Args:
-            y_pred: (n,) class ids, or what `prediction_fn` makes class ids of.
-            y_true: (n,) class ids.
-            metadata: (n, F) rows of `metadata_array`.
-            prediction_fn: see y_pred.
-        """
-        metric = Accuracy(prediction_fn=prediction_fn)
-        results: tuple[dict[str, Any], str] = self.standard_group_eval(
-            metric, self._eval_grouper, y_pred, y_true, metadata
-        )
-        return results
 
 
 class PresentGrouper(Grouper):  # type: ignore[misc]

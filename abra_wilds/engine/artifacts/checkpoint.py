@@ -75,7 +75,7 @@ def save_checkpoint(
         with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as fault:
-        # Where a write is refused torch fails in words of its own, behind which the system's stand.
+        # Where a write is refused torch fails in words of its own, followed by the system's.
         refusal = fault if isinstance(fault, OSError) else fault.__context__
         if not isinstance(refusal, OSError):
             raise

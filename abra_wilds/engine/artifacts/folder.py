@@ -40,7 +40,7 @@ class RunFolder:
         path: the folder.
         dataset: name of the data set.
         seed: of the run.
-        mark: what stands behind the epoch in the names of predictions.
+        mark: what stands after the epoch in the names of predictions.
         sign: what new names have for WILDS' colons.
     """
 

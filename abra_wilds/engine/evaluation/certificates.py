@@ -125,8 +125,8 @@ def certificate_of(
     if components.calibration is None:
         raise ValueError("these components have no calibration")
     plain, logits = torch.cat(found.plain).cpu(), torch.cat(found.logits).cpu()
-    told = known if bool((known >= 0).any()) else None
-    c = certify(components.calibration, logits, plain, wells, told)
+    controls = known if bool((known >= 0).any()) else None
+    c = certify(components.calibration, logits, plain, wells, controls)
     decision = decide(plain, logits, found.mix, known, wells, components.calibration)
     return PlateCertificate(
         split,
@@ -168,11 +168,11 @@ def certificate_line(split: str, rows: Sequence[PlateCertificate]) -> str:
     n = sum(row.images for row in rows)
     mean = sum(row.accuracy * row.images for row in rows) / n
     doubtful = [row.bio_batch for row in rows if not row.trusted]
-    told = (
+    trust = (
         f"{len(doubtful)} are not to be trusted ({', '.join(doubtful[:5])})"
         if doubtful
         else "all are trusted"
     )
     return (
-        f"Estimated accuracy of {split}, without its labels: {mean:.1%} over {len(rows)} bio-batches; {told}"
+        f"Estimated accuracy of {split}, without its labels: {mean:.1%} over {len(rows)} bio-batches; {trust}"
     )

@@ -44,7 +44,7 @@ def predict(
 ) -> Tensor:
     """Class ids of a split, (n,) int64 on the host, in dataset order whatever the loader's order.
 
-    Of a bio-batch all images wait on the host as bytes, and one pass of them at a time is on the device.
+    All images of a bio-batch are on the host as bytes, and one pass of them at a time is on the device.
 
     Args:
         method: is left in evaluation mode.
@@ -65,8 +65,8 @@ def predict(
     for passes, adapted in bio_batches(loader):
         images = (augment(b.x.to(device, non_blocking=True), transform, size=size) for b in passes)
         try:
-            told = () if known is None else [known[b.rows.cpu()].to(device) for b in passes]
-            logits = (adapter if adapted else running_statistics)(method, images, told)  # (N, O) each
+            labels = () if known is None else [known[b.rows.cpu()].to(device) for b in passes]
+            logits = (adapter if adapted else running_statistics)(method, images, labels)  # (N, O) each
         except RuntimeError as fault:
             if not out_of_memory(fault):
                 raise

@@ -17,7 +17,6 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.fields import path
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write, write_text
-from abra_wilds.results.records import markdown
+from abra_wilds.results.records import markdown, read_rows
 from abra_wilds.terminal import Parser, exit_cleanly
 
 Rows = list[dict[str, Any]]
@@ -51,11 +50,12 @@ points and how many coins would bring there, classes a set, bio-batches whose in
 accuracy, mean width of the interval, and bio-batches that are not trusted, with their accuracy against
 that of the others. Third table: predictions by confidence, as it is and as certified, against the share
 of right ones, in percent; ECE is the mean distance of both, weighed by predictions."""
+KEYS = ("row", "estimates", "reliability")
 
 
 def judge(args: argparse.Namespace) -> int:
     """Everything; returns the exit code."""
-    rows = read_rows(args.records)
+    rows = read_rows(args.records, KEYS, "certificates")
     for n, checkpoint in enumerate(args.models, start=1):
         saved = open_saved(checkpoint, {}, args.tta_group)
         row = args.row or saved.config.algorithm
@@ -71,24 +71,6 @@ def judge(args: argparse.Namespace) -> int:
     with atomic_write(args.records.with_suffix(".png")) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return 0
-
-
-def read_rows(records: Path) -> Rows:
-    """The rows that are there.
-
-    Raises:
-        InputError: if the file holds something else.
-    """
-    if not records.exists():
-        return []
-    try:
-        rows: Rows = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
-        known = all({"row", "estimates", "reliability"} <= row.keys() for row in rows)
-    except (ValueError, AttributeError):
-        known = False
-    if not known:
-        raise InputError(f"{records} holds no rows of certificates; name another file")
-    return rows
 
 
 def by_knowledge(rows: Rows) -> dict[str, Rows]:

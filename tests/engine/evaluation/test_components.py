@@ -190,7 +190,7 @@ def test_no_label_of_a_bio_batch_enters_but_those_of_known_controls(
 
 
 def logits_of(folder, split="test", **flags):
-    """Logits (n, O) of a split in dataset order, and the labels that the adapter is told."""
+    """Logits (n, O) of a split in dataset order, and the labels that the adapter gets."""
     config, setup, method = opened(folder, **flags)
     subset, known = setup.subsets[split], known_controls_of(setup.subsets[split], config.eval)
     z = torch.zeros(len(subset), setup.info.n_classes)
@@ -207,17 +207,17 @@ def logits_of(folder, split="test", **flags):
 def test_controls_that_are_known_enter_by_their_kind(run_folder, root):
     dataset = load_dataset("rxrx1", root)
     subset = split_subset(dataset, "test")
-    told = {
+    given = {
         kind: logits_of(run_folder, tta_controls=kind) for kind in ("all", "positive", "negative", "none")
     }
-    for kind, (_, known) in told.items():
+    for kind, (_, known) in given.items():
         rows = torch.from_numpy(control_rows(dataset, kind)[np.asarray(subset.indices)])
         assert torch.equal(known, torch.where(rows, subset.y_array, -1)), kind
-    assert (told["negative"][1] == 8).sum() == 8 and (told["positive"][1] == -1).all()
-    assert torch.equal(told["all"][0], told["negative"][0]) and torch.equal(
-        told["positive"][0], told["none"][0]
+    assert (given["negative"][1] == 8).sum() == 8 and (given["positive"][1] == -1).all()
+    assert torch.equal(given["all"][0], given["negative"][0]) and torch.equal(
+        given["positive"][0], given["none"][0]
     )
-    assert not torch.equal(told["all"][0], told["none"][0])
+    assert not torch.equal(given["all"][0], given["none"][0])
 
 
 def test_other_adaptations_know_no_class(run_folder):
