@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ from abra_wilds.simulate.design import COLUMNS
 from tests import ranks, runs
 from tests.data import other_sets
 from tests.data.six import write_small_six
+
+# submitit's import closes all log handlers; absl's, which jax brings, would close pytest's own stream.
+with contextlib.suppress(ModuleNotFoundError):
+    import submitit  # noqa: F401
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
