@@ -99,19 +99,33 @@ def test_every_option_that_is_a_path_is_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     options = {f.name: flag_of(f) for section in SECTIONS.values() for f in fields(section)}
     paths = {name for name, flag in options.items() if flag.path}
-    assert paths == {name for name in options if name.endswith(("_dir", "_path"))} and len(paths) == 3
+    called = {name for name in options if name.endswith(("_dir", "_path"))}
+    assert paths == called | {"screen", "platemap", "qc"} and len(paths) == 6
     assert typed("x", "~", Flag("", str, path=True)) == str(tmp_path)
     assert typed("x", "~", Flag("", str)) == "~"
 
 
-PLACES = ("ROOT", "FOLDER", "FILE", "RUNS", "ARCHIVE", "CHECKPOINT", "CHECKOUT", "SPEC")
+PLACES = (
+    "ROOT",
+    "FOLDER",
+    "FILE",
+    "RUNS",
+    "ARCHIVE",
+    "CHECKPOINT",
+    "CHECKOUT",
+    "SPEC",
+    "OUT",
+    "TABLE_OR_FOLDER",
+)
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job != "train"])
 def test_every_argument_of_a_command_that_is_a_path_is_expanded(job, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     jobs = next(a for a in make_parser(job)._actions if isinstance(a, _SubParsersAction))
-    places = [a for a in jobs.choices[job]._actions if a.metavar in PLACES]
+    own = jobs.choices[job]._actions
+    parts = [part for a in own if isinstance(a, _SubParsersAction) for part in a.choices.values()]
+    places = [a for a in [*own, *(a for part in parts for a in part._actions)] if a.metavar in PLACES]
     assert [a.dest for a in places if a.type is not path] == [] and places
     assert places[0].type("~/x") == tmp_path / "x"
 

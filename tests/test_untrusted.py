@@ -34,7 +34,7 @@ def test_the_values_of_a_figure_hold_no_formula_either(tmp_path):
 
 def test_only_one_place_writes_tables_for_people():
     """Logs and the simulator write numbers and names of their own."""
-    own = {"results/files.py", "engine/artifacts/logs.py", "simulate/write.py"}
+    own = {"results/files.py", "engine/artifacts/logs.py", "simulate/formats.py"}
     package = runs.REPOSITORY / "abra_wilds"
     writes = re.compile(r"csv\.(writer|DictWriter)|\.to_csv\(")
     found = {p.relative_to(package).as_posix() for p in package.rglob("*.py") if writes.search(p.read_text())}

@@ -14,7 +14,7 @@ from tests.test_layers import MODULES, ROOT, imported
 
 DRAWING = {
     *(f"abra_wilds.board.figures.{name}" for name in ("build", "drawings", "label_shifts", "style")),
-    *(f"abra_wilds.board.report.{name}" for name in ("curves", "page")),
+    *(f"abra_wilds.board.report.{name}" for name in ("answers", "curves", "page", "quality")),
 }
 IMPORT_REST = f"""
 import importlib, sys
@@ -33,9 +33,11 @@ def needing(names):
     return {name for name, p in NAMED.items() if any(f"{n}.".startswith(starts) for n in imported(p))}
 
 
-def test_matplotlib_and_jinja2_are_imported_by_what_draws_and_that_by_two_commands():
+def test_matplotlib_and_jinja2_are_imported_by_what_draws_and_that_by_four_commands():
     assert needing(BOARD_PACKAGES) <= DRAWING
-    commands = {f"abra_wilds.commands.board.{name}" for name in ("figures", "report")}
+    commands = {
+        f"abra_wilds.commands.{name}" for name in ("board.figures", "board.report", "data.qc", "predict")
+    }
     assert needing(DRAWING) - DRAWING == commands
 
 

@@ -127,7 +127,7 @@ def narrow(table: Table) -> str:
     for row in (row for row in table.rows if not row.missing):
         _, p_holm, difference, _ = _tested(row)
         printed = None if row.published is None else row.published.accs.get(column)
-        name = _named(row, {})[0]
+        name = row.label if row.published else f"{row.label} [not in the paper]"
         accs = [spread(row.mean_std(column), "missing"), spread(printed, "-")]
         cells.append([name, row.key[1] or "-", *accs, str(len(row.seeds(column))), difference, p_holm])
     left_out = sum(row.missing for row in table.rows)

@@ -17,8 +17,9 @@ LAST = "rxrx1_seed:0_epoch:last_model.pth"
 
 
 def contents(folder):
-    """Every file of a folder but the lock."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+    """Every file of a folder and of those in it, but the lock."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK)
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 @contextlib.contextmanager
