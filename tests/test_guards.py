@@ -51,8 +51,8 @@ GUARDS = {
     ),
     "a checkpoint whole or not there": Guard(
         "results/files.py",
-        "yield temporary\n",
-        "yield path\n            return\n",
+        "path, temporary):\n            yield temporary\n",
+        "path, temporary):\n            yield path\n            return\n",
         "engine/artifacts/test_lost.py::test_a_checkpoint_that_the_disk_cannot_hold_is_named_and_the_one_before_stays",
     ),
     "a loss that is not finite": Guard(

@@ -57,7 +57,7 @@ def well_log_probs(log_probs: Tensor, well: NDArray[np.int64], flagged: NDArray[
     W = int(well.max()) + 1
     lost = np.bincount(well[~flagged], minlength=W) == 0
     weight = torch.from_numpy(~flagged | lost[well]).double()[:, None]
-    of = torch.from_numpy(well)
+    of = torch.tensor(well)
     sums = torch.zeros(W, log_probs.shape[1], dtype=torch.float64)
     sums.index_add_(0, of, weight * log_probs.double())
     counts = torch.zeros(W, 1, dtype=torch.float64).index_add_(0, of, weight)

@@ -217,7 +217,9 @@ def make_screen(args: argparse.Namespace) -> None:
     marker = args.folder / "screen" / "rxrx1_v1.0" / MARKER
     if not marker.exists():
         simulate(args.folder / "screen", screen, workers=args.jobs, progress=True)
-    there, wanted = json.loads(marker.read_text(encoding="utf-8")), json.loads(json.dumps(asdict(screen)))
+    # Markers do not name a depth of 8 bits, which was the only one once.
+    there = {"depth": 8, **json.loads(marker.read_text(encoding="utf-8"))}
+    wanted = json.loads(json.dumps(asdict(screen)))
     if {name: there.get(name) for name in wanted} != wanted:
         raise InputError(f"{marker.parent} is another screen; give another folder")
 
