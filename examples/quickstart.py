@@ -79,12 +79,14 @@ def summary(runs: Path) -> str:
     n = sum(int(c["images"]) for c in certificates)
     right = sum(float(c["accuracy"]) * int(c["images"]) for c in certificates) / max(n, 1)
     doubted = sum(c["trusted"] != "True" for c in certificates)
+    adapted = [acc for (_, tta), found in accs.items() if tta.startswith("eb_bn") for acc in found]
+    by_labels = f"{sum(adapted) / len(adapted):.1f}%" if adapted else "not known"
     return (
         f"Simulated data. Accuracy with its 95 % interval over seeds:\n\n{aligned(rows, left=2)}\n\n"
         f"Adapt? {len(certificates)} times a model met a new experiment: "
         f"{', '.join(f'{words} {count}' for words, count in advice)}.\n"
-        f"Certificates: an estimated {right:.1%} of the adapted predictions are right (no label was read); "
-        f"{doubted} are not to be trusted."
+        f"Certificates: an estimated {right:.1%} of the adapted predictions are right, without a label; by the "
+        f"labels {by_labels} are. {doubted} are not to be trusted."
     )
 
 
