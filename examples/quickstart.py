@@ -85,8 +85,8 @@ def summary(runs: Path) -> str:
         f"Simulated data. Accuracy with its 95 % interval over seeds:\n\n{aligned(rows, left=2)}\n\n"
         f"Adapt? {len(certificates)} times a model met a new experiment: "
         f"{', '.join(f'{words} {count}' for words, count in advice)}.\n"
-        f"Certificates: an estimated {right:.1%} of the adapted predictions are right, without a label; by the "
-        f"labels {by_labels} are. {doubted} are not to be trusted."
+        f"Certificates: an estimated {right:.1%} of the adapted predictions are right, without a label; by "
+        f"the labels {by_labels} are. {doubted} are not to be trusted."
     )
 
 
