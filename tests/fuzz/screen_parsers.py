@@ -12,7 +12,7 @@ from abra_wilds.config.files import screen_config
 from abra_wilds.data.screens.found import proposed, settings_text, summary
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import WELLS, small_rows
+from tests.data.own.own_tables import WELLS, small_rows
 from tests.fuzz.inputs import WORDS, as_table, changed, damaged
 
 ROWS = small_rows(("a", "b", "c"), 1)

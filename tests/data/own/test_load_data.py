@@ -8,7 +8,7 @@ import torch
 from abra_wilds.data.screens.load_data import read_load_data
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import CHANNELS, SHARED, picture, small_rows, write_screen, write_table
+from tests.data.own.own_tables import CHANNELS, SHARED, picture, small_rows, write_screen, write_table
 
 
 def test_each_row_is_read_from_the_files_that_it_names(tmp_path):

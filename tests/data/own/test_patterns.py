@@ -7,7 +7,7 @@ from PIL import Image
 
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import SHARED, picture
+from tests.data.own.own_tables import SHARED, picture
 
 
 def write(folder, names):

@@ -5,7 +5,7 @@ import pytest
 
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import WELLS, small_rows, write_table
+from tests.data.own.own_tables import WELLS, small_rows, write_table
 
 PLATES = ("x_000", "x_001")
 

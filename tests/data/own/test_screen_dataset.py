@@ -9,7 +9,7 @@ from abra_wilds.data.datasets.controls import control_rows
 from abra_wilds.data.datasets.counts import class_notes, data_lines, split_rows
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import BATCHES, small_rows, write_screen, write_table
+from tests.data.own.own_tables import BATCHES, small_rows, write_screen, write_table
 
 FLAGS = {"label_column": "Metadata_Drug", "split": ["test=0.25", "val=0.25"]}
 

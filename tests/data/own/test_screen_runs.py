@@ -19,7 +19,7 @@ from abra_wilds.engine.setup import prepare
 from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import timm_package
 from tests import runs
-from tests.data.own.tables import BATCHES, SHARED, small_rows, write_screen
+from tests.data.own.own_tables import BATCHES, SHARED, small_rows, write_screen
 
 FLAGS = {"label_column": "Metadata_Drug", "split": ["test=0.25", "val=0.25"], "target_resolution": 32}
 

@@ -7,7 +7,7 @@ from abra_wilds import __main__, run_config
 from abra_wilds.config.files import screen_config
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import small_rows, write_screen, write_table
+from tests.data.own.own_tables import small_rows, write_screen, write_table
 
 
 def write_yaml(folder, **settings):

@@ -6,7 +6,7 @@ import pytest
 from abra_wilds.config.screen import ScreenConfig
 from abra_wilds.data.screens.screen import Screen
 from abra_wilds.errors import InputError
-from tests.data.own.tables import BATCHES, SHARED, small_rows, write_table
+from tests.data.own.own_tables import BATCHES, SHARED, small_rows, write_table
 
 
 def opened(folder, rows=None, **flags):
