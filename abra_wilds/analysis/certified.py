@@ -115,7 +115,7 @@ def judged(
     """One bio-batch, by what those of val tell."""
     asked = in_question(b)
     known = None if b.controls is None else b.labels.where(b.controls, -1)
-    c = certify(calibration, b.adapted, b.unadapted, b.wells, known, level=LEVEL)
+    c = certify(calibration, b.adapted, b.unadapted, b.wells, known, uncorrected=b.uncorrected, level=LEVEL)
     z, y = b.adapted[asked].double(), b.labels[asked]
     p = (z / c.temperature).softmax(1)
     right = z.argmax(1) == y

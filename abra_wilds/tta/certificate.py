@@ -27,6 +27,7 @@ from abra_wilds.functional.calibration import (
     mass_scores,
     mass_threshold,
     random_effect,
+    temperature_of,
 )
 from abra_wilds.tta.evidence import LOG_T, Evidence, Moments, log_probs, look
 
@@ -36,6 +37,7 @@ SPREAD, SITES_SPREAD, CONTROLS_SPREAD, PRIOR_BIO_BATCHES = 0.3, 0.15, 0.3, 4
 SLOPE, SLOPE_SPREAD = -1.0, 0.7  # prior of the change of t with the share of agreement
 VALIDATION_WEIGHT = 100  # images that the scores of labelled bio-batches count as beside those of controls
 MOST_SCORES = 1000
+WIDE = 0.5  # interval that tells nothing
 MARGIN = 0.05  # accuracy that a bio-batch may lack against labelled ones before nobody trusts it
 ALARM = 2.5  # standard deviations between sources that cannot both be right
 
@@ -50,6 +52,7 @@ class Labelled:
         labels: (n,) classes.
         wells: (n,) ids; images of one well show one class. None where it is not known.
         controls: (n,) whether the class of an image will be known in bio-batches to come, or None.
+        uncorrected: (n, O) `adapted` before the class mix of the bio-batch corrects it; None if it does not.
     """
 
     adapted: Tensor
@@ -57,6 +60,7 @@ class Labelled:
     labels: Tensor
     wells: Tensor | None = None
     controls: Tensor | None = None
+    uncorrected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Calibration:
         scores: at most MOST_SCORES mass scores of labelled images of bio-batches left out, in order.
         gained: labelled images but controls that adaptation sets right.
         lost: those that it sets wrong.
+        belief: probability that a class mix which corrects predictions is right.
     """
 
     centre: float
@@ -90,6 +95,7 @@ class Calibration:
     scores: tuple[float, ...]
     gained: int = 0
     lost: int = 0
+    belief: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -143,12 +149,12 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     if not bio_batches:
         raise InputError("a certificate needs labelled bio-batches to calibrate on, and there is none")
     known = [_without(b) for b in bio_batches]
-    logits = [log_probs(b.adapted) for b in bio_batches]
+    logits = [log_probs(b.adapted if b.uncorrected is None else b.uncorrected) for b in bio_batches]
     asked = [(l[k < 0], b.labels[k < 0]) for l, b, k in zip(logits, bio_batches, known, strict=True)]
     pooled = _pooled(asked)
     judged = [
         _Judged(
-            look(b.adapted, b.unadapted, b.wells, k, pooled),
+            look(b.adapted, b.unadapted, b.wells, k, pooled, b.uncorrected),
             grid_moments(label_likelihood(l, y, LOG_T), LOG_T, pooled, 1.0),
             b.labels,
         )
@@ -156,12 +162,13 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     ]
     every = _fit(judged)
     squares, scores = [], []
-    for i, (l, y) in enumerate(asked):
-        fit = _fit(judged[:i] + judged[i + 1 :]) if len(judged) > 1 else every
-        t, variance = _temperature(fit, judged[i].seen)
-        accuracy, error = _accuracy(fit, judged[i].seen, t, variance)
-        squares.append(((accuracy - float((l.argmax(1) == y).double().mean())) / error) ** 2)
-        scores.append(mass_scores((l / math.exp(t)).softmax(1), y))
+    for i, (of_all, (_, y)) in enumerate(zip(judged, asked, strict=True)):
+        fit, seen = _fit(judged[:i] + judged[i + 1 :]) if len(judged) > 1 else every, of_all.seen
+        t, variance = _temperature(fit, seen)
+        accuracy, error = _accuracy(fit, seen, t, variance)
+        right = (seen.predicted == of_all.labels)[seen.asked].double().mean()
+        squares.append(((accuracy - float(right)) / error) ** 2)
+        scores.append(mass_scores(_tempered(fit, seen, t)[1][seen.asked], y))
     inflation = math.sqrt((PRIOR_BIO_BATCHES + sum(squares)) / (PRIOR_BIO_BATCHES + len(squares)))
     ordered = torch.cat(scores).sort().values
     if len(ordered) > MOST_SCORES:
@@ -197,6 +204,7 @@ def certify(
     wells: Tensor | None = None,
     known: Tensor | None = None,
     *,
+    uncorrected: Tensor | None = None,
     level: float = 0.9,
     least: float | None = None,
 ) -> Certificate:
@@ -208,6 +216,7 @@ def certify(
         unadapted: (n, O).
         wells: (n,) ids; images of one well show one class. None where it is not known.
         known: (n,) classes of controls, -1 for the images in question; None without controls.
+        uncorrected: (n, O) `adapted` before the class mix corrects it; None if it does not.
         level: of the interval and of the sets' coverage.
         least: accuracy below which predictions are of no use; if None, MARGIN below that of labelled images.
 
@@ -215,14 +224,18 @@ def certify(
         InputError: if no class is in question, or a logit is not a number.
     """
     known = torch.full((len(adapted),), -1) if known is None else known
-    seen = look(adapted, unadapted, wells, known, calibration.centre)
+    seen = look(adapted, unadapted, wells, known, calibration.centre, uncorrected)
     t, variance = _temperature(calibration, seen)
     accuracy, error = _accuracy(calibration, seen, t, variance)
     half = NormalDist().inv_cdf((1 + level) / 2) * error * calibration.inflation
     low, high = max(accuracy - half, 0.0), min(accuracy + half, 1.0)
     least = calibration.accuracy - MARGIN if least is None else least
     reason = _reason(calibration, seen, (low, high), least)
-    probs = (seen.logits / math.exp(t)).softmax(1)
+    if high - low > WIDE and not reason:
+        of_mix = _doubt(calibration, seen, t) ** 2 > error**2 / 2
+        reason = "its images look like few classes, which may be wrong" if of_mix else ""
+        reason = reason or f"{int(seen.asked.sum())} images are too few to tell"
+    T, probs = _tempered(calibration, seen, t)
     return Certificate(
         n=int(seen.asked.sum()),
         accuracy=accuracy,
@@ -230,7 +243,7 @@ def certify(
         high=high,
         trusted=not reason,
         reason=reason,
-        temperature=math.exp(t),
+        temperature=T,
         threshold=mass_threshold(probs[seen.asked], _mass(calibration, seen, probs, level)),
         level=level,
     )
@@ -256,7 +269,7 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
     _, slope, variance = random_effect(
         own, x, slope=(SLOPE, SLOPE_SPREAD), prior=(SPREAD, PRIOR_BIO_BATCHES), intercept=centre
     )
-    hits = sum(int((j.seen.logits.argmax(1) == j.labels)[j.seen.asked].sum()) for j in judged)
+    hits = sum(int((j.seen.predicted == j.labels)[j.seen.asked].sum()) for j in judged)
     return Calibration(
         centre,
         agreement,
@@ -268,7 +281,22 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
         inflation=1.0,
         accuracy=hits / n,
         scores=(),
+        belief=_belief(judged),
     )
+
+
+def _belief(judged: Sequence[_Judged]) -> float:
+    """The share of bio-batches whose labels are likelier after their class mix has corrected predictions.
+
+    One that is and one that is not are added, so that without any it is one half.
+    """
+    likelier = []
+    for j in judged:
+        if j.seen.correction is not None:
+            before = j.seen.logits / math.exp(j.own[0])
+            gains = (before + j.seen.correction).log_softmax(1) - before.log_softmax(1)
+            likelier.append(float(gains.gather(1, j.labels[:, None])[j.seen.asked].sum()) > 0)
+    return (1 + sum(likelier)) / (2 + len(likelier))
 
 
 def _source(found: Sequence[tuple[Moments | None, Moments]], spread: float) -> Moments | None:
@@ -316,17 +344,50 @@ def _accuracy(calibration: Calibration, seen: Evidence, t: float, variance: floa
     here, error = _confidence(calibration, seen, t), math.sqrt(variance)
     up, down = (_confidence(calibration, seen, t + sign * error).mean() for sign in (1, -1))
     coins = float((here * (1 - here)).sum()) + 0.25  # one more of even odds: no prediction is certain
-    return float(here.mean()), math.sqrt(float((up - down) / 2) ** 2 + coins / len(here) ** 2)
+    squares = float((up - down) / 2) ** 2 + coins / len(here) ** 2 + _doubt(calibration, seen, t) ** 2
+    return float(here.mean()), math.sqrt(squares)
+
+
+def _doubt(calibration: Calibration, seen: Evidence, t: float) -> float:
+    """Standard deviation of the accuracy from whether the class mix is believed."""
+    if seen.correction is None:
+        return 0.0
+    sure, unsure = (
+        float(_confidence(replace(calibration, belief=belief), seen, t).mean()) for belief in (1.0, 0.0)
+    )
+    return abs(sure - unsure) * math.sqrt(calibration.belief * (1 - calibration.belief))
 
 
 def _confidence(calibration: Calibration, seen: Evidence, t: float) -> Tensor:
     """Probability that each prediction in question is right, by its well where that has two sites, (n,)."""
-    logits = seen.logits / math.exp(t)
-    joint = logits.softmax(1)
+    logits, more = seen.logits / math.exp(t), seen.correction
+    joint = _mixed(logits, more, calibration)
     i, j = seen.pairs
     if calibration.sites and seen.sites:
-        joint[i] = joint[j] = (calibration.sharpness * (logits[i] + logits[j])).softmax(1)
-    return joint.gather(1, logits.argmax(1)[:, None])[seen.asked, 0]
+        both = calibration.sharpness * (logits[i] + logits[j])
+        joint[i] = joint[j] = _mixed(both, None if more is None else (more[i] + more[j]) / 2, calibration)
+    return joint.gather(1, seen.predicted[:, None])[seen.asked, 0]
+
+
+def _tempered(calibration: Calibration, seen: Evidence, t: float) -> tuple[float, Tensor]:
+    """The temperature of the final logits, and their probabilities (n, O).
+
+    Where the class mix corrects them, it makes them as sure as they are with belief in it.
+    """
+    if seen.correction is None:
+        return math.exp(t), (seen.logits / math.exp(t)).softmax(1)
+    final = seen.logits + seen.correction
+    mixed = _mixed(seen.logits / math.exp(t), seen.correction, calibration)
+    here = mixed.gather(1, seen.predicted[:, None])[seen.asked]
+    T = temperature_of(final[seen.asked], float(here.mean()))
+    return T, (final / T).softmax(1)
+
+
+def _mixed(logits: Tensor, correction: Tensor | None, calibration: Calibration) -> Tensor:
+    """Probabilities with and without what the class mix adds to the logits, as far as that is believed."""
+    if correction is None:
+        return logits.softmax(1)
+    return torch.lerp(logits.softmax(1), (logits + correction).softmax(1), calibration.belief)
 
 
 def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float) -> float:
@@ -346,10 +407,8 @@ def _reason(calibration: Calibration, seen: Evidence, interval: tuple[float, flo
         t, variance = _temperature(calibration, seen, controls=False)
         gap = seen.controls[0] - calibration.controls[0] - t
         if gap > ALARM * math.sqrt(variance + calibration.controls[1] + seen.controls[1]):
-            right = (seen.logits.argmax(1) == seen.known)[~seen.asked]
+            right = (seen.predicted == seen.known)[~seen.asked]
             return f"controls are worse than all else says: {int(right.sum())} of {len(right)} are right"
     if high < least:
         return f"at most {high:.0%} of its predictions are right, less than {least:.0%}"
-    if high - low > 0.5:
-        return f"{int(seen.asked.sum())} images are too few to tell"
     return ""

@@ -25,7 +25,8 @@ class Evidence:
     """A bio-batch without the labels of the images in question.
 
     Attributes:
-        logits: (n, O) log-probabilities of all images.
+        logits: (n, O) log-probabilities of all images before their class mix corrects them.
+        correction: (n, O) what the class mix adds to them, or None.
         asked: (n,) whether the class of an image is in question.
         pairs: (2, P) rows of two sites of a well.
         agreed: images of equal adapted and unadapted prediction.
@@ -35,6 +36,7 @@ class Evidence:
     """
 
     logits: Tensor
+    correction: Tensor | None
     asked: Tensor
     pairs: Tensor
     agreed: int
@@ -42,21 +44,38 @@ class Evidence:
     controls: Moments | None
     known: Tensor
 
+    @property
+    def predicted(self) -> Tensor:
+        """Classes of all images (n,)."""
+        return (self.logits if self.correction is None else self.logits + self.correction).argmax(1)
 
-def look(adapted: Tensor, unadapted: Tensor, wells: Tensor | None, known: Tensor, centre: float) -> Evidence:
-    """What a bio-batch shows; the labels of images in question are not among the arguments."""
+
+def look(
+    adapted: Tensor,
+    unadapted: Tensor,
+    wells: Tensor | None,
+    known: Tensor,
+    centre: float,
+    uncorrected: Tensor | None = None,
+) -> Evidence:
+    """What a bio-batch shows; the labels of images in question are not among the arguments.
+
+    Sites are asked before the class mix corrects them: afterwards they would agree for that reason.
+    """
     asked = known < 0
     if not asked.any():
         raise InputError("a certificate is about images of unknown class, and this bio-batch has none")
-    logits, pairs = log_probs(adapted), pairs_of(wells)
-    sites = controls = None
+    final = log_probs(adapted)
+    logits = final if uncorrected is None else log_probs(uncorrected)
+    correction = None if uncorrected is None or torch.equal(adapted, uncorrected) else final - logits
+    pairs, sites, controls = pairs_of(wells), None, None
     if pairs.shape[1] >= FEWEST_PAIRS:
         sites = grid_moments(pair_likelihood(logits[pairs[0]], logits[pairs[1]], LOG_T), LOG_T, centre, 1.0)
     if not asked.all():
         likelihood = label_likelihood(logits[~asked], known[~asked], LOG_T)
         controls = grid_moments(likelihood, LOG_T, centre, 1.0)
-    agreed = int((logits.argmax(1) == log_probs(unadapted).argmax(1))[asked].sum())
-    return Evidence(logits, asked, pairs, agreed, sites, controls, known)
+    agreed = int((final.argmax(1) == log_probs(unadapted).argmax(1))[asked].sum())
+    return Evidence(logits, correction, asked, pairs, agreed, sites, controls, known)
 
 
 def log_probs(logits: Tensor) -> Tensor:
