@@ -20,7 +20,8 @@ from abra_wilds.functional.calibration import (
     difference_of_confidences,
     fit_temperature,
 )
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.certificate import Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import Calibration
 
 FEWEST = 40  # images in question of a bio-batch whose accuracy is compared
 LEVEL = 0.9

@@ -27,9 +27,20 @@ from abra_wilds.functional.calibration import (
     mass_scores,
     mass_threshold,
     random_effect,
-    temperature_of,
 )
-from abra_wilds.tta.evidence import LOG_T, Evidence, Moments, log_probs, look
+from abra_wilds.tta.evidence import (
+    LOG_T,
+    Calibration,
+    Evidence,
+    Moments,
+    accuracy_from,
+    agreement_of,
+    doubt_of_mix,
+    log_probs,
+    look,
+    temperature_from,
+    tempered,
+)
 
 SHARPNESS = torch.linspace(0.3, 1.2, 19, dtype=torch.float64)
 # Priors of standard deviations, worth PRIOR_BIO_BATCHES: of t, and of what sites and controls say of it.
@@ -61,41 +72,6 @@ class Labelled:
     wells: Tensor | None = None
     controls: Tensor | None = None
     uncorrected: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What labelled bio-batches tell of new ones, as plain numbers: what JSON gives back serves as well.
-
-    Attributes:
-        centre: t where adapted and unadapted predictions agree as usual; that of all labelled images.
-        agreement: the usual share of agreement.
-        slope: change of t with that share.
-        variance: of t around that.
-        sites: how far above t lies what sites of wells say of it, and the variance of that; None without.
-        controls: the same of controls.
-        sharpness: weight of the logits of each of two sites in the posterior of their well.
-        inflation: of standard errors, so that errors on labelled bio-batches left out are of their size.
-        accuracy: of all labelled images but controls.
-        scores: at most MOST_SCORES mass scores of labelled images of bio-batches left out, in order.
-        gained: labelled images but controls that adaptation sets right.
-        lost: those that it sets wrong.
-        belief: probability that a class mix which corrects predictions is right.
-    """
-
-    centre: float
-    agreement: float
-    slope: float
-    variance: float
-    sites: Moments | None
-    controls: Moments | None
-    sharpness: float
-    inflation: float
-    accuracy: float
-    scores: tuple[float, ...]
-    gained: int = 0
-    lost: int = 0
-    belief: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -164,11 +140,11 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     squares, scores = [], []
     for i, (of_all, (_, y)) in enumerate(zip(judged, asked, strict=True)):
         fit, seen = _fit(judged[:i] + judged[i + 1 :]) if len(judged) > 1 else every, of_all.seen
-        t, variance = _temperature(fit, seen)
-        accuracy, error = _accuracy(fit, seen, t, variance)
+        t, variance = temperature_from(fit, seen)
+        accuracy, error = accuracy_from(fit, seen, t, variance)
         right = (seen.predicted == of_all.labels)[seen.asked].double().mean()
         squares.append(((accuracy - float(right)) / error) ** 2)
-        scores.append(mass_scores(_tempered(fit, seen, t)[1][seen.asked], y))
+        scores.append(mass_scores(tempered(fit, seen, t)[1][seen.asked], y))
     inflation = math.sqrt((PRIOR_BIO_BATCHES + sum(squares)) / (PRIOR_BIO_BATCHES + len(squares)))
     ordered = torch.cat(scores).sort().values
     if len(ordered) > MOST_SCORES:
@@ -225,17 +201,17 @@ def certify(
     """
     known = torch.full((len(adapted),), -1) if known is None else known
     seen = look(adapted, unadapted, wells, known, calibration.centre, uncorrected)
-    t, variance = _temperature(calibration, seen)
-    accuracy, error = _accuracy(calibration, seen, t, variance)
+    t, variance = temperature_from(calibration, seen)
+    accuracy, error = accuracy_from(calibration, seen, t, variance)
     half = NormalDist().inv_cdf((1 + level) / 2) * error * calibration.inflation
     low, high = max(accuracy - half, 0.0), min(accuracy + half, 1.0)
     least = calibration.accuracy - MARGIN if least is None else least
     reason = _reason(calibration, seen, (low, high), least)
     if high - low > WIDE and not reason:
-        of_mix = _doubt(calibration, seen, t) ** 2 > error**2 / 2
+        of_mix = doubt_of_mix(calibration, seen, t) ** 2 > error**2 / 2
         reason = "its images look like few classes, which may be wrong" if of_mix else ""
         reason = reason or f"{int(seen.asked.sum())} images are too few to tell"
-    T, probs = _tempered(calibration, seen, t)
+    T, probs = tempered(calibration, seen, t)
     return Certificate(
         n=int(seen.asked.sum()),
         accuracy=accuracy,
@@ -264,7 +240,7 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
     """A calibration without what needs bio-batches left out."""
     agreed, n = sum(j.seen.agreed for j in judged), sum(int(j.seen.asked.sum()) for j in judged)
     agreement = (agreed + 1) / (n + 2)
-    x, own = [_agreement(j.seen, agreement) for j in judged], [j.own for j in judged]
+    x, own = [agreement_of(j.seen, agreement) for j in judged], [j.own for j in judged]
     centre = _pooled([(j.seen.logits[j.seen.asked], j.labels[j.seen.asked]) for j in judged])
     _, slope, variance = random_effect(
         own, x, slope=(SLOPE, SLOPE_SPREAD), prior=(SPREAD, PRIOR_BIO_BATCHES), intercept=centre
@@ -309,23 +285,6 @@ def _source(found: Sequence[tuple[Moments | None, Moments]], spread: float) -> M
     return offset, variance
 
 
-def _agreement(seen: Evidence, usual: float) -> float:
-    """Share of agreement less the usual one; images are counted with two that agree as usual."""
-    return (seen.agreed + 2 * usual) / (int(seen.asked.sum()) + 2) - usual
-
-
-def _temperature(calibration: Calibration, seen: Evidence, *, controls: bool = True) -> tuple[float, float]:
-    """Mean and variance of t by all that a bio-batch shows, with or without its controls."""
-    c = calibration
-    mean = c.centre + c.slope * _agreement(seen, c.agreement)
-    weight, total = 1 / c.variance, mean / c.variance
-    for source, found in ((c.sites, seen.sites), (c.controls if controls else None, seen.controls)):
-        if source and found:
-            w = 1 / (source[1] + found[1])
-            weight, total = weight + w, total + w * (found[0] - source[0])
-    return total / weight, 1 / weight
-
-
 def _sharpness(judged: Sequence[_Judged]) -> float:
     """The weight of two sites' logits that makes the posterior of their well likeliest."""
     y, both = [], []
@@ -337,57 +296,6 @@ def _sharpness(judged: Sequence[_Judged]) -> float:
         return 0.5
     likelihood = label_likelihood(torch.cat(both), torch.cat(y), -SHARPNESS.log())
     return float(SHARPNESS[likelihood.argmax()])
-
-
-def _accuracy(calibration: Calibration, seen: Evidence, t: float, variance: float) -> tuple[float, float]:
-    """Estimated accuracy of the images in question and its standard error."""
-    here, error = _confidence(calibration, seen, t), math.sqrt(variance)
-    up, down = (_confidence(calibration, seen, t + sign * error).mean() for sign in (1, -1))
-    coins = float((here * (1 - here)).sum()) + 0.25  # one more of even odds: no prediction is certain
-    squares = float((up - down) / 2) ** 2 + coins / len(here) ** 2 + _doubt(calibration, seen, t) ** 2
-    return float(here.mean()), math.sqrt(squares)
-
-
-def _doubt(calibration: Calibration, seen: Evidence, t: float) -> float:
-    """Standard deviation of the accuracy from whether the class mix is believed."""
-    if seen.correction is None:
-        return 0.0
-    sure, unsure = (
-        float(_confidence(replace(calibration, belief=belief), seen, t).mean()) for belief in (1.0, 0.0)
-    )
-    return abs(sure - unsure) * math.sqrt(calibration.belief * (1 - calibration.belief))
-
-
-def _confidence(calibration: Calibration, seen: Evidence, t: float) -> Tensor:
-    """Probability that each prediction in question is right, by its well where that has two sites, (n,)."""
-    logits, more = seen.logits / math.exp(t), seen.correction
-    joint = _mixed(logits, more, calibration)
-    i, j = seen.pairs
-    if calibration.sites and seen.sites:
-        both = calibration.sharpness * (logits[i] + logits[j])
-        joint[i] = joint[j] = _mixed(both, None if more is None else (more[i] + more[j]) / 2, calibration)
-    return joint.gather(1, seen.predicted[:, None])[seen.asked, 0]
-
-
-def _tempered(calibration: Calibration, seen: Evidence, t: float) -> tuple[float, Tensor]:
-    """The temperature of the final logits, and their probabilities (n, O).
-
-    Where the class mix corrects them, it makes them as sure as they are with belief in it.
-    """
-    if seen.correction is None:
-        return math.exp(t), (seen.logits / math.exp(t)).softmax(1)
-    final = seen.logits + seen.correction
-    mixed = _mixed(seen.logits / math.exp(t), seen.correction, calibration)
-    here = mixed.gather(1, seen.predicted[:, None])[seen.asked]
-    T = temperature_of(final[seen.asked], float(here.mean()))
-    return T, (final / T).softmax(1)
-
-
-def _mixed(logits: Tensor, correction: Tensor | None, calibration: Calibration) -> Tensor:
-    """Probabilities with and without what the class mix adds to the logits, as far as that is believed."""
-    if correction is None:
-        return logits.softmax(1)
-    return torch.lerp(logits.softmax(1), (logits + correction).softmax(1), calibration.belief)
 
 
 def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float) -> float:
@@ -402,13 +310,12 @@ def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float)
 
 def _reason(calibration: Calibration, seen: Evidence, interval: tuple[float, float], least: float) -> str:
     """What speaks against the predictions, one clause, or nothing."""
-    low, high = interval
     if calibration.controls and seen.controls:
-        t, variance = _temperature(calibration, seen, controls=False)
+        t, variance = temperature_from(calibration, seen, controls=False)
         gap = seen.controls[0] - calibration.controls[0] - t
         if gap > ALARM * math.sqrt(variance + calibration.controls[1] + seen.controls[1]):
             right = (seen.predicted == seen.known)[~seen.asked]
             return f"controls are worse than all else says: {int(right.sum())} of {len(right)} are right"
-    if high < least:
-        return f"at most {high:.0%} of its predictions are right, less than {least:.0%}"
+    if interval[1] < least:
+        return f"at most {interval[1]:.0%} of its predictions are right, less than {least:.0%}"
     return ""

@@ -111,7 +111,7 @@ def adapt(
     logits = [method.classify(torch.lerp(f, g.to(f.dtype), way)) for f, g in zip(plain, second, strict=True)]
     final = by_own_mix(torch.cat(logits), torch.cat(plain), labels, components.pi, mix.kappa * prior)
     sizes = [len(f) for f in plain]
-    return Outcome(list(before.log().split(sizes)), list(final.split(sizes)), logits, mix)
+    return Outcome(list(torch.split(before.log(), sizes)), list(torch.split(final, sizes)), logits, mix)
 
 
 def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from abra_wilds.errors import InputError
-from abra_wilds.tta.certificate import Calibration, Labelled, _temperature, calibrate, certify, conformal_sets
-from abra_wilds.tta.evidence import look
+from abra_wilds.tta.certificate import Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import Calibration, look, temperature_from
 
 O, CONTROLS = 10, 24
 NO = torch.full((160,), -1)
@@ -90,7 +90,7 @@ def test_what_is_seen_is_put_together_as_normal_distributions(calibration):
     for (offset, variance), (mean, error) in ((c.sites, seen.sites), (c.controls, seen.controls)):
         log_density -= (mean - offset - t) ** 2 / (2 * (variance + error))
     w = log_density.softmax(0)
-    mean, variance = _temperature(c, seen)
+    mean, variance = temperature_from(c, seen)
     assert mean == pytest.approx(float((w * t).sum()), abs=1e-6)
     assert variance == pytest.approx(float((w * (t - mean) ** 2).sum()), rel=1e-4)
 
@@ -219,9 +219,9 @@ def test_a_class_mix_is_believed_as_often_as_labels_bear_it_out(calibration):
 
 def test_accuracy_is_mixed_by_the_belief_in_the_class_mix(calibration):
     b = replace(pushed(NEW[2], 3), wells=None, controls=None)
-    t = _temperature(calibration, look(b.adapted, b.unadapted, None, NO, calibration.centre, b.uncorrected))[
-        0
-    ]
+    t = temperature_from(
+        calibration, look(b.adapted, b.unadapted, None, NO, calibration.centre, b.uncorrected)
+    )[0]
     before = b.uncorrected.double().log_softmax(1) / math.exp(t)
     more = b.adapted.double().log_softmax(1) - b.uncorrected.double().log_softmax(1)
     at = b.adapted.argmax(1)[:, None]

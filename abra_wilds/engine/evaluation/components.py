@@ -36,10 +36,11 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import hooked, image_moments, tracking_norms
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
+from abra_wilds.tta.certificate import Labelled, calibrate
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.diversity import diversity_errors
 from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
+from abra_wilds.tta.evidence import Calibration
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
