@@ -139,22 +139,6 @@ def test_a_screen_with_labels_is_scored_by_site_and_well(trained, tmp_path, caps
     assert "wells with a label: 3" in capsys.readouterr().out
 
 
-def test_flagged_sites_are_marked_and_do_not_count_in_wells_that_have_others(trained, fresh, tmp_path):
-    folder, rows = fresh
-    reasons = [""] * 16
-    reasons[0], reasons[2], reasons[3] = "blurred", "empty", "empty"
-    sites = ["Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site"]
-    rows[sites].assign(Metadata_QC=reasons).to_csv(tmp_path / "qc.csv", index=False)
-    assert predict(trained / "model", folder, tmp_path / "plain") == 0
-    assert predict(trained / "model", folder, tmp_path / "out", "--qc", tmp_path / "qc.csv") == 0
-    (before, plain), (marked, wells) = tables(tmp_path / "plain"), tables(tmp_path / "out")
-    assert marked["Metadata_QC"].tolist() == reasons
-    assert wells["Flagged_Sites"].tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
-    assert wells["Predicted"][0] == before["Predicted"][1]
-    assert wells["Probability"][0] == pytest.approx(before["Probability"][1])
-    assert wells["Probability"][1:].tolist() == plain["Probability"][1:].tolist()
-
-
 def test_a_class_that_the_model_does_not_know_is_refused_with_its_row_and_column(trained, tmp_path, capsys):
     rows = made.rows_of(["newS"])
     rows.loc[3, "Metadata_Label"] = "colchicine"
