@@ -105,7 +105,7 @@ def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:
             "NAME=OWN with these names"
         )
     sites = find_sites(config)
-    known = {name.casefold(): name for name in sites.channels}
+    known = {name.casefold(): name for name in (*sites.other_names, *sites.channels)}
     found = {name: given.get(name) or known.get(name.casefold()) for name in model.channels}
     absent = [name for name, own in found.items() if own is None]
     if absent:
