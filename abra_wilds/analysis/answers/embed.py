@@ -21,6 +21,7 @@ from abra_wilds.analysis.answers.predict import about_answers, say, write_csv, w
 from abra_wilds.analysis.answers.screens import (
     Flags,
     flags_for,
+    memory_note,
     metadata_table,
     open_screen,
     size_note,
@@ -91,7 +92,7 @@ def embed_screen(
     if controls is not None and quality is not None:
         controls = controls & (quality == "")
     check_controls(postprocess, batch, controls, well)
-    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
+    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape), *memory_note(model, dataset)])
     features = answers_of(model, dataset, e, flags=quality).features.numpy()
     tables = {}
     if model.centroids is not None:

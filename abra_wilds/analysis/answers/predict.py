@@ -20,6 +20,7 @@ from abra_wilds.analysis.answers.answers import Answers, answers_of
 from abra_wilds.analysis.answers.screens import (
     Flags,
     flags_for,
+    memory_note,
     metadata_table,
     open_screen,
     prefixed,
@@ -145,7 +146,7 @@ def predict_screen(
     refuse_existing(out, names)
     dataset = open_screen(model, screen, flags, scored)
     flagged = flags_for(dataset, qc, e)
-    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
+    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape), *memory_note(model, dataset)])
     found = answers_of(model, dataset, e, flags=flagged)
     tables = site_and_well_tables(model, dataset, found, e, flagged)
     scores = scores_of(dataset, tables)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from abra_wilds.data.screens.dataset import ScreenDataset
 
 PREFIX = "Metadata_"
+MANY_PLATES = 100  # from which on a line says what --by_plate is for
 Flags = NDArray[np.object_]  # (n,) of quality control, "" where nothing is wrong
 
 
@@ -82,13 +83,13 @@ def flags_for(dataset: ScreenDataset, qc: Path | None, e: EvalConfig) -> Flags |
 
 
 def look_for_images(dataset: ScreenDataset) -> None:
-    """Raise if an image of a screen is missing, or the first cannot be read.
+    """Raise if an image of a screen is missing, or those of plates differ in size or depth.
 
     Raises:
         InputError: naming it.
     """
     check_images(dataset, range(len(dataset)))
-    common_shape(dataset, [0])
+    common_shape(dataset, dataset.one_a_plate(range(len(dataset))))
 
 
 def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:
@@ -192,4 +193,18 @@ def size_note(model: Model, shape: Sequence[int]) -> list[str]:
     return [
         f"images are {now[0]} x {now[1]} pixels, and those of training were {trained[0]} x {trained[1]}; "
         "cells look larger or smaller to the model unless --image_size makes them alike"
+    ]
+
+
+def memory_note(model: Model, dataset: ScreenDataset) -> list[str]:
+    """A sentence where so many plates are predicted at once that they had better be predicted one by one."""
+    plates = len(dataset.metadata_array[:, 1:3].unique(dim=0))
+    if plates < MANY_PLATES:
+        return []
+    # Logits and features, in float32.
+    size = 4 * len(dataset) * (model.method.head.in_features + len(model.classes)) / 2**30
+    return [
+        f"what is said of all {plates:,} plates stays in memory until the last one is predicted, {size:.1f} "
+        "GB and tables, and is lost where the command is killed; --by_plate writes plate by plate, needs no "
+        "more memory for more plates, and goes on after a kill"
     ]
