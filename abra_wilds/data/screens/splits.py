@@ -111,6 +111,16 @@ def drawn(division: Division, by: Texts, names: Names, kept: Texts | None, sites
             )
         split[alone] = NUMBERS["test"]
         order = order[~np.isin(order, units[alone])]
+    if division.fold is not None:
+        k, parts = division.fold[0], np.array_split(order, division.fold[1])
+        if n < len(parts):
+            raise InputError(
+                f"--split fold={k}/{len(parts)} asks for {len(parts)} parts of the {n} bio-batches of "
+                f"{sites.source} that can be distinguished; give at most {n}"
+            )
+        split[np.isin(units, parts[k - 1])] = NUMBERS["test"]
+        # Who validates follows, so that it differs from fold to fold too.
+        order = np.concatenate([*parts[k:], *parts[: k - 1]])
     shares = dict(division.shares)
     for name in ("test", "val"):
         if name in shares:
