@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binomtest
 
 from abra_wilds import fit, run_config
 from abra_wilds.board.terms import differing_terms, terms_of
 from abra_wilds.data.datasets.catalogue import split_subset
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.setup import open_dataset, open_evaluation, prepare
+from abra_wilds.results.records import RESULTS, read_records
+from abra_wilds.results.significance import agreement
 from abra_wilds.simulate import preset, simulate
 from tests import runs
 from tests.data.own.own_tables import SHARED
@@ -52,6 +53,30 @@ def test_a_shuffled_row_is_tested_against_no_other(tmp_path):
     assert differing_terms(shuffled, plain) == ["shuffle_labels"]
 
 
+def test_the_script_tells_agreement_and_chance_of_runs_and_refuses_those_with_their_labels(
+    tiny, sim_root, tmp_path
+):
+    for name, seed in (("shuffled", {"shuffle_labels": 0}), ("plain", {})):
+        fit(
+            run_config(
+                "ERM", **runs.settings(sim_root, tmp_path / name, "ERM", n_epochs=1, save_model=False, **seed)
+            )
+        )
+    script = "examples/benchmarks/methods/at_chance.py"
+    said = runs.process(script, tmp_path / "shuffled")
+    _, line = said.stdout.splitlines()
+    _, tta, n, right, chance, p = line.split()
+    (record,) = (
+        r
+        for r in read_records(tmp_path / "shuffled" / RESULTS)
+        if (r.split, r.checkpoint) == ("test", "last")
+    )
+    assert (tta, int(n), float(right)) == ("none", record.n, pytest.approx(record.acc, abs=5e-4))
+    assert 0 < float(chance) < 0.5 and said.returncode == int(float(p) < 1e-3)
+    refused = runs.process(script, tmp_path / "plain")
+    assert refused.returncode == 2 and "--shuffle_labels" in refused.stderr
+
+
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """Settings of runs on a small simulated screen that a small network learns."""
@@ -90,9 +115,7 @@ def predictions(folder, algorithm, flags):
 
 def p_of_chance(predicted, y):
     """Of the exact binomial test that predictions agree with classes as often as independent ones would."""
-    n, O = len(y), max(predicted.max(), y.max()) + 1
-    shares = [np.bincount(of, minlength=O) / n for of in (predicted, y)]
-    return float(binomtest(int((predicted == y).sum()), n, float(shares[0] @ shares[1])).pvalue)
+    return agreement(predicted.tolist(), y.tolist())[2]
 
 
 @pytest.mark.slow

@@ -141,12 +141,11 @@ def plan(
             if value not in known:
                 raise InputError(f"--{flag} got {value!r}; {spec.name} has {', '.join(map(str, known))}")
     where = places(root_dir, screen)
-    folds = [("" if len(spec.folds) == 1 else f"fold{k}", f) for k, f in enumerate(spec.folds, start=1)]
     resolved = [
         (row, resolve_row(row, spec, (*fold, *where)), name, (*fold, *where))
         for row in spec.rows
         if row.label in (only or labels)
-        for name, fold in folds
+        for name, fold in zip(spec.fold_names, spec.folds, strict=True)
     ]
     return [
         seeded(

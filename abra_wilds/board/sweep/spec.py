@@ -74,6 +74,12 @@ class Spec:
     simulate: Mapping[str, Any] | None = None
     checkpoint: str = "best"
 
+    @property
+    def fold_names(self) -> list[str]:
+        """Of each fold the folder below the row's, "" where there is one alone."""
+        n = len(self.folds)
+        return [""] if n == 1 else [f"fold{k}" for k in range(1, n + 1)]
+
 
 def spec_path(name: str | Path) -> Path:
     """The file of a sweep: a path, or one of the package's without its ending.

@@ -130,7 +130,7 @@ def test_records_of_finished_runs_are_collected_with_their_rows_and_older_ones_k
 def test_a_row_of_mitochecks_claims_runs_from_its_table_to_records(tmp_path):
     spec = yaml.safe_load(boards.SPECS["claims_mitocheck"].read_text())
     spec["folds"], spec["settings"]["n_epochs"] = spec["folds"][:1], 1
-    write(tmp_path, "spec.yaml", **spec)
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     (tmp_path / "claims_sim.yaml").write_text(boards.SPECS["claims_sim"].read_text())
     words = ["--screen", str(SHARED / "mitocheck" / "load_data.csv"), "--only", "ABRA", "--seeds", "0"]
     words += ["--out", str(tmp_path / "runs"), "--records", str(tmp_path / "r.jsonl"), "--devices", "cpu"]
