@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 
 import pytest
@@ -10,18 +9,10 @@ import pytest
 from abra_wilds.board.report import page as report
 from abra_wilds.results.runs import find_runs
 from tests.board.report.report_boards import make_logs
+from tests.browsers import browser, needs_chromium, serious
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+__all__ = ["browser"]
+pytestmark = [pytest.mark.slow, needs_chromium]
 SIZES = """() => [...document.querySelectorAll("svg[role=img], main img")].map(e => {
   for (let d = e.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
   const r = e.getBoundingClientRect();
@@ -37,14 +28,6 @@ def path(screen, tmp_path_factory):
     logs, file = make_logs(screen, folder), folder / "report.html"
     file.write_text(report.report(find_runs(logs), screen.root, logs.parent / "figures"))
     return file
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -86,10 +69,7 @@ def test_every_figure_is_there_and_text_stands_out(visit, scheme):
 def test_axe_finds_nothing_serious(visit, scheme):
     page = visit(color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    found = axe.Axe().run(page).response["violations"]
-    assert [
-        (v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")
-    ] == []
+    assert serious(page) == []
 
 
 def test_the_first_tab_reaches_the_skip_link_and_enter_skips(visit):
