@@ -36,16 +36,17 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import hooked, image_moments, tracking_norms
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
+from abra_wilds.tta.certificate import Labelled, calibrate
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.diversity import diversity_errors
 from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
+from abra_wilds.tta.evidence import Calibration
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
 COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose kept components are
-FORM = 2  # of the files; others are measured anew
+FORM = 3  # of the files; others are measured anew
 MOST_KEPT = 2**30  # bytes of images that are kept in memory to be looked at again
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
@@ -275,4 +276,5 @@ def labelled(method: Method, components: Components, split: Split) -> Iterator[L
             y,
             None if split.wells is None else split.wells[rows],
             known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
+            found.uncorrected[0].cpu(),
         )
