@@ -5,7 +5,6 @@ By keyboard, light and dark, in a narrow window and on paper.
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 
 import pytest
@@ -15,18 +14,10 @@ from abra_wilds.board.report.answers import answers_page
 from abra_wilds.results.runs import find_runs
 from tests.board.report.answer_folders import certify, doubts, write
 from tests.board.report.report_boards import make_logs
+from tests.browsers import browser, needs_chromium, serious
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+__all__ = ["browser"]
+pytestmark = [pytest.mark.slow, needs_chromium]
 SIZES = """() => [...document.querySelectorAll("svg[role=img], main img")].map(e => {
   for (let d = e.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
   const r = e.getBoundingClientRect();
@@ -52,14 +43,6 @@ def path(request, screen, tmp_path_factory):
         certify(answers, "<P2>")
         file.write_text(answers_page(answers)[0], encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -101,10 +84,7 @@ def test_every_figure_is_there_and_text_stands_out(visit, path, scheme):
 def test_axe_finds_nothing_serious(visit, scheme):
     page = visit(color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    found = axe.Axe().run(page).response["violations"]
-    assert [
-        (v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")
-    ] == []
+    assert serious(page) == []
 
 
 def test_the_first_tab_reaches_the_skip_link_and_enter_skips(visit):

@@ -103,3 +103,17 @@ def test_init_keeps_a_platemap_beside_the_screen_relative(tmp_path):
     found = yaml.safe_load((tmp_path / "screen.yaml").read_text())
     assert (found["platemap"], found["label_column"]) == ("map.csv", "Metadata_Drug")
     assert "Metadata_Drug" in Screen.open(table).sites.rows
+
+
+def test_init_keeps_paths_that_were_given_relative_whatever_folder_they_are_in(tmp_path, monkeypatch):
+    table = write_screen(tmp_path / "screen", small_rows().drop(columns="Metadata_Drug"))
+    drugs = small_rows()[["Metadata_Plate", "Metadata_Well", "Metadata_Drug"]].drop_duplicates()
+    drugs.to_csv(tmp_path / "map.csv", index=False)
+    (tmp_path / "screen" / "images").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--platemap", "map.csv", "--image_root", "images=moved"]
+    assert __main__.main(["screen", "init", "screen/load_data.csv", "--yes", *flags]) == 0
+    found = yaml.safe_load((tmp_path / "screen" / "screen.yaml").read_text())
+    assert (found["platemap"], found["image_root"]) == ("../map.csv", ["images=../moved"])
+    monkeypatch.chdir("/")
+    assert "Metadata_Drug" in Screen.open(table).sites.rows  # which looks for every image
