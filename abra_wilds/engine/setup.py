@@ -21,7 +21,7 @@ from abra_wilds.data.augment.transforms import check_colours, check_square, crop
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
 from abra_wilds.data.datasets.quality import with_shuffled_labels, without_flagged
-from abra_wilds.data.reading.images import check_images, common_shape
+from abra_wilds.data.reading.images import check_images, common_shape, first_rows
 from abra_wilds.data.reading.loaders import (
     Loader,
     Reading,
@@ -169,10 +169,7 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
     # A split of another size would be trained on, or predicted, as if it were the same.
-    rows = [int(subsets[split].indices[0]) for split in splits]
-    if hasattr(dataset, "one_a_plate"):
-        rows += dataset.one_a_plate(np.concatenate([subsets[split].indices for split in splits]))
-    shape = common_shape(dataset, rows)
+    shape = common_shape(dataset, first_rows(dataset, [subsets[split].indices for split in splits]))
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device, remarks=tuple(remarks))
 
