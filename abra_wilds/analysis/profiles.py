@@ -166,8 +166,18 @@ def wells_of(table: pd.DataFrame, by: Sequence[str] = WELL) -> tuple[NDArray[np.
     return well, wells.reset_index(drop=True)
 
 
-def well_means(features: NDArray[np.float32], well: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The mean of each well's sites, (W, D), from features (n, D) and the numbers of `wells_of`."""
+def well_means(
+    features: NDArray[np.float32], well: NDArray[np.int64], counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """The mean of each well's sites, (W, D), from features (n, D) and the numbers of `wells_of`.
+
+    Args:
+        features: (n, D).
+        well: (n,) from 0 without gaps.
+        counted: (n,) which sites count, one of each well or more; None for all.
+    """
+    if counted is not None:
+        features, well = features[counted], well[counted]
     order, sites = np.argsort(well, kind="stable"), np.bincount(well)
     starts = np.cumsum(sites) - sites
     sums = np.add.reduceat(features[order], starts, axis=0, dtype=np.float64)

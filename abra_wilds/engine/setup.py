@@ -169,7 +169,10 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
     # A split of another size would be trained on, or predicted, as if it were the same.
-    shape = common_shape(dataset, [int(subsets[split].indices[0]) for split in splits])
+    rows = [int(subsets[split].indices[0]) for split in splits]
+    if hasattr(dataset, "one_a_plate"):
+        rows += dataset.one_a_plate(np.concatenate([subsets[split].indices for split in splits]))
+    shape = common_shape(dataset, rows)
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
     return Data(dataset, grouper, subsets, shape, info, device, remarks=tuple(remarks))
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SITE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 FLAG = "Metadata_QC"
+OF_PLATE = "plate: "  # how a reason begins that all sites of a plate have
 _WELL_NAME = re.compile(r"([A-Za-z]{1,2})(\d{1,2})")
 
 
@@ -91,6 +92,18 @@ def flags_of(sites: pd.DataFrame, path: Path) -> NDArray[np.object_]:
             "give the qc.csv that `abra-wilds qc` wrote for this data set"
         )
     return np.asarray(flags.loc[wanted].to_numpy(), dtype=object)
+
+
+def set_apart(flags: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Which sites (n,) have a reason of their own, and so no part in what a model is adapted to.
+
+    What is wrong with a plate as a whole is what an adaptation is to remove.
+
+    >>> set_apart(np.array(["", "blurred", "plate: stain ER x2", "empty; plate: stain ER x2"], dtype=object))
+    array([False,  True, False,  True])
+    """
+    own = [bool(text) and not all(r.startswith(OF_PLATE) for r in text.split("; ")) for text in flags]
+    return np.array(own, dtype=bool)
 
 
 def _keys(table: pd.DataFrame) -> pd.MultiIndex:
