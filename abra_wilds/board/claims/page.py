@@ -48,8 +48,9 @@ def summary(settings: Mapping[str, Setting], claims: Sequence[Claim]) -> list[li
 def evidence(settings: Mapping[str, Setting], claim: Claim) -> str:
     """The tests of a claim as a table, or why there is none."""
     parts = [tested(settings, claim)] if claim.tests else []
-    sweeps = " and ".join(dict.fromkeys(settings[where].sweep for where in claim.unrecorded))
-    parts += [f"Nothing of it is recorded of the sweep {sweeps}."] if sweeps else []
+    sweeps = dict.fromkeys(settings[where].sweep for where in claim.unrecorded)
+    named = f"sweep{'s' if len(sweeps) > 1 else ''} {' and '.join(sweeps)}"
+    parts += [f"Nothing of it is recorded of the {named}."] if sweeps else []
     parts += [f"{OPEN.capitalize()}: {claim.open}."] if claim.open else []
     return "\n\n".join(parts)
 
