@@ -29,13 +29,18 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds screen init`; 1 if nothing was written."""
     screen = Screen.open(args.screen, **screen_flags(args))
     target = (screen_folder(args.screen) / FILE).absolute()
-    text = settings_text(beside(target.parent, proposed(screen)))
+    values = proposed(screen)
+    text = settings_text(beside(target.parent, values))
     sys.stdout.write("\n".join([*summary(screen), "", f"{target}:", "", text, ""]))
     if not (args.yes or confirmed(target)):
-        sys.stdout.write("nothing was written\n")
+        sys.stdout.write("nothing was written; --yes writes it without asking\n")
         return 1
     write_text(target, text)
-    sys.stdout.write(f"written; 'abra-wilds train --screen {args.screen} --algorithm ABRA' trains on it\n")
+    if "label_column" in values:
+        use = f"'abra-wilds train --screen {args.screen} --algorithm ABRA' trains on it"
+    else:
+        use = f"without a --label_column, 'abra-wilds predict MODEL --screen {args.screen}' predicts it"
+    sys.stdout.write(f"written; {use}\n")
     return 0
 
 

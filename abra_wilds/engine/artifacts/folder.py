@@ -340,7 +340,8 @@ def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None
     if len(known) > 1:
         raise InputError(
             f"{folder.path} holds a run on other labels or metadata than --root_dir "
-            f"{config.data.root_dir} has now; give the data of that run, or another --log_dir"
+            f"{config.data.root_dir}{f' and --qc {qc}' if (qc := config.data.qc) else ''} "
+            "have now; give the data of that run, or another --log_dir"
         )
     if not saved or saved.get("digest") == config.digest():
         return

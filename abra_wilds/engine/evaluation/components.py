@@ -20,7 +20,8 @@ from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
+from abra_wilds.data.datasets.catalogue import make_grouper, split_subset, training_digest
+from abra_wilds.data.datasets.quality import without_flagged
 from abra_wilds.data.reading.images import check_images
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.samplers.batches import members_of
@@ -97,7 +98,8 @@ def saved_components(
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
-    whose = (sha256(checkpoint), data_digest(data.dataset), config.eval.tta_controls, FORM)
+    trained_on = training_digest(data.dataset, config.data.qc)
+    whose = (sha256(checkpoint), trained_on, config.eval.tta_controls, FORM)
     of = dict(zip(COMPONENTS_OF, whose, strict=True))
     if path.exists() and not overwrite:
         state = read_checkpoint(path)
@@ -161,6 +163,8 @@ class Split:
         self.config, self.data, self.name = config, data, name
         dataset = data.dataset
         self.subset = data.subsets.get(name) or split_subset(dataset, name, config.data.frac)
+        if name == "train" and config.data.qc is not None:
+            self.subset = without_flagged(self.subset, Path(config.data.qc))[0]
         grouper = make_grouper(dataset, TTA_GROUPS[config.eval.tta_group])
         self.members = list(
             members_of(grouper.metadata_to_group(self.subset.metadata_array).numpy()).values()

@@ -64,10 +64,10 @@ def test_the_digest_is_of_settings_and_not_of_places(tmp_path):
 def test_init_proposes_what_columns_suggest_and_writes_it_when_asked_to(tmp_path, capsys, monkeypatch):
     table = write_screen(tmp_path, small_rows().assign(Metadata_Frame=lambda rows: rows["Metadata_Well"]))
     assert __main__.main(["screen", "init", str(table)]) == 1  # nobody is there to be asked
-    assert not (tmp_path / "screen.yaml").exists()
+    assert not (tmp_path / "screen.yaml").exists() and "--yes writes it" in capsys.readouterr().out
     assert __main__.main(["screen", "init", str(table), "--yes", "--least_per_class", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "48 sites" in shown and "4 of 12 to 12 images" in shown
+    assert f"train --screen {table}" in shown and "48 sites" in shown and "4 of 12 to 12 images" in shown
     found = yaml.safe_load((tmp_path / "screen.yaml").read_text())
     assert found == {
         "bio_batch_columns": ["Metadata_Batch"],
@@ -86,6 +86,12 @@ def test_init_proposes_what_columns_suggest_and_writes_it_when_asked_to(tmp_path
     monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "n")
     assert __main__.main(["screen", "init", str(table)]) == 1
     assert "in place of the one that is there" in asked[0]
+
+
+def test_init_of_a_screen_without_classes_points_to_predict(tmp_path, capsys):
+    table = write_screen(tmp_path, small_rows().drop(columns="Metadata_Drug"))
+    assert __main__.main(["screen", "init", str(table), "--yes"]) == 0
+    assert f"'abra-wilds predict MODEL --screen {table}'" in capsys.readouterr().out
 
 
 def test_init_keeps_a_platemap_beside_the_screen_relative(tmp_path):
