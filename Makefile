@@ -29,9 +29,10 @@ demo: $(VENV)/.setup  ## simulate a screen, train ERM and ABRA on it; tables, fi
 test: $(VENV)/.setup-dev  ## every test, the slow ones too
 	$(BIN)/python -m pytest -n auto --dist worksteal --runslow --doctest-modules abra_wilds leaderboard tests
 
-check: $(VENV)/.setup-dev  ## lint, types and the quick tests
+check: $(VENV)/.setup-dev  ## lint, spelling, types and the quick tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/codespell
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import abra_wilds
 from abra_wilds.board.extra import BOARD_PACKAGES
 from tests import runs
 
@@ -19,24 +20,54 @@ TINY = (
 )
 
 
+PIP = (sys.executable, "-m", "pip", "--quiet")
+
+
+def tracked() -> list[str]:
+    """The names of what git tracks."""
+    return subprocess.check_output(["git", "ls-files", "-z"], cwd=runs.REPOSITORY, text=True).split("\0")[:-1]
+
+
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The folder of an installed wheel, built of what git tracks."""
+def wheel(tmp_path_factory):
+    """A wheel, built without a network of what git tracks."""
     folder = tmp_path_factory.mktemp("wheel")
-    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=runs.REPOSITORY, text=True)
-    for name in filter(None, tracked.split("\0")):
-        source = runs.REPOSITORY / name
-        if name.split("/")[0] not in ("tests", "examples", "leaderboard") and source.is_file():
-            (folder / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "source" / name).write_bytes(source.read_bytes())
-    pip = [sys.executable, "-m", "pip", "--quiet"]
+    for name in tracked():
+        source, copied = runs.REPOSITORY / name, folder / "source" / name
+        if name.split("/")[0] not in ("examples", "leaderboard") and source.is_file():
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            copied.write_bytes(source.read_bytes())
     flags = ["--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, "wheel", *flags, "-w", folder / "dist", folder / "source"], check=True)
-    (wheel,) = (folder / "dist").glob("*.whl")
+    subprocess.run([*PIP, "wheel", *flags, "-w", folder / "dist", folder / "source"], check=True)
+    (made,) = (folder / "dist").glob("*.whl")
+    return made
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """The folder of the installed wheel."""
+    site = wheel.parent.with_name("site")
+    subprocess.run([*PIP, "install", "--no-deps", "--target", site, wheel], check=True)
+    return site
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_all_of_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
-        assert not [name for name in archive.namelist() if name.startswith(("tests", "examples"))]
-    subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
-    return folder / "site"
+        names = set(archive.namelist())
+    about = f"abra_wilds-{abra_wilds.__version__}.dist-info/"
+    ours = {name for name in tracked() if name.startswith("abra_wilds/") and not name.endswith(".md")}
+    assert {name for name in names if not name.startswith(about)} == ours
+    kinds = {Path(name).suffix or Path(name).name for name in ours}
+    assert kinds == {".py", ".pyi", ".typed", ".yaml", ".json", ".j2"}
+    assert f"{about}licenses/LICENSE" in names
+
+
+@pytest.mark.slow
+def test_twine_finds_nothing_in_the_wheel(wheel):
+    pytest.importorskip("twine")
+    done = runs.process("-m", "twine", "check", "--strict", wheel)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -39,7 +39,6 @@ from abra_wilds.analysis.profiles import (
     control_types,
     controls_of,
     metadata_of,
-    parquet_package,
     well_means,
     wells_of,
     write_profiles,
@@ -125,7 +124,6 @@ def embed_saved(
         InputError: if anything does not fit, would be overwritten, or aligning makes experiments easier to
             tell apart (`held_out`); its file would add what it is there to remove, so none is written.
     """
-    parquet_package()
     known = check_metrics(metrics, annotation, pairs)
     saved = open_embeddable(checkpoint, splits, flags)
     loaders = evaluation_loaders(saved.config, saved.setup, saved.splits)

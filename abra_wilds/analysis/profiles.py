@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from abra_wilds.analysis.postprocess import Names
@@ -189,22 +191,6 @@ def feature_names(D: int) -> list[str]:
     return [f"Cells_embedding_{d:04}" for d in range(D)]
 
 
-def parquet_package() -> Any:
-    """The package pyarrow.
-
-    Raises:
-        InputError: if it is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise InputError(
-            "profiles are written as parquet, which needs the package pyarrow; "
-            "run `pip install 'abra-wilds[embed]'`"
-        ) from None
-    return pyarrow
-
-
 def write_profiles(
     path: Path, features: NDArray[np.float32], table: pd.DataFrame, about: Mapping[str, Any]
 ) -> None:
@@ -216,9 +202,8 @@ def write_profiles(
         table: (n rows).
         about: where they come from, kept as JSON in the file's own metadata under the key abra_wilds.
     """
-    pa = parquet_package()
     frame = pd.DataFrame(features, columns=feature_names(features.shape[1]))
     found = pa.Table.from_pandas(pd.concat([table, frame], axis=1), preserve_index=False)
     found = found.replace_schema_metadata({**found.schema.metadata, "abra_wilds": json.dumps(about)})
     with atomic_write(path) as temporary:
-        pa.parquet.write_table(found, temporary)
+        pq.write_table(found, temporary)

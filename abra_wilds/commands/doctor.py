@@ -23,6 +23,7 @@ REQUIRED = (
     "torchvision",
     "wilds",
     "pandas",
+    "pyarrow",
     "numpy",
     "scikit-learn",
     "scipy",
@@ -32,6 +33,7 @@ REQUIRED = (
     "filelock",
     "requests",
     "huggingface_hub",
+    "safetensors",
     "tifffile",
 )
 OPTIONAL = {

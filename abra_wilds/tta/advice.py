@@ -15,7 +15,7 @@ from abra_wilds.tta.mix import Mix
 
 WORDS = dict(zip((True, False, None), ADVICE, strict=True))
 # Standard deviations of a sign test: from AGAINST on nothing speaks against adaptation, which by itself hurts
-# seldom (docs/adaptation.md), and below CLEAR it is clear that it hurts here.
+# rarely (docs/adaptation.md), and below CLEAR it is clear that it hurts here.
 AGAINST, CLEAR = -1.0, -1.64
 LABELLED = 20  # changes of predictions that labelled bio-batches count as, at most
 

@@ -1,4 +1,4 @@
-"""abra_wilds/results/runs.py: what runs there are, how their records came about, and what may be averaged."""
+"""abra_wilds/results/runs.py: what runs there are, how their records were made, and what may be averaged."""
 
 from __future__ import annotations
 

@@ -239,12 +239,6 @@ def test_embeddings_are_not_overwritten(run_folder, capsys):
     assert str(file) in runs.sentence(capsys, command, run_folder, "--out", file)
 
 
-def test_parquet_needs_pyarrow(trained, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
-    with pytest.raises(InputError, match=r"pyarrow.*\[embed\]"):
-        embed_saved(trained / MODEL)
-
-
 @pytest.mark.parametrize("room", [0, 5_000, 12_000])
 def test_embeddings_that_the_disk_cannot_hold_are_written_by_the_same_command(
     trained, tmp_path, capsys, room

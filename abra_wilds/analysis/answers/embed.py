@@ -30,7 +30,7 @@ from abra_wilds.analysis.answers.screens import (
 from abra_wilds.analysis.answers.tables import counted_in_wells, nearest_classes, wells_of_screen
 from abra_wilds.analysis.held_out import check_held_out
 from abra_wilds.analysis.postprocess import check_controls, postprocessed
-from abra_wilds.analysis.profiles import feature_names, parquet_package, well_means, write_profiles
+from abra_wilds.analysis.profiles import feature_names, well_means, write_profiles
 from abra_wilds.config.schema import jsonable
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.engine.evaluation.saved import refuse_existing
@@ -75,7 +75,6 @@ def embed_screen(
         InputError: if the screen does not fit the model or the post-processing, or files would be
             overwritten.
     """
-    parquet_package()
     e = model.config.eval
     check_embeds(e.tta)
     kinds = ["parquet", *(["h5ad"] if h5ad else [])]

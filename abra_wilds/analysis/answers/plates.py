@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from abra_wilds.analysis.answers.answers import answers_of
 from abra_wilds.analysis.answers.embed import FLAGGED, LEVELS, nearest_of, sites_and_wells
@@ -35,7 +37,7 @@ from abra_wilds.analysis.answers.screens import (
 from abra_wilds.analysis.answers.shared import SharedFolder, Writers
 from abra_wilds.analysis.answers.tables import SITE_COUNT, counted_in_wells, wells_of_screen
 from abra_wilds.analysis.answers.units import Unit, in_turn, part_of, unit_of, units_of
-from abra_wilds.analysis.profiles import parquet_package, well_means, write_profiles
+from abra_wilds.analysis.profiles import well_means, write_profiles
 from abra_wilds.data.reading.images import check_images, read_image
 from abra_wilds.dist import is_main, rank, world
 from abra_wilds.engine.artifacts.logs import no_bar
@@ -81,7 +83,6 @@ def predict_by_plate(
     Raises:
         InputError: if the screen does not fit the model, or the folder holds something else.
     """
-    parquet_package()
     e = model.config.eval
     dataset = open_screen(model, screen, flags, scored, there=False)
     quality = flags_for(dataset, qc, e)
@@ -135,7 +136,6 @@ def embed_by_plate(
     Raises:
         InputError: if the screen does not fit the model, or the folder holds something else.
     """
-    parquet_package()
     e = model.config.eval
     check_embeds(e.tta)
     dataset = open_screen(model, screen, flags, scored=False, there=False)
@@ -237,7 +237,6 @@ def share(
 
 def write_typed(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet, its types by the names of columns: a plate may have no value of some."""
-    pa = parquet_package()
     known = {**dict.fromkeys(WHOLE, pa.int64()), **dict.fromkeys(TRUTH, pa.bool_())}
     types = {
         name: known.get(name) or (pa.string() if name.startswith(TEXT) else None) for name in map(str, table)
@@ -246,28 +245,26 @@ def write_typed(path: Path, table: pd.DataFrame) -> None:
     fields = [field.with_type(types[field.name] or field.type) for field in found.schema]
     fields = [field.with_type(pa.float64()) if pa.types.is_null(field.type) else field for field in fields]
     with atomic_write(path) as temporary:
-        pa.parquet.write_table(found.cast(pa.schema(fields)), temporary)
+        pq.write_table(found.cast(pa.schema(fields)), temporary)
 
 
 def write_csv_of(folder: SharedFolder, name: str) -> None:
     """Write a table of all units as csv, a unit at a time."""
-    pa = parquet_package()
     with (
         atomic_write(folder.out / f"{name}.csv") as temporary,
         open(temporary, "w", encoding="utf-8") as file,
     ):
         for unit in folder.units:
             if (path := folder.file_of(name, unit)).exists():
-                text = csv_text(pa.parquet.read_table(path).to_pylist())
+                text = csv_text(pq.read_table(path).to_pylist())
                 file.write(text if file.tell() == 0 else text.partition("\n")[2])
 
 
 def labels_and_answers(folder: SharedFolder, name: str, dataset: ScreenDataset) -> pd.DataFrame:
     """The columns of a table that scores are made of, over all units."""
-    pa = parquet_package()
     found = []
     for unit in folder.units:
-        file = pa.parquet.ParquetFile(folder.file_of(name, unit))
+        file = pq.ParquetFile(folder.file_of(name, unit))
         wanted = {"Predicted", prefixed(str(dataset.config.label_column))}
         found.append(file.read([n for n in file.schema_arrow.names if n in wanted]).to_pandas())
     return pd.concat(found, ignore_index=True)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from abra_wilds.analysis.answers.answers import Answers, answers_of
@@ -35,7 +37,6 @@ from abra_wilds.analysis.answers.tables import (
     well_log_probs,
     wells_of_screen,
 )
-from abra_wilds.analysis.profiles import parquet_package
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.schema import jsonable
 from abra_wilds.data.datasets.catalogue import data_digest
@@ -139,7 +140,6 @@ def predict_screen(
     Raises:
         InputError: if the screen does not fit the model, or files would be overwritten.
     """
-    parquet_package()
     e = model.config.eval
     names = [f"{level}.{kind}" for level in LEVELS for kind in ("parquet", "csv")]
     names += [CONFIG, *(["certificates.csv"] if e.needs_components else [])]
@@ -191,9 +191,8 @@ def about_answers(model: Model, dataset: ScreenDataset, qc: Path | None) -> dict
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a table as parquet, whole or not at all."""
-    pa = parquet_package()
     with atomic_write(path) as temporary:
-        pa.parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
+        pq.write_table(pa.Table.from_pandas(table, preserve_index=False), temporary)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -129,19 +129,14 @@ def judged(names: pd.DataFrame, measures: F64, channels: Sequence[str], nuclear:
 
 
 def write_tables(quality: Quality, out: Path) -> None:
-    """Write qc.csv, and qc.parquet where pyarrow is installed, by site; and qc_plates.csv by plate."""
+    """Write qc.csv and qc.parquet by site, and qc_plates.csv by plate."""
     columns = [f"{name.capitalize()}_{channel}" for channel in quality.channels for name in MEASURES]
     values = pd.DataFrame(quality.measures.reshape(len(quality.sites), -1), columns=columns)
     sites = quality.sites.drop(columns="reasons").reset_index(drop=True)
     table = pd.concat([sites, values], axis=1)
     write_text(out / "qc.csv", csv_text(table.to_dict("records")))
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        with atomic_write(out / "qc.parquet") as temporary:
-            table.to_parquet(temporary, index=False)
+    with atomic_write(out / "qc.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
     flagged = quality.sites["reasons"] != ""
     wells = quality.sites.groupby(quality.plate)["Metadata_Well"].nunique()
     medians = values.groupby(quality.plate).median()

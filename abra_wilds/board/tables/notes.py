@@ -55,7 +55,7 @@ def notes(
 
 
 def _ours(table: Table) -> Iterator[str]:
-    """How our numbers came about."""
+    """How our numbers were made."""
     wanted = table.layout
     epoch = "the epoch that is best on val" if wanted.checkpoint == "best" else "the last epoch (no val)"
     yield (

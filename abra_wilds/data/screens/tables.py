@@ -32,13 +32,10 @@ def read_text(path: Path) -> pd.DataFrame:
 
 
 def _parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as fault:
-        raise InputError(
-            f"{path} is a parquet file, which pyarrow reads; install abra-wilds[embed]"
-        ) from fault
+    # Most screens are not parquet, and importing them stays quick.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.read_table(path)
         columns = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names}

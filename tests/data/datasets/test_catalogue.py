@@ -48,8 +48,8 @@ def test_unknown_version_is_named(sim_root):
 
 def test_unknown_split_scheme_is_named(sim_root):
     refused(
-        "unknown split_scheme 'offical' of rxrx1; choose one of official, mixed-to-test",
-        load_dataset, "rxrx1", sim_root, split_scheme="offical",
+        "unknown split_scheme 'formal' of rxrx1; choose one of official, mixed-to-test",
+        load_dataset, "rxrx1", sim_root, split_scheme="formal",
     )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ def test_each_row_is_read_from_the_files_that_it_names(tmp_path):
 
 
 def test_a_parquet_table_gives_the_same_sites_as_its_csv(tmp_path):
-    pytest.importorskip("pyarrow")
     table = write_screen(tmp_path)
     rows = small_rows().astype({"Metadata_Site": int})
     rows["Metadata_Dose"] = np.where(np.arange(len(rows)) % 2, 0.5, np.nan)
