@@ -125,7 +125,7 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     if not bio_batches:
         raise InputError("a certificate needs labelled bio-batches to calibrate on, and there is none")
     known = [_without(b) for b in bio_batches]
-    logits = [log_probs(b.adapted if b.uncorrected is None else b.uncorrected) for b in bio_batches]
+    logits = [log_probs(b.adapted) for b in bio_batches]
     asked = [(l[k < 0], b.labels[k < 0]) for l, b, k in zip(logits, bio_batches, known, strict=True)]
     pooled = _pooled(asked)
     judged = [
@@ -241,7 +241,7 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
     agreed, n = sum(j.seen.agreed for j in judged), sum(int(j.seen.asked.sum()) for j in judged)
     agreement = (agreed + 1) / (n + 2)
     x, own = [agreement_of(j.seen, agreement) for j in judged], [j.own for j in judged]
-    centre = _pooled([(j.seen.logits[j.seen.asked], j.labels[j.seen.asked]) for j in judged])
+    centre = _pooled([(j.seen.corrected[j.seen.asked], j.labels[j.seen.asked]) for j in judged])
     _, slope, variance = random_effect(
         own, x, slope=(SLOPE, SLOPE_SPREAD), prior=(SPREAD, PRIOR_BIO_BATCHES), intercept=centre
     )
@@ -262,17 +262,26 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
 
 
 def _belief(judged: Sequence[_Judged]) -> float:
-    """The share of bio-batches whose labels are likelier after their class mix has corrected predictions.
+    """The weight of what the class mix has corrected that makes labels likeliest, by EM over all images.
 
-    One that is and one that is not are added, so that without any it is one half.
+    One bio-batch in which it is 1 and one in which it is 0 are added, so that without any it is one half.
     """
-    likelier = []
-    for j in judged:
-        if j.seen.correction is not None:
-            before = j.seen.logits / math.exp(j.own[0])
-            gains = (before + j.seen.correction).log_softmax(1) - before.log_softmax(1)
-            likelier.append(float(gains.gather(1, j.labels[:, None])[j.seen.asked].sum()) > 0)
-    return (1 + sum(likelier)) / (2 + len(likelier))
+    of = [j for j in judged if j.seen.correction is not None]
+    if not of:
+        return 0.5
+    before, after = (
+        torch.cat([_of_label(j, z) for j, z in parts])
+        for parts in ([(j, j.seen.logits) for j in of], [(j, j.seen.corrected) for j in of])
+    )
+    w = 0.5
+    for _ in range(100):
+        w = float((w * after / (w * after + (1 - w) * before)).mean())
+    return (1 + len(of) * w) / (2 + len(of))
+
+
+def _of_label(j: _Judged, logits: Tensor) -> Tensor:
+    """Probabilities of the labels of images in question, by the bio-batch's own temperature."""
+    return (logits / math.exp(j.own[0])).softmax(1).gather(1, j.labels[:, None])[j.seen.asked, 0]
 
 
 def _source(found: Sequence[tuple[Moments | None, Moments]], spread: float) -> Moments | None:

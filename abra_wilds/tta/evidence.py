@@ -45,9 +45,14 @@ class Evidence:
     known: Tensor
 
     @property
+    def corrected(self) -> Tensor:
+        """Log-probabilities (n, O) of all images as they are predicted."""
+        return self.logits if self.correction is None else self.logits + self.correction
+
+    @property
     def predicted(self) -> Tensor:
         """Classes of all images (n,)."""
-        return (self.logits if self.correction is None else self.logits + self.correction).argmax(1)
+        return self.corrected.argmax(1)
 
 
 def look(
@@ -169,31 +174,27 @@ def doubt_of_mix(calibration: Calibration, seen: Evidence, t: float) -> float:
 
 def _confidence(calibration: Calibration, seen: Evidence, t: float) -> Tensor:
     """Probability that each prediction in question is right, by its well where that has two sites, (n,)."""
-    logits, more = seen.logits / math.exp(t), seen.correction
-    joint = _mixed(logits, more, calibration)
+    joint = believed(calibration, seen, t)
     i, j = seen.pairs
     if calibration.sites and seen.sites:
-        both = calibration.sharpness * (logits[i] + logits[j])
-        joint[i] = joint[j] = _mixed(both, None if more is None else (more[i] + more[j]) / 2, calibration)
+        joint[i] = joint[j] = believed(calibration, seen, t, pairs=True)
     return joint.gather(1, seen.predicted[:, None])[seen.asked, 0]
 
 
+def believed(calibration: Calibration, seen: Evidence, t: float, pairs: bool = False) -> Tensor:
+    """Probabilities of all images (n, O), or of the wells of pairs (P, O); corrected ones as far as believed."""
+    i, j = seen.pairs
+    before, after = (
+        (calibration.sharpness * (z[i] + z[j]) if pairs else z) / math.exp(t)
+        for z in (seen.logits, seen.corrected)
+    )
+    return torch.lerp(before.softmax(1), after.softmax(1), calibration.belief)
+
+
 def tempered(calibration: Calibration, seen: Evidence, t: float) -> tuple[float, Tensor]:
-    """The temperature of the final logits, and their probabilities (n, O).
-
-    Where the class mix corrects them, it makes them as sure as they are with belief in it.
-    """
-    if seen.correction is None:
-        return math.exp(t), (seen.logits / math.exp(t)).softmax(1)
-    final = seen.logits + seen.correction
-    mixed = _mixed(seen.logits / math.exp(t), seen.correction, calibration)
-    here = mixed.gather(1, seen.predicted[:, None])[seen.asked]
-    T = temperature_of(final[seen.asked], float(here.mean()))
-    return T, (final / T).softmax(1)
-
-
-def _mixed(logits: Tensor, correction: Tensor | None, calibration: Calibration) -> Tensor:
-    """Probabilities with and without what the class mix adds to the logits, as far as that is believed."""
-    if correction is None:
-        return logits.softmax(1)
-    return torch.lerp(logits.softmax(1), (logits + correction).softmax(1), calibration.belief)
+    """The temperature that makes predictions as sure as belief leaves them, and probabilities (n, O)."""
+    T = math.exp(t)
+    if seen.correction is not None:
+        sure = believed(calibration, seen, t).gather(1, seen.predicted[:, None])[seen.asked]
+        T = temperature_of(seen.corrected[seen.asked], float(sure.mean()))
+    return T, (seen.corrected / T).softmax(1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from abra_wilds.errors import InputError
-from abra_wilds.tta.certificate import Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.certificate import Labelled, _belief, _Judged, calibrate, certify, conformal_sets
 from abra_wilds.tta.evidence import Calibration, look, temperature_from
 
 O, CONTROLS = 10, 24
@@ -208,26 +208,46 @@ def pushed(b, to):
     return replace(b, adapted=b.adapted + more * (~b.controls)[:, None], uncorrected=b.adapted)
 
 
-def test_a_class_mix_is_believed_as_often_as_labels_bear_it_out(calibration):
+def test_a_class_mix_is_believed_as_far_as_labels_bear_it_out(calibration):
     plates = [plate(1.0, seed) for seed in range(4)]
     same = [replace(b, uncorrected=b.adapted) for b in plates]
     assert calibrate(same) == calibrate(plates) and calibrate(plates).belief == 0.5
-    of = [pushed(plates[0], 3), pushed(plates[1], None), pushed(plates[2], None), plates[3]]
-    assert calibrate(of).belief == (1 + 2) / (2 + 3)
-    assert calibrate([pushed(b, 3) for b in plates]).belief == 1 / 6
+    none, some, all_ = (
+        calibrate([pushed(b, to) for b, to in zip(plates, classes, strict=True)]).belief
+        for classes in ([3, 3, 3, 3], [3, 3, None, None], [None] * 4)
+    )
+    assert (1 / 6 <= none < 0.25 < some < all_) and all_ == pytest.approx(5 / 6, abs=0.01)
+
+
+def test_the_belief_makes_labels_likeliest():
+    plates = [pushed(plate(1.0, 0), 3), pushed(plate(1.2, 1), None), plate(0.9, 2)]
+    judged = [_Judged(seen_of(b), (0.0, 0.1), b.labels) for b in plates]
+    pairs = []
+    for b in plates[:2]:
+        for i in range(CONTROLS, len(b.labels)):
+            after, before = (z[i].double().softmax(0)[b.labels[i]] for z in (b.adapted, b.uncorrected))
+            pairs.append((float(after), float(before)))
+    after, before = torch.tensor(pairs, dtype=torch.float64).T
+    grid = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
+    likeliest = grid[torch.stack([(w * after + (1 - w) * before).log().sum() for w in grid]).argmax()]
+    assert _belief(judged) == pytest.approx((1 + 2 * float(likeliest)) / 4, abs=1e-3)
+    assert _belief(judged[2:]) == 0.5
+
+
+def seen_of(b):
+    """What a bio-batch shows, by t around 0."""
+    known = b.labels.where(b.controls, -1) if b.controls is not None else NO
+    return look(b.adapted, b.unadapted, b.wells, known, 0.0, b.uncorrected)
 
 
 def test_accuracy_is_mixed_by_the_belief_in_the_class_mix(calibration):
     b = replace(pushed(NEW[2], 3), wells=None, controls=None)
-    t = temperature_from(
-        calibration, look(b.adapted, b.unadapted, None, NO, calibration.centre, b.uncorrected)
-    )[0]
-    before = b.uncorrected.double().log_softmax(1) / math.exp(t)
-    more = b.adapted.double().log_softmax(1) - b.uncorrected.double().log_softmax(1)
+    t, _ = temperature_from(calibration, look(b.adapted, b.unadapted, None, NO, calibration.centre))
+    before, after = ((z.double() / math.exp(t)).softmax(1) for z in (b.uncorrected, b.adapted))
     at = b.adapted.argmax(1)[:, None]
     for belief in (0.0, 0.3, 1.0):
         c = certify(replace(calibration, belief=belief), b.adapted, b.unadapted, uncorrected=b.uncorrected)
-        p = (1 - belief) * before.softmax(1) + belief * (before + more).softmax(1)
+        p = (1 - belief) * before + belief * after
         assert c.accuracy == pytest.approx(float(p.gather(1, at).mean()))
         sure = (b.adapted.double() / c.temperature).softmax(1).amax(1).mean()
         assert float(sure) == pytest.approx(c.accuracy, abs=1e-4), "probabilities of the table say the same"
