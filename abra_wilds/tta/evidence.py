@@ -182,7 +182,7 @@ def _confidence(calibration: Calibration, seen: Evidence, t: float) -> Tensor:
 
 
 def believed(calibration: Calibration, seen: Evidence, t: float, pairs: bool = False) -> Tensor:
-    """Probabilities of all images (n, O), or of the wells of pairs (P, O); corrected ones as far as believed."""
+    """Probabilities of images (n, O), or of the wells of pairs (P, O); corrected ones as far as believed."""
     i, j = seen.pairs
     before, after = (
         (calibration.sharpness * (z[i] + z[j]) if pairs else z) / math.exp(t)
