@@ -167,7 +167,7 @@ def seeded(row: SweepRow, config: RunConfig, seed: int, folder: Path, where: Seq
     """A row's run of one seed.
 
     Raises:
-        InputError: naming the row, for an adaptation that is none or is there twice.
+        InputError: naming the row, for an adaptation that is none or occurs twice.
     """
     config = replace(config, train=replace(config.train, seed=seed, log_dir=str(folder)))
     run = Planned(row.label, config, (), ())
