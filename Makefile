@@ -14,7 +14,7 @@ setup: $(VENV)/.setup  ## install the package with the tested versions; needs no
 
 $(VENV)/.setup: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[board]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[board,timm]'
 	touch $@
 
 # torch-scatter compiles against the installed torch: an isolated build or a cached wheel would be for another one.

@@ -1,7 +1,8 @@
-"""Pages that mkdocs makes of READMEs, of the table of methods and of the configuration's fields."""
+"""Pages that mkdocs makes of READMEs, a notebook, the table of methods and the configuration's fields."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -22,6 +23,7 @@ ELSEWHERE = {
     "checkout.md": "abra_wilds/harness/README.md",
     "methods/index.md": "abra_wilds/methods/README.md",
     "architecture.md": "ARCHITECTURE.md",
+    "tour.md": "examples/tour.ipynb",
 }
 TITLES = {
     "data": "Images and batches",
@@ -36,7 +38,7 @@ TITLES = {
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made."""
-    pages = {name: (ROOT / source).read_text(encoding="utf-8") for name, source in ELSEWHERE.items()}
+    pages = {name: text_of(ROOT / source) for name, source in ELSEWHERE.items()}
     pages["methods/index.md"] += "\n## Options\n\n" + "".join(
         f"- [{name}]({slug(name)}.md)\n" for name in METHODS
     )
@@ -45,6 +47,16 @@ def on_files(files: Files, config: Any) -> Files:
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+def text_of(path: Path) -> str:
+    """The text of a file, of a notebook as a page of its cells."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    parts = [f"```python\n{source}\n```" if kind == "code" else source for kind, source in cells]
+    return "\n\n".join(parts).replace("](../docs/", "](") + "\n"
 
 
 def slug(name: str) -> str:

@@ -20,7 +20,8 @@ from abra_wilds.functional.calibration import (
     difference_of_confidences,
     fit_temperature,
 )
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.certificate import Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import Calibration
 
 FEWEST = 40  # images in question of a bio-batch whose accuracy is compared
 LEVEL = 0.9
@@ -115,7 +116,7 @@ def judged(
     """One bio-batch, by what those of val tell."""
     asked = in_question(b)
     known = None if b.controls is None else b.labels.where(b.controls, -1)
-    c = certify(calibration, b.adapted, b.unadapted, b.wells, known, level=LEVEL)
+    c = certify(calibration, b.adapted, b.unadapted, b.wells, known, uncorrected=b.uncorrected, level=LEVEL)
     z, y = b.adapted[asked].double(), b.labels[asked]
     p = (z / c.temperature).softmax(1)
     right = z.argmax(1) == y

@@ -34,6 +34,7 @@ from abra_wilds.analysis.metrics.written import MODEL, check_metrics, write_metr
 from abra_wilds.analysis.postprocess import check_controls, postprocessed
 from abra_wilds.analysis.profiles import (
     TREATED_WELL,
+    annotation_column,
     annotation_of,
     control_types,
     controls_of,
@@ -234,7 +235,7 @@ def table_of(saved: Saved, splits: Sequence[str], annotation: str | None = None)
     types = control_types(dataset, root)
     table = pd.concat([metadata_of(subsets[split], split, types) for split in splits], ignore_index=True)
     if annotation is not None:
-        table[f"Metadata_{annotation}"] = annotation_of(table, dataset, root, annotation)
+        table[annotation_column(annotation)] = annotation_of(table, dataset, root, annotation)
     return table
 
 

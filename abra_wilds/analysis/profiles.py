@@ -30,6 +30,7 @@ from abra_wilds.data.datasets.layouts import find_layout
 from abra_wilds.data.datasets.metadata import integers, read_metadata
 from abra_wilds.data.datasets.quality import well_name
 from abra_wilds.data.datasets.tables import read_table
+from abra_wilds.errors import InputError
 from abra_wilds.results.files import atomic_write
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 # JUMP's words for the wells' types.
 CONTROL_TYPES = {"treatment": "trt", "positive_control": "poscon", "negative_control": "negcon"}
-# What makes one well of a file; sites of a well that are in different splits are not averaged.
-WELL = ("Metadata_split", "Metadata_Plate", "Metadata_Well")
+# What makes one well of a file: sites in different splits are not averaged, nor cells of different classes,
+# which a well holds where each of its cells was labelled by itself.
+WELL = ("Metadata_split", "Metadata_Plate", "Metadata_Well", "Metadata_sirna_id")
 # The well that was treated, whatever splits its sites are in.
 TREATED_WELL = WELL[1:]
 
@@ -58,18 +60,21 @@ def metadata_of(subset: WILDSSubset, split: str, types: NDArray[np.str_] | None)
         names = np.array([str(name) for name in dataset.metadata_map[field]], dtype=object)
         return names[codes[field]]
 
-    experiment = texts("experiment")
+    experiment, named = texts("experiment"), dataset.metadata_map
+    numbered = zip(experiment, codes["plate"], strict=True)
     columns: dict[str, Any] = {
         "Metadata_Source": dataset.dataset_name,
         "Metadata_Batch": experiment,
-        "Metadata_Plate": [f"{name}_{plate}" for name, plate in zip(experiment, codes["plate"], strict=True)],
+        "Metadata_Plate": texts("plate") if "plate" in named else [f"{e}_{n}" for e, n in numbered],
         "Metadata_Well": [well_name(name) for name in texts("well")],
-        "Metadata_Site": codes["site"],
+        "Metadata_Site": texts("site") if "site" in named else codes["site"],
         "Metadata_Cell_Line": texts("cell_type"),
         "Metadata_sirna_id": codes["y"],
         "Metadata_split": split,
         "Metadata_simulated": is_simulated(dataset),
     }
+    if hasattr(dataset, "class_names"):
+        columns["Metadata_Label"] = np.array(dataset.class_names, dtype=object)[codes["y"]]
     if types is not None:
         columns["Metadata_control_type"] = types[subset.indices].astype(object)
     return pd.DataFrame(columns, index=pd.RangeIndex(len(subset)))
@@ -78,7 +83,8 @@ def metadata_of(subset: WILDSSubset, split: str, types: NDArray[np.str_] | None)
 def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str_] | None:
     """What each row of the data set shows, (n,), in JUMP's words; None if nothing says it.
 
-    Without a column well_type, RxRx1's class ids say it where there are exactly its classes.
+    A screen of one's own says it by its columns. Without a column well_type, RxRx1's class ids say it where
+    there are exactly its classes.
 
     Args:
         dataset: from `load_dataset`.
@@ -87,6 +93,9 @@ def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str
     Raises:
         InputError: if the column well_type holds anything else.
     """
+    if hasattr(dataset, "well_kinds"):
+        known = dataset.well_kinds
+        return None if known is None else np.array([CONTROL_TYPES[kind] for kind in known])
     if dataset.dataset_name == "rxrx1_6ch":
         layout = find_layout(Path(root_dir))
         rows, path = layout.rows, layout.table
@@ -103,6 +112,15 @@ def control_types(dataset: WILDSDataset, root_dir: str | Path) -> NDArray[np.str
     return np.select([y < FIRST_CONTROL, y == N_CLASSES - 1], ["trt", "negcon"], "poscon")
 
 
+def annotation_column(name: str) -> str:
+    """What the column of an annotation is called in tables of profiles.
+
+    >>> annotation_column("gene"), annotation_column("Metadata_Gene")
+    ('Metadata_gene', 'Metadata_Gene')
+    """
+    return f"Metadata_{name.removeprefix('Metadata_')}"
+
+
 def annotation_of(table: pd.DataFrame, dataset: WILDSDataset, root_dir: str | Path, name: str) -> Names:
     """What a column of the metadata says of the class of each row, (n,), as text.
 
@@ -115,10 +133,18 @@ def annotation_of(table: pd.DataFrame, dataset: WILDSDataset, root_dir: str | Pa
     Raises:
         InputError: if there is no such column.
     """
-    is_six = dataset.dataset_name == "rxrx1_6ch"
-    path = find_layout(Path(root_dir)).table if is_six else Path(dataset.data_dir) / "metadata.csv"
-    rows = read_table(path, ["sirna_id", name]).drop_duplicates("sirna_id")
-    known = dict(zip(integers(rows["sirna_id"], path).tolist(), rows[name], strict=True))
+    if hasattr(dataset, "sites"):
+        if name not in dataset.sites.rows:
+            columns = ", ".join(map(str, dataset.sites.rows))
+            raise InputError(
+                f"--annotation {name} is no column of {dataset.sites.source}; give one of {columns}"
+            )
+        known = dict(zip(dataset.y_array.tolist(), dataset.sites.rows[name], strict=True))
+    else:
+        is_six = dataset.dataset_name == "rxrx1_6ch"
+        path = find_layout(Path(root_dir)).table if is_six else Path(dataset.data_dir) / "metadata.csv"
+        rows = read_table(path, ["sirna_id", name]).drop_duplicates("sirna_id")
+        known = dict(zip(integers(rows["sirna_id"], path).tolist(), rows[name], strict=True))
     return np.array([known[y] for y in table["Metadata_sirna_id"].tolist()], dtype=object)
 
 
@@ -142,8 +168,18 @@ def wells_of(table: pd.DataFrame, by: Sequence[str] = WELL) -> tuple[NDArray[np.
     return well, wells.reset_index(drop=True)
 
 
-def well_means(features: NDArray[np.float32], well: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The mean of each well's sites, (W, D), from features (n, D) and the numbers of `wells_of`."""
+def well_means(
+    features: NDArray[np.float32], well: NDArray[np.int64], counted: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
+    """The mean of each well's sites, (W, D), from features (n, D) and the numbers of `wells_of`.
+
+    Args:
+        features: (n, D).
+        well: (n,) from 0 without gaps.
+        counted: (n,) which sites count, one of each well or more; None for all.
+    """
+    if counted is not None:
+        features, well = features[counted], well[counted]
     order, sites = np.argsort(well, kind="stable"), np.bincount(well)
     starts = np.cumsum(sites) - sites
     sums = np.add.reduceat(features[order], starts, axis=0, dtype=np.float64)

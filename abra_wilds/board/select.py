@@ -33,7 +33,8 @@ def chosen_runs(args: argparse.Namespace) -> list[Run]:
     if args.spec is None:
         return find_runs(args.runs)
     spec = read_spec(spec_path(args.spec))
-    folders = [args.runs / row.folder / f"seed{seed}" for row in spec.rows for seed in spec.seeds]
+    below = [args.runs / row.folder / fold for row in spec.rows for fold in spec.fold_names]
+    folders = [folder / f"seed{seed}" for folder in below for seed in spec.seeds]
     runs = [read_run(folder) for folder in folders if (folder / CONFIG).is_file()]
     if not runs:
         raise InputError(f"{args.runs} holds no run of {args.spec}; give the --out of its sweep")

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 # A test of two rows says nothing about methods where these differ.
-EQUAL = ("bn_stats", "epoch", "val_metric", "val_metric_decreasing", "split_scheme", "split", "frac")
+EQUAL = (
+    *("bn_stats", "epoch", "val_metric", "val_metric_decreasing"),
+    *("split_scheme", "split", "frac", "shuffle_labels"),
+)
 # Budget, images and first weights: a row may differ in them, and its table says so.
 NAMED = (
     *("transform", "mix", "target_resolution", "packed_size"),

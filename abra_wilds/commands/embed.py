@@ -13,6 +13,7 @@ from abra_wilds.commands.predict import (
     OF_TRAINING,
     add_flags,
     add_model,
+    add_qc,
     add_sharing,
     by_plate,
     checkpoint_of,
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where files go; unset: embed_EPOCH_TTA in the run, with --screen embed_TTA",
     )
+    add_qc(parser)
     add_sharing(parser)
     add_flags(parser)
     add_screen_flags(parser, path_too=True, without=OF_TRAINING)
@@ -97,7 +99,7 @@ def embed(args: argparse.Namespace) -> None:
     model, flags = for_screen(args, {"split": args.split, "metrics": args.metrics})
     out = args.out or Path(f"embed_{model.config.eval.name}")
     if args.by_plate:
-        embed_by_plate(model, args.screen, flags, out, levels=args.level, csv=args.csv)
+        embed_by_plate(model, args.screen, flags, out, levels=args.level, qc=args.qc, csv=args.csv)
     else:
-        how = {"levels": args.level, "postprocess": args.postprocess, "h5ad": args.h5ad}
+        how = {"levels": args.level, "qc": args.qc, "postprocess": args.postprocess, "h5ad": args.h5ad}
         embed_screen(model, args.screen, flags, out, **how)

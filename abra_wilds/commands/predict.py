@@ -39,15 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unlabelled", action="store_true", help="with --screen: leave its labels, and so scores, out"
     )
+    add_qc(parser)
+    add_sharing(parser)
+    add_flags(parser)
+    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
+
+
+def add_qc(parser: argparse.ArgumentParser) -> None:
+    """The flags of quality control, for predict and embed."""
     parser.add_argument(
         "--qc",
         type=path,
         metavar="FILE",
-        help="with --screen: table of abra-wilds qc; flagged sites do not count in wells that have others",
+        help="with --screen: table of abra-wilds qc; flagged sites do not count in wells that have others, "
+        "nor in what is adapted to",
     )
-    add_sharing(parser)
-    add_flags(parser)
-    add_screen_flags(parser, path_too=True, without=OF_TRAINING)
 
 
 def add_sharing(parser: argparse.ArgumentParser) -> None:

@@ -51,6 +51,14 @@ class DataConfig(Options):
         path=True,
         later=True,
     )
+    shuffle_labels: int | None = option(
+        None,
+        "permute the labels of training images by this seed, to see that nothing is learned then; unset: as "
+        "they are",
+        kind=int,
+        at_least=0,
+        later=True,
+    )
     frac: float = option(1.0, "share of every split to use, for trying things out", above=0, at_most=1)
     transform: str = option("rxrx1", "augmentation of training images", choices=TRANSFORMS)
     target_resolution: tuple[int, ...] = option(

@@ -89,7 +89,7 @@ class RunConfig:
 
     Attributes:
         algorithm: name in the table of methods.
-        preset: "paper" or "wilds".
+        preset: "paper", "paper_text" or "wilds".
         origin: flag name -> where its value came from.
         method: the method's own dataclass; the other sections are those above.
         loop: whose training loop runs it.

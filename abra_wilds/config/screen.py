@@ -16,6 +16,7 @@ from abra_wilds.errors import InputError
 DATASET = "screen"  # what --dataset calls any screen
 FILE = "screen.yaml"
 SHARES = ("test", "val", "id_test")
+WHO_TESTS = ("test", "leave_one_out", "fold")  # parts of --split, of which one is given
 CONTROL_KINDS = ("negative", "positive")
 
 
@@ -33,12 +34,14 @@ class Division:
         shares: of SHARES, the share of these values that each takes.
         seed: of the draw.
         leave_one_out: the bio-batch that tests, instead of a share of them.
+        fold: K and N: the K-th of N parts of all tests, counted from 1, instead of a share.
     """
 
     by: tuple[str, ...] = ()
     shares: tuple[tuple[str, float], ...] = ()
     seed: int = 0
     leave_one_out: str | None = None
+    fold: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class ScreenConfig(Options):
     split: tuple[str, ...] = option(
         (),
         "draw splits of whole bio-batches: test=0.2 val=0.1 seed=0, by=COLUMN for coarser ones, id_test=0.1 "
-        "for images of training bio-batches, leave_one_out=NAME for a single test bio-batch",
+        "for images of training bio-batches, leave_one_out=NAME for a single test bio-batch, fold=K/N for "
+        "the K-th of N parts",
         kind=str,
         later=True,
     )
@@ -168,18 +172,19 @@ class ScreenConfig(Options):
         parts: dict[str, str] = {}
         by = []
         for key, value in self._pairs("split"):
-            require_choice("split", key, ("by", "seed", "leave_one_out", *SHARES))
+            require_choice("split", key, ("by", "seed", *WHO_TESTS[1:], *SHARES))
             require(key == "by" or key not in parts, "split", f"with {key} once", self.split)
             by += [value] if key == "by" else []
             parts[key] = value
         shares = tuple((name, _share(name, parts[name])) for name in SHARES if name in parts)
-        alone = parts.get("leave_one_out")
         require(sum(share for _, share in shares) < 1, "split", "shares that leave some to train", self.split)
-        require(alone is not None or "test" in parts, "split", "test=SHARE or leave_one_out=NAME", self.split)
-        require(alone is None or "test" not in parts, "split", "test or leave_one_out, not both", self.split)
-        seed = parts.get("seed", "0")
+        allowed = "one of test=SHARE, leave_one_out=NAME and fold=K/N"
+        require(sum(key in parts for key in WHO_TESTS) == 1, "split", allowed, self.split)
+        seed, fold = parts.get("seed", "0"), parts.get("fold")
         require(seed.isdecimal(), "split seed", "a whole number", seed)
-        return Division(tuple(by), shares, int(seed), alone)
+        return Division(
+            tuple(by), shares, int(seed), parts.get("leave_one_out"), None if fold is None else _fold(fold)
+        )
 
     def _pairs(self, name: str) -> list[tuple[str, str]]:
         """NAME=VALUE of a field's values; only channels may lack the value."""
@@ -199,6 +204,13 @@ def _share(name: str, text: str) -> float:
         share = 0.0
     require(0 < share < 1, f"split {name}", "a share in (0, 1)", text)
     return share
+
+
+def _fold(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    fits = k.isdecimal() and n.isdecimal() and 1 <= int(k) <= int(n) and int(n) > 1
+    require(fits, "split fold", "K/N with K from 1 to N, such as 1/4", text)
+    return int(k), int(n)
 
 
 def screen_folder(screen: str | Path) -> Path:

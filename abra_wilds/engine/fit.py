@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.datasets.catalogue import described, is_simulated
+from abra_wilds.data.datasets.catalogue import described, is_simulated, training_digest
 from abra_wilds.data.reading.prefetch import prefetched
 from abra_wilds.dist import all_gather, on_rank_zero, rank, started, world
 from abra_wilds.engine.artifacts.checkpoint import Progress, common_progress, load_checkpoint
@@ -80,6 +80,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     check_tracker(t.tracker)
     setup = prepare(config)
     data = described(setup.dataset, d.groupby_fields)
+    trained_on = training_digest(setup.dataset, d.qc)
     device, loader = setup.device, setup.train_loader
     # The last model alone says how far a run has come; csv files may be an epoch ahead of it.
     done = common_progress(folder_of(config).model("last")) if t.resume else Progress()
@@ -96,7 +97,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     folder = on_rank_zero(lambda: open_folder(config))
 
     if t.resume:
-        check_same_run(folder, config, data["digest"])
+        check_same_run(folder, config, trained_on)
         check_last_model(folder)
         if not resuming:
             on_rank_zero(lambda: forget_first_epoch(folder))
@@ -111,7 +112,7 @@ def train(config: RunConfig, stop: StopRequest) -> list[Record]:
     # Rows of an epoch that was cut short come again.
     for csv in csvs.values():
         csv.keep_through(done.epoch)
-    write_config(folder, config, data_sha256=data["digest"], data=data)
+    write_config(folder, config, data_sha256=trained_on, data=data)
     log.write("\n".join([opening(config, setup, done), *folder.sign_lines()]))
 
     guard = DivergenceCheck(setup.grouper.group_str)

@@ -20,8 +20,8 @@ from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import check_colours, check_square, crop_side
 from abra_wilds.data.datasets.catalogue import data_info, load_dataset, make_grouper, split_subset
 from abra_wilds.data.datasets.counts import data_lines
-from abra_wilds.data.datasets.quality import without_flagged
-from abra_wilds.data.reading.images import check_images, common_shape
+from abra_wilds.data.datasets.quality import with_shuffled_labels, without_flagged
+from abra_wilds.data.reading.images import check_images, common_shape, first_rows
 from abra_wilds.data.reading.loaders import (
     Loader,
     Reading,
@@ -62,7 +62,7 @@ class Data:
         shape: (C, H, W) of an image.
         info: what methods may know of the data.
         device: where the method lives.
-        left_out: for the log, which images of a split are not used.
+        remarks: for the log, what of a split is not as the data set has it.
     """
 
     dataset: WILDSDataset
@@ -71,12 +71,12 @@ class Data:
     shape: tuple[int, ...]
     info: DataInfo
     device: torch.device
-    left_out: tuple[str, ...] = field(default=(), kw_only=True)
+    remarks: tuple[str, ...] = field(default=(), kw_only=True)
 
     def data_lines(self) -> list[str]:
         """How much each split has of what, and what deviates."""
         rows = {split: own.indices for split, own in self.subsets.items()}
-        return [*data_lines(self.dataset, rows), *self.left_out]
+        return [*data_lines(self.dataset, rows), *self.remarks]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def prepare(config: RunConfig) -> Setup:
     data = open_splits(config, dataset, ("train", *evaluated))
     if d.qc is not None:
         train, line = without_flagged(data.subsets["train"], Path(d.qc))
-        data = replace(data, subsets={**data.subsets, "train": train}, left_out=(line,))
+        data = replace(data, subsets={**data.subsets, "train": train}, remarks=(*data.remarks, line))
     check_val_metric(config, data.subsets)
     train_loader = training_loader(config, data)
     reading = reading_kwargs(d, data.device)
@@ -161,13 +161,17 @@ def open_splits(config: RunConfig, dataset: WILDSDataset, splits: Sequence[str])
     # Train comes along without its images: methods and adaptations know its bio-batches by number.
     grouper = make_grouper(dataset, d.groupby_fields)
     subsets = {split: split_subset(dataset, split, d.frac) for split in dict.fromkeys(("train", *splits))}
+    remarks = []
+    if d.shuffle_labels is not None:
+        subsets["train"], line = with_shuffled_labels(subsets["train"], d.shuffle_labels)
+        remarks.append(line)
     check_images(dataset, np.concatenate([subsets[split].indices for split in splits]))
     device = pick_device(config.train.device[0])
     check_speed(config.speed, device)
     # A split of another size would be trained on, or predicted, as if it were the same.
-    shape = common_shape(dataset, [int(subsets[split].indices[0]) for split in splits])
+    shape = common_shape(dataset, first_rows(dataset, [subsets[split].indices for split in splits]))
     info = data_info(dataset, subsets["train"], grouper, channels=shape[0])
-    return Data(dataset, grouper, subsets, shape, info, device)
+    return Data(dataset, grouper, subsets, shape, info, device, remarks=tuple(remarks))
 
 
 def open_evaluation(config: RunConfig, splits: Sequence[str] | None = None) -> Evaluation:

@@ -33,6 +33,23 @@ def fit_temperature(logits: Tensor, y: Tensor, bounds: tuple[float, float] = (0.
     return 1 / math.sqrt(low * high)
 
 
+def temperature_of(logits: Tensor, confidence: float, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
+    """The temperature T at which the mean of the largest probability of softmax(logits / T) is this.
+
+    Args:
+        logits: (N, O).
+        confidence: between 0 and 1; out of reach, the end of the bounds that is nearer.
+        bounds: where T is sought.
+    """
+    l = logits.double()
+    low, high = 1 / bounds[1], 1 / bounds[0]
+    for _ in range(60):
+        beta = math.sqrt(low * high)
+        above = (beta * l).softmax(1).amax(1).mean() > confidence
+        low, high = (low, beta) if above else (beta, high)
+    return 1 / math.sqrt(low * high)
+
+
 def label_likelihood(logits: Tensor, y: Tensor, log_T: Tensor) -> Tensor:
     """Log likelihood of the labels at each temperature, (G,).
 

@@ -36,6 +36,7 @@ NO_PLACE = {
     "tracker": "its curves are written by --use_wandb",
     **dict.fromkeys(("data_format", "packed_size"), "its loaders read image files"),
     "qc": "its loaders read all images",
+    "shuffle_labels": "its loaders read labels as they are",
     **dict.fromkeys(("amp", "channels_last", "compile"), "its own loop runs the step in full precision"),
     "dry_run": "`python examples/run_expt.py --dry_run` of abra_wilds shows a run",
 }

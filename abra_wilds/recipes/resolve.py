@@ -78,7 +78,7 @@ def resolve(
         algorithm: a name in METHODS.
         flags: flag name -> value, as given on the command line.
         file: the same, from a config file.
-        preset: "paper", "wilds", or None for the method's own.
+        preset: "paper", "paper_text", "wilds", or None for the method's own.
 
     Returns:
         The configuration; its `origin` says "flag", "config file", "preset NAME", "method", "training
@@ -154,7 +154,7 @@ def run_config(algorithm: str, preset: str | None = None, **values: Any) -> RunC
 
     Args:
         algorithm: a name in METHODS.
-        preset: "paper", "wilds", or None for the method's own.
+        preset: "paper", "paper_text", "wilds", or None for the method's own.
         values: flags without dashes.
 
     Raises:

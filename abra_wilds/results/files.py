@@ -103,15 +103,16 @@ def write_text(path: Path, text: str) -> None:
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     r"""Rows of the same columns, one or more, as CSV that a spreadsheet opens without computing anything.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe in front (CWE-1236); numbers stay.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front (CWE-1236); numbers stay, and
+    one that is missing, nan, is empty.
 
-    >>> csv_text([{"name": "=1+1", "change": -0.5}])
-    "name,change\n'=1+1,-0.5\n"
+    >>> csv_text([{"name": "=1+1", "change": -0.5, "gain": float("nan")}])
+    "name,change,gain\n'=1+1,-0.5,\n"
     """
 
     def cell(value: Any) -> Any:
         if not isinstance(value, str):
-            return value
+            return None if value != value else value
         # The module csv leaves a carriage return unquoted where lines end in another way.
         return ("'" if value.startswith(FORMULA) else "") + value.replace("\r", " ")
 

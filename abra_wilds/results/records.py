@@ -41,7 +41,7 @@ class Record:
         bn_stats: "running" or "precise" batch-norm statistics at evaluation.
         bio_batch: what one bio-batch was in training: "plate", "experiment" or the fields that define it.
         train_loader: how training batches were drawn.
-        preset: "paper" or "wilds".
+        preset: "paper", "paper_text" or "wilds".
         acc: fraction of images that are right.
         acc_by_cell: the same for each cell type.
         acc_screen: of six channels, the same among treatments alone and by well (see scores.py).

@@ -237,6 +237,7 @@ def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
     for group in groups.values():
         refuse_seed_twice(group)
         refuse_other_data(group)
+        refuse_other_training(group)
     return list(groups.values())
 
 
@@ -276,6 +277,23 @@ def refuse_other_data(group: Sequence[Entry]) -> None:
         raise InputError(
             f"{one} and {other} are of data that differ in labels or metadata, by the digests in their "
             "records; keep runs of one data set"
+        )
+
+
+def refuse_other_training(group: Sequence[Entry]) -> None:
+    """Raise if runs of the same settings did not train on the same, as far as they say it.
+
+    A table of --qc counts in settings by its path, and in this digest by its content.
+
+    Raises:
+        InputError: with two folders.
+    """
+    known = {digest: e.run.path for e in group if (digest := e.run.config.get("data_sha256"))}
+    if len(known) > 1:
+        one, other, *_ = known.values()
+        raise InputError(
+            f"{one} and {other} have the same settings and trained on data that differ in labels, metadata "
+            "or what --qc flags, by the digests in their config.json; keep runs of one data set"
         )
 
 

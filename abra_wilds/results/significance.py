@@ -10,6 +10,7 @@ samples, by n - 1, everywhere.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -93,6 +94,28 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def agreement(a: Sequence[int], b: Sequence[int]) -> tuple[int, float, float]:
+    """How often two series of classes agree, how often independent ones would, and the exact binomial p.
+
+    Args:
+        a: (n,) such as predictions.
+        b: (n,) such as labels.
+
+    Returns:
+        The number of agreements; the share to be expected, the sum over classes of the products of their
+        shares; and the two-sided p that the number is of that share.
+
+    >>> agreement([0, 0, 1, 1], [0, 0, 1, 1])[:2]
+    (4, 0.5)
+    """
+    from scipy.stats import binomtest
+
+    n, ours, theirs = len(a), Counter(a), Counter(b)
+    expected = sum(count * theirs[name] for name, count in ours.items()) / n**2
+    found = sum(x == y for x, y in zip(a, b, strict=True))
+    return found, expected, float(binomtest(found, n, expected).pvalue)
 
 
 def welch(a: tuple[float, float, int], b: tuple[float, float, int]) -> float | None:

@@ -11,7 +11,7 @@ from abra_wilds.simulate.config import SimulationConfig, preset
 from abra_wilds.simulate.design import metadata_table, wells_table
 from abra_wilds.simulate.memory import Pictures, pictures
 from abra_wilds.simulate.picture import Well, site_picture
-from abra_wilds.simulate.write import GENERATOR_VERSION, simulate
+from abra_wilds.simulate.write import GENERATOR_VERSION, ensure, simulate
 
 __all__ = [
     "GENERATOR_VERSION",
@@ -19,6 +19,7 @@ __all__ = [
     "Pictures",
     "SimulationConfig",
     "Well",
+    "ensure",
     "metadata_table",
     "pictures",
     "preset",

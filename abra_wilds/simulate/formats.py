@@ -9,10 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,6 +24,7 @@ from abra_wilds.simulate.config import SimulationConfig, refuse_request
 Picture = NDArray[np.unsignedinteger[Any]]  # (C, S, S)
 _RELEASE = "RELEASE_v1.0.txt"  # WILDS takes a folder with this file for a complete data set
 _PNG_EFFORT = 3
+HARMONY = "http://www.perkinelmer.com/PEHH/HarmonyV5"
 # Columns of metadata.csv by the names that tables of screens have for them.
 COLUMNS = {
     "experiment": "Metadata_Batch",
@@ -119,16 +120,52 @@ def _load_data_tables(folder: Path, table: pd.DataFrame, config: SimulationConfi
 
 def _phenix_site(folder: Path, place: Place, picture: Picture, config: SimulationConfig) -> None:
     """An uncompressed TIFF a channel, under the name that an Opera Phenix exports."""
-    row, column = ord(place.well[0]) - ord("A") + 1, int(place.well[1:])
     images = _made(folder / place.name / "Images")
     for channel, grey in enumerate(picture, start=1):
-        stem = f"r{row:02}c{column:02}f{place.site:02}p01-ch{channel}sk1fk1fl1"
-        _write_tiff(images / f"{stem}.tiff", grey)
+        _write_tiff(images / _phenix_file(place, channel), grey)
+
+
+def _phenix_file(place: Place, channel: int) -> str:
+    row, column = ord(place.well[0]) - ord("A") + 1, int(place.well[1:])
+    return f"r{row:02}c{column:02}f{place.site:02}p01-ch{channel}sk1fk1fl1.tiff"
 
 
 def _phenix_tables(folder: Path, table: pd.DataFrame, config: SimulationConfig) -> None:
-    channels = [f"{STAINS[stain]}={k}" for k, stain in enumerate(config.stains, start=1)]
-    _write_platemap(folder, table, channels=channels)
+    """The index of each plate, as Harmony 5 writes it, and what the wells hold."""
+    for (experiment, plate), rows in table.groupby(["experiment", "plate"], sort=False):
+        places = [Place(experiment, plate, *own) for own in zip(rows["well"], rows["site"], strict=True)]
+        root = ElementTree.Element("EvaluationInputData", Version="1", xmlns=HARMONY)
+        ElementTree.SubElement(root, "InstrumentType").text = "Phenix"
+        about = ElementTree.SubElement(ElementTree.SubElement(root, "Plates"), "Plate")
+        ElementTree.SubElement(about, "PlateID").text = places[0].name
+        images = ElementTree.SubElement(root, "Images", Version="1")
+        for place in places:
+            for channel, stain in enumerate(config.stains, start=1):
+                image = ElementTree.SubElement(images, "Image", Version="1")
+                for name, value in _phenix_image(place, channel, STAINS[stain], config.image_size).items():
+                    ElementTree.SubElement(image, name).text = str(value)
+        path = folder / places[0].name / "Images" / "Index.idx.xml"
+        ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    _write_platemap(folder, table)
+
+
+def _phenix_image(place: Place, channel: int, name: str, side: int) -> dict[str, Any]:
+    """What an index says of an image."""
+    row, column = ord(place.well[0]) - ord("A") + 1, int(place.well[1:])
+    return {
+        "id": f"{row:02}{column:02}K1F{place.site}P1R{channel}",
+        "State": "Ok",
+        "URL": _phenix_file(place, channel),
+        "Row": row,
+        "Col": column,
+        "FieldID": place.site,
+        "PlaneID": 1,
+        "TimepointID": 0,
+        "ChannelID": channel,
+        "ChannelName": name,
+        "ImageSizeX": side,
+        "ImageSizeY": side,
+    }
 
 
 def _zarr_site(folder: Path, place: Place, picture: Picture, config: SimulationConfig) -> None:
@@ -178,12 +215,11 @@ def _zarr_tables(folder: Path, table: pd.DataFrame, config: SimulationConfig) ->
     _write_platemap(folder, table)
 
 
-def _write_platemap(folder: Path, table: pd.DataFrame, **settings: Any) -> None:
-    """What the wells hold, for formats whose images say nothing of it, and the settings that name it."""
+def _write_platemap(folder: Path, table: pd.DataFrame) -> None:
+    """What the wells hold, for formats whose images say nothing of it, and the setting that names it."""
     wells = _named(table).drop(columns="Metadata_Site").drop_duplicates()
     wells.to_csv(folder / "platemap.csv", index=False)
-    text = yaml.safe_dump({"platemap": "platemap.csv", **settings}, sort_keys=False)
-    (folder / "screen.yaml").write_text(text, encoding="utf-8")
+    (folder / "screen.yaml").write_text("platemap: platemap.csv\n", encoding="utf-8")
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

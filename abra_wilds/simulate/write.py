@@ -71,6 +71,22 @@ def simulate(
     return target
 
 
+def ensure(root: Path, config: SimulationConfig, workers: int = 1) -> None:
+    """Simulate a screen below `root` unless it is there.
+
+    Raises:
+        InputError: if another one is, or as `simulate`.
+    """
+    marker = root / folder_of("rxrx", config) / MARKER
+    if not marker.exists():
+        simulate(root, config, workers=workers, progress=True)
+    # Markers do not name a depth of 8 bits, which was the only one once.
+    there = {"depth": 8, **json.loads(marker.read_text(encoding="utf-8"))}
+    wanted = json.loads(json.dumps(asdict(config)))
+    if {name: there.get(name) for name in wanted} != wanted:
+        refuse_request(f"{marker.parent} is another screen; give another folder")
+
+
 def _check_target(target: Path, overwrite: bool) -> None:
     """Refuse to write over anything; with `overwrite`, over anything but a simulated screen."""
     if not target.exists() and not target.is_symlink():

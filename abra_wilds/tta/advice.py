@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.config.evaluation import ADVICE
-from abra_wilds.tta.certificate import Calibration
-from abra_wilds.tta.evidence import pairs_of
+from abra_wilds.tta.evidence import Calibration, pairs_of
 from abra_wilds.tta.mix import Mix
 
 WORDS = dict(zip((True, False, None), ADVICE, strict=True))

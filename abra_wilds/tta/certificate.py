@@ -28,7 +28,19 @@ from abra_wilds.functional.calibration import (
     mass_threshold,
     random_effect,
 )
-from abra_wilds.tta.evidence import LOG_T, Evidence, Moments, log_probs, look
+from abra_wilds.tta.evidence import (
+    LOG_T,
+    Calibration,
+    Evidence,
+    Moments,
+    accuracy_from,
+    agreement_of,
+    doubt_of_mix,
+    log_probs,
+    look,
+    temperature_from,
+    tempered,
+)
 
 SHARPNESS = torch.linspace(0.3, 1.2, 19, dtype=torch.float64)
 # Priors of standard deviations, worth PRIOR_BIO_BATCHES: of t, and of what sites and controls say of it.
@@ -36,6 +48,7 @@ SPREAD, SITES_SPREAD, CONTROLS_SPREAD, PRIOR_BIO_BATCHES = 0.3, 0.15, 0.3, 4
 SLOPE, SLOPE_SPREAD = -1.0, 0.7  # prior of the change of t with the share of agreement
 VALIDATION_WEIGHT = 100  # images that the scores of labelled bio-batches count as beside those of controls
 MOST_SCORES = 1000
+WIDE = 0.5  # interval that tells nothing
 MARGIN = 0.05  # accuracy that a bio-batch may lack against labelled ones before nobody trusts it
 ALARM = 2.5  # standard deviations between sources that cannot both be right
 
@@ -50,6 +63,7 @@ class Labelled:
         labels: (n,) classes.
         wells: (n,) ids; images of one well show one class. None where it is not known.
         controls: (n,) whether the class of an image will be known in bio-batches to come, or None.
+        uncorrected: (n, O) `adapted` before the class mix of the bio-batch corrects it; None if it does not.
     """
 
     adapted: Tensor
@@ -57,39 +71,7 @@ class Labelled:
     labels: Tensor
     wells: Tensor | None = None
     controls: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What labelled bio-batches tell of new ones, as plain numbers: what JSON gives back serves as well.
-
-    Attributes:
-        centre: t where adapted and unadapted predictions agree as usual; that of all labelled images.
-        agreement: the usual share of agreement.
-        slope: change of t with that share.
-        variance: of t around that.
-        sites: how far above t lies what sites of wells say of it, and the variance of that; None without.
-        controls: the same of controls.
-        sharpness: weight of the logits of each of two sites in the posterior of their well.
-        inflation: of standard errors, so that errors on labelled bio-batches left out are of their size.
-        accuracy: of all labelled images but controls.
-        scores: at most MOST_SCORES mass scores of labelled images of bio-batches left out, in order.
-        gained: labelled images but controls that adaptation sets right.
-        lost: those that it sets wrong.
-    """
-
-    centre: float
-    agreement: float
-    slope: float
-    variance: float
-    sites: Moments | None
-    controls: Moments | None
-    sharpness: float
-    inflation: float
-    accuracy: float
-    scores: tuple[float, ...]
-    gained: int = 0
-    lost: int = 0
+    uncorrected: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -143,12 +125,12 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     if not bio_batches:
         raise InputError("a certificate needs labelled bio-batches to calibrate on, and there is none")
     known = [_without(b) for b in bio_batches]
-    logits = [log_probs(b.adapted) for b in bio_batches]
+    logits = [log_probs(b.adapted if b.uncorrected is None else b.uncorrected) for b in bio_batches]
     asked = [(l[k < 0], b.labels[k < 0]) for l, b, k in zip(logits, bio_batches, known, strict=True)]
     pooled = _pooled(asked)
     judged = [
         _Judged(
-            look(b.adapted, b.unadapted, b.wells, k, pooled),
+            look(b.adapted, b.unadapted, b.wells, k, pooled, b.uncorrected),
             grid_moments(label_likelihood(l, y, LOG_T), LOG_T, pooled, 1.0),
             b.labels,
         )
@@ -156,12 +138,13 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     ]
     every = _fit(judged)
     squares, scores = [], []
-    for i, (l, y) in enumerate(asked):
-        fit = _fit(judged[:i] + judged[i + 1 :]) if len(judged) > 1 else every
-        t, variance = _temperature(fit, judged[i].seen)
-        accuracy, error = _accuracy(fit, judged[i].seen, t, variance)
-        squares.append(((accuracy - float((l.argmax(1) == y).double().mean())) / error) ** 2)
-        scores.append(mass_scores((l / math.exp(t)).softmax(1), y))
+    for i, (of_all, (_, y)) in enumerate(zip(judged, asked, strict=True)):
+        fit, seen = _fit(judged[:i] + judged[i + 1 :]) if len(judged) > 1 else every, of_all.seen
+        t, variance = temperature_from(fit, seen)
+        accuracy, error = accuracy_from(fit, seen, t, variance)
+        right = (seen.predicted == of_all.labels)[seen.asked].double().mean()
+        squares.append(((accuracy - float(right)) / error) ** 2)
+        scores.append(mass_scores(tempered(fit, seen, t)[1][seen.asked], y))
     inflation = math.sqrt((PRIOR_BIO_BATCHES + sum(squares)) / (PRIOR_BIO_BATCHES + len(squares)))
     ordered = torch.cat(scores).sort().values
     if len(ordered) > MOST_SCORES:
@@ -197,6 +180,7 @@ def certify(
     wells: Tensor | None = None,
     known: Tensor | None = None,
     *,
+    uncorrected: Tensor | None = None,
     level: float = 0.9,
     least: float | None = None,
 ) -> Certificate:
@@ -208,6 +192,7 @@ def certify(
         unadapted: (n, O).
         wells: (n,) ids; images of one well show one class. None where it is not known.
         known: (n,) classes of controls, -1 for the images in question; None without controls.
+        uncorrected: (n, O) `adapted` before the class mix corrects it; None if it does not.
         level: of the interval and of the sets' coverage.
         least: accuracy below which predictions are of no use; if None, MARGIN below that of labelled images.
 
@@ -215,14 +200,18 @@ def certify(
         InputError: if no class is in question, or a logit is not a number.
     """
     known = torch.full((len(adapted),), -1) if known is None else known
-    seen = look(adapted, unadapted, wells, known, calibration.centre)
-    t, variance = _temperature(calibration, seen)
-    accuracy, error = _accuracy(calibration, seen, t, variance)
+    seen = look(adapted, unadapted, wells, known, calibration.centre, uncorrected)
+    t, variance = temperature_from(calibration, seen)
+    accuracy, error = accuracy_from(calibration, seen, t, variance)
     half = NormalDist().inv_cdf((1 + level) / 2) * error * calibration.inflation
     low, high = max(accuracy - half, 0.0), min(accuracy + half, 1.0)
     least = calibration.accuracy - MARGIN if least is None else least
     reason = _reason(calibration, seen, (low, high), least)
-    probs = (seen.logits / math.exp(t)).softmax(1)
+    if high - low > WIDE and not reason:
+        of_mix = doubt_of_mix(calibration, seen, t) ** 2 > error**2 / 2
+        reason = "its images look like few classes, which may be wrong" if of_mix else ""
+        reason = reason or f"{int(seen.asked.sum())} images are too few to tell"
+    T, probs = tempered(calibration, seen, t)
     return Certificate(
         n=int(seen.asked.sum()),
         accuracy=accuracy,
@@ -230,7 +219,7 @@ def certify(
         high=high,
         trusted=not reason,
         reason=reason,
-        temperature=math.exp(t),
+        temperature=T,
         threshold=mass_threshold(probs[seen.asked], _mass(calibration, seen, probs, level)),
         level=level,
     )
@@ -251,12 +240,12 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
     """A calibration without what needs bio-batches left out."""
     agreed, n = sum(j.seen.agreed for j in judged), sum(int(j.seen.asked.sum()) for j in judged)
     agreement = (agreed + 1) / (n + 2)
-    x, own = [_agreement(j.seen, agreement) for j in judged], [j.own for j in judged]
+    x, own = [agreement_of(j.seen, agreement) for j in judged], [j.own for j in judged]
     centre = _pooled([(j.seen.logits[j.seen.asked], j.labels[j.seen.asked]) for j in judged])
     _, slope, variance = random_effect(
         own, x, slope=(SLOPE, SLOPE_SPREAD), prior=(SPREAD, PRIOR_BIO_BATCHES), intercept=centre
     )
-    hits = sum(int((j.seen.logits.argmax(1) == j.labels)[j.seen.asked].sum()) for j in judged)
+    hits = sum(int((j.seen.predicted == j.labels)[j.seen.asked].sum()) for j in judged)
     return Calibration(
         centre,
         agreement,
@@ -268,7 +257,22 @@ def _fit(judged: Sequence[_Judged]) -> Calibration:
         inflation=1.0,
         accuracy=hits / n,
         scores=(),
+        belief=_belief(judged),
     )
+
+
+def _belief(judged: Sequence[_Judged]) -> float:
+    """The share of bio-batches whose labels are likelier after their class mix has corrected predictions.
+
+    One that is and one that is not are added, so that without any it is one half.
+    """
+    likelier = []
+    for j in judged:
+        if j.seen.correction is not None:
+            before = j.seen.logits / math.exp(j.own[0])
+            gains = (before + j.seen.correction).log_softmax(1) - before.log_softmax(1)
+            likelier.append(float(gains.gather(1, j.labels[:, None])[j.seen.asked].sum()) > 0)
+    return (1 + sum(likelier)) / (2 + len(likelier))
 
 
 def _source(found: Sequence[tuple[Moments | None, Moments]], spread: float) -> Moments | None:
@@ -279,23 +283,6 @@ def _source(found: Sequence[tuple[Moments | None, Moments]], spread: float) -> M
     prior = (spread, PRIOR_BIO_BATCHES)
     offset, _, variance = random_effect(gaps, [0.0] * len(gaps), slope=(0, 1), prior=prior)
     return offset, variance
-
-
-def _agreement(seen: Evidence, usual: float) -> float:
-    """Share of agreement less the usual one; images are counted with two that agree as usual."""
-    return (seen.agreed + 2 * usual) / (int(seen.asked.sum()) + 2) - usual
-
-
-def _temperature(calibration: Calibration, seen: Evidence, *, controls: bool = True) -> tuple[float, float]:
-    """Mean and variance of t by all that a bio-batch shows, with or without its controls."""
-    c = calibration
-    mean = c.centre + c.slope * _agreement(seen, c.agreement)
-    weight, total = 1 / c.variance, mean / c.variance
-    for source, found in ((c.sites, seen.sites), (c.controls if controls else None, seen.controls)):
-        if source and found:
-            w = 1 / (source[1] + found[1])
-            weight, total = weight + w, total + w * (found[0] - source[0])
-    return total / weight, 1 / weight
 
 
 def _sharpness(judged: Sequence[_Judged]) -> float:
@@ -311,24 +298,6 @@ def _sharpness(judged: Sequence[_Judged]) -> float:
     return float(SHARPNESS[likelihood.argmax()])
 
 
-def _accuracy(calibration: Calibration, seen: Evidence, t: float, variance: float) -> tuple[float, float]:
-    """Estimated accuracy of the images in question and its standard error."""
-    here, error = _confidence(calibration, seen, t), math.sqrt(variance)
-    up, down = (_confidence(calibration, seen, t + sign * error).mean() for sign in (1, -1))
-    coins = float((here * (1 - here)).sum()) + 0.25  # one more of even odds: no prediction is certain
-    return float(here.mean()), math.sqrt(float((up - down) / 2) ** 2 + coins / len(here) ** 2)
-
-
-def _confidence(calibration: Calibration, seen: Evidence, t: float) -> Tensor:
-    """Probability that each prediction in question is right, by its well where that has two sites, (n,)."""
-    logits = seen.logits / math.exp(t)
-    joint = logits.softmax(1)
-    i, j = seen.pairs
-    if calibration.sites and seen.sites:
-        joint[i] = joint[j] = (calibration.sharpness * (logits[i] + logits[j])).softmax(1)
-    return joint.gather(1, logits.argmax(1)[:, None])[seen.asked, 0]
-
-
 def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float) -> float:
     """The mass of sets: the conformal quantile of scores of labelled bio-batches and of controls."""
     scores = torch.tensor(calibration.scores, dtype=torch.float64)
@@ -341,15 +310,12 @@ def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float)
 
 def _reason(calibration: Calibration, seen: Evidence, interval: tuple[float, float], least: float) -> str:
     """What speaks against the predictions, one clause, or nothing."""
-    low, high = interval
     if calibration.controls and seen.controls:
-        t, variance = _temperature(calibration, seen, controls=False)
+        t, variance = temperature_from(calibration, seen, controls=False)
         gap = seen.controls[0] - calibration.controls[0] - t
         if gap > ALARM * math.sqrt(variance + calibration.controls[1] + seen.controls[1]):
-            right = (seen.logits.argmax(1) == seen.known)[~seen.asked]
+            right = (seen.predicted == seen.known)[~seen.asked]
             return f"controls are worse than all else says: {int(right.sum())} of {len(right)} are right"
-    if high < least:
-        return f"at most {high:.0%} of its predictions are right, less than {least:.0%}"
-    if high - low > 0.5:
-        return f"{int(seen.asked.sum())} images are too few to tell"
+    if interval[1] < least:
+        return f"at most {interval[1]:.0%} of its predictions are right, less than {least:.0%}"
     return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from abra_wilds.errors import InputError
 from abra_wilds.functional.effects import Effects
-from abra_wilds.tta.certificate import Calibration
+from abra_wilds.tta.evidence import Calibration
 from abra_wilds.tta.mix import Reliability
 
 NORMS = ("means", "variances", "inside")  # what each batch norm has of its own

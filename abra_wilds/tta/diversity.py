@@ -24,8 +24,9 @@ from abra_wilds.functional.effects import Effects
 from abra_wilds.tta.mix import Reliability, scale_of
 
 # Chosen on screens named in docs/adaptation.md: how many standard errors of h images must lie closer together
-# than those of the training mix, and v_bias before any bio-batch is seen, worth WORTH of them.
-SURE, BIAS, WORTH = 1.3, 0.2, 4
+# than those of the training mix, v_bias before any bio-batch is seen, worth WORTH of them, and the spread
+# below which little contrast is as good an explanation.
+SURE, BIAS, WORTH, SLIGHT = 1.3, 0.2, 4, 0.2
 
 
 def apart(m: Tensor, v: Tensor, inside: Tensor, effects: Effects, pi: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,6 +76,7 @@ def diversity_errors(diversity: Sequence[Tensor], labels: Sequence[Tensor], pi: 
 
 
 def fewer_classes(diversity: Tensor, reliable: Reliability) -> float:
-    """The least spread of the class mix that h (n,) leaves likely; 0 or less where it says nothing."""
+    """The least spread of the class mix that h (n,) leaves likely; 0 where that is less than SLIGHT."""
     n = len(diversity)
-    return 1 - float(diversity.mean()) - SURE * math.sqrt(reliable.error(n)) if n > 1 else 0.0
+    few = 1 - float(diversity.mean()) - SURE * math.sqrt(reliable.error(n)) if n > 1 else 0.0
+    return few if few >= SLIGHT else 0.0

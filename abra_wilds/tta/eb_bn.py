@@ -53,11 +53,13 @@ class Outcome:
     Attributes:
         plain: (N, O) of each pass, logits without adaptation.
         logits: (N, O) of each pass, the adapted ones.
+        uncorrected: (N, O) of each pass, the same before the class mix of the other images corrects them.
         mix: the class mix that was taken for the bio-batch's; None where nothing was adapted.
     """
 
     plain: list[Tensor]
     logits: list[Tensor]
+    uncorrected: list[Tensor]
     mix: Mix | None
 
 
@@ -98,7 +100,7 @@ def adapt(
     plain, seen = unadapted(method, images, labels, components)
     if sum(map(len, images)) < 2:
         logits = [method.classify(f) for f in plain]
-        return Outcome(logits, logits, None)
+        return Outcome(logits, logits, logits, None)
     before = posteriors(method, plain)
     mix = mix_of(before, labels, seen, components, components.unadapted)
     first = adapted(method, images, mix, components, prior)
@@ -109,7 +111,7 @@ def adapt(
     logits = [method.classify(torch.lerp(f, g.to(f.dtype), way)) for f, g in zip(plain, second, strict=True)]
     final = by_own_mix(torch.cat(logits), torch.cat(plain), labels, components.pi, mix.kappa * prior)
     sizes = [len(f) for f in plain]
-    return Outcome(list(torch.split(before.log(), sizes)), list(torch.split(final, sizes)), mix)
+    return Outcome(list(torch.split(before.log(), sizes)), list(torch.split(final, sizes)), logits, mix)
 
 
 def posteriors(method: Method, features: Sequence[Tensor]) -> Tensor:

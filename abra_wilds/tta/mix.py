@@ -123,7 +123,8 @@ def class_mix(
     error = reliable.error(m)
     beta2 = reliable.slope**2
     seen = float((d**2).sum()) / scale_of(rest)
-    unusual = support * min((seen - CLEAR * error) / beta2, 1.0)
+    # A network that hardly shows the class mix would else take an error just above CLEAR for a single class.
+    unusual = support * min((seen - CLEAR * error) / max(beta2, CLEAR * error), 1.0)
     few = min(few, seen / beta2)  # nor more than posteriors may show
     spread = max(unusual, max(usual, few) + 1 / m)
     gain = reliable.slope * spread / (beta2 * spread + error)

@@ -33,6 +33,7 @@ SCRIPTS = runs.REPOSITORY / "leaderboard"
 BOARD = runs.REPOSITORY / "abra_wilds" / "board"
 
 SPECS = {path.stem: path for path in sorted((BOARD / "specs").glob("*.yaml"))}
+OF_SCREENS = tuple(name for name in SPECS if "mitocheck" in name)  # run on a table, given by --screen
 SPLITS = ("val", "test", "id_test")
 ADAPTED = {"tta": "plate_bn", "adapted": {"tta": "plate_bn"}}  # values of `make_run`
 CONSUMED = {

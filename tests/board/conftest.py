@@ -11,11 +11,19 @@ from abra_wilds.commands.board.bundle import main as bundle_main
 from abra_wilds.commands.board.figures import main as figures_main
 from tests.board import boards
 from tests.board.tables.table_boards import make_methods
+from tests.data.own.own_tables import mitocheck_rows, write_table
 
 
 @pytest.fixture(scope="session")
 def screen(tmp_path_factory):
     return boards.make_screen(tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="session")
+def like_mitocheck(tmp_path_factory):
+    """A table without images for the specs of boards.OF_SCREENS: spec -> the words that a sweep takes."""
+    table = str(write_table(tmp_path_factory.mktemp("mitocheck"), mitocheck_rows()))
+    return {name: table if name in boards.OF_SCREENS else None for name in boards.SPECS}
 
 
 @pytest.fixture(scope="session")

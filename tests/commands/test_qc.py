@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import numpy as np
@@ -9,18 +10,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from abra_wilds import run_config
+from abra_wilds import fit, run_config
 from abra_wilds.__main__ import main
 from abra_wilds.analysis.profiles import metadata_of
 from abra_wilds.analysis.qc import run
 from abra_wilds.analysis.qc.measures import MEASURES, measure
-from abra_wilds.data.datasets.catalogue import load_dataset, split_subset
+from abra_wilds.data.datasets.catalogue import data_digest, load_dataset, split_subset, training_digest
 from abra_wilds.data.datasets.quality import FLAG, SITE, flags_of, site_names
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.engine.artifacts.checkpoint import Progress
+from abra_wilds.engine.evaluation.components import Split
 from abra_wilds.engine.fit import opening
-from abra_wilds.engine.setup import prepare
+from abra_wilds.engine.setup import open_evaluation, prepare
 from abra_wilds.errors import InputError
+from abra_wilds.results.runs import by_settings, read_entries, read_run
 from tests import runs
 
 
@@ -115,6 +118,51 @@ def test_flagged_images_are_not_trained_on_and_predictions_are_of_all(root, tmp_
     assert line in opening(config, data, Progress()).splitlines()
     flags = flags_of(site_names(dataset), path)
     assert np.flatnonzero(flags).tolist() == sorted(flagged)
+
+
+def test_another_table_at_the_same_path_is_another_run(root, tmp_path):
+    """The path counts in the settings, and the content in what the run trained on."""
+    train = split_subset(load_dataset("rxrx1", root), "train").indices
+    path = flag_file(root, tmp_path / "qc.csv", train[:5])
+    settings = runs.settings(root, tmp_path / "run", "ERM", qc=str(path), n_epochs=1)
+    plain = runs.settings(root, tmp_path / "plain", "ERM", n_epochs=1)
+    for each in (settings, plain):
+        fit(run_config("ERM", **each))
+    digests = [read_run(tmp_path / name).config["data_sha256"] for name in ("run", "plain")]
+    dataset = load_dataset("rxrx1", root)
+    of_flags = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digests[1] == data_digest(dataset)
+    assert digests[0] == hashlib.sha256(f"{digests[1]} {of_flags}".encode()).hexdigest()
+    (one, *_), (other, *_) = (read_entries(read_run(tmp_path / name)) for name in ("run", "plain"))
+    assert one.record.data_sha256 == other.record.data_sha256  # scores are of the same images
+    flag_file(root, path, train[:6])
+    again = run_config("ERM", **{**settings, "resume": True, "n_epochs": 1})
+    with pytest.raises(InputError, match=r"other labels or metadata than --root_dir .* and --qc .* have now"):
+        fit(again)
+    settings = {**settings, "log_dir": str(tmp_path / "second"), "seed": 1}
+    fit(run_config("ERM", **settings))
+    entries = [e for name in ("run", "second") for e in read_entries(read_run(tmp_path / name))]
+    assert one.settings == entries[-1].settings
+    with pytest.raises(InputError, match="the same settings and trained on data that differ"):
+        by_settings(entries)
+    path.unlink()
+    with pytest.raises(InputError, match="qc"):
+        fit(again)
+
+
+def test_components_are_of_the_images_that_are_trained_on(root, tmp_path):
+    train = split_subset(load_dataset("rxrx1", root), "train").indices
+    path = flag_file(root, tmp_path / "qc.csv", train[:5])
+    config = run_config(
+        "ERM", **runs.settings(root, tmp_path / "run", "ERM", qc=str(path), tta="eb_bn", tta_min=4)
+    )
+    data = open_evaluation(config)
+    assert len(data.subsets["train"]) == len(train)
+    assert Split(config, data, "train").subset.indices.tolist() == train[5:].tolist()
+    assert len(Split(config, data, "val").subset) == len(data.subsets["val"])
+    path.unlink()
+    with pytest.raises(InputError, match=r"cannot be read .* restore it"):
+        training_digest(data.dataset, config.data.qc)
 
 
 def test_flags_are_joined_to_any_table_by_plate_well_and_site(root, tmp_path):

@@ -191,7 +191,7 @@ def test_the_digest_depends_on_every_field_that_is_not_local_and_on_no_other(nam
 
 def test_a_field_that_came_after_digests_were_recorded_enters_them_where_it_is_set():
     later = {flag for flag, setting in COMMON.settings.items() if setting.flag.later}
-    assert later == {"tta_controls", "qc", *(field.name for field in fields(ScreenConfig))}
+    assert later == {"tta_controls", "qc", "shuffle_labels", *(field.name for field in fields(ScreenConfig))}
     config = run_config("ERM", tta="controls_bn")
     assert later.isdisjoint(config.values(local=False)) and later < set(config.values())
     assert config.digest() == run_config("ERM", tta="controls_bn", tta_controls="all").digest()

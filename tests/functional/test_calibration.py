@@ -17,6 +17,7 @@ from abra_wilds.functional.calibration import (
     mass_threshold,
     pair_likelihood,
     random_effect,
+    temperature_of,
 )
 
 
@@ -40,6 +41,12 @@ def test_the_temperature_has_the_least_cross_entropy_and_a_bound():
     assert loss[1] < min(loss[0], loss[2])
     assert fit_temperature(logits, logits.argmax(1), (0.5, 2)) == pytest.approx(0.5)
     assert fit_temperature(logits, logits.argmin(1), (0.5, 2)) == pytest.approx(2)
+
+
+def test_a_temperature_gives_the_confidence_that_is_asked_for():
+    z = torch.tensor([[1.5, 0.0], [0.0, 1.5]])
+    assert temperature_of(z, 0.8) == pytest.approx(1.5 / math.log(4))
+    assert temperature_of(z, 0.0) == pytest.approx(20) and temperature_of(z, 1.0) == pytest.approx(0.05)
 
 
 def test_likelihoods_are_sums_over_images_and_pairs():

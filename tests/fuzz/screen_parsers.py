@@ -118,7 +118,23 @@ def run_pattern(given: tuple[str, list[str]], folder: Path) -> None:
 
 
 NAMES = st.lists(st.sampled_from(["P2/A1_1.png", "P2/A1_2.png", "P1/B1_1.png", "A1_1.png", "x"]), max_size=4)
+INDEX = b"""<?xml version="1.0" encoding="utf-8"?>
+<EvaluationInputData xmlns="http://www.perkinelmer.com/PEHH/HarmonyV5"><Plates><Plate><PlateID>P</PlateID></Plate>
+</Plates><Images><Image><ChannelID>1</ChannelID><ChannelName>DNA</ChannelName></Image></Images>
+<Maps><Map><Entry ChannelID="2"><ChannelName>ER</ChannelName></Entry></Map></Maps></EvaluationInputData>"""
+
+
+def run_index(body: bytes, folder: Path) -> None:
+    """An index of Harmony beside images."""
+    (folder / "P1").mkdir()
+    (folder / "P1" / "Index.idx.xml").write_bytes(body)
+    for channel in (1, 2):
+        (folder / "P1" / f"r01c01f01p01-ch{channel}sk1fk1fl1.png").touch()
+    Screen.open(folder).dataset(labelled=False)
+
+
 SCREENS = {
+    "index of Harmony": (st.one_of(st.just(INDEX), damaged(INDEX)), run_index),
     "screen table": (as_table(tuple(ROWS), ROWS.to_numpy().tolist()), run_table),
     "screen parquet": (st.one_of(st.just(parquet()), damaged(parquet())), run_parquet),
     "platemap": (as_table(tuple(MAP), MAP.to_numpy().tolist()), run_map),

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from abra_wilds.board.tables.rows import layout
-from abra_wilds.results.significance import holm, mean_std, paired_t, welch, welch_range
+from abra_wilds.results.significance import agreement, holm, mean_std, paired_t, welch, welch_range
 
 
 def test_standard_deviations_divide_by_one_less():
@@ -130,3 +130,14 @@ def test_published_figures_of_table_2_give_these_orders_of_magnitude():
     assert found["ERM", None] is None and found["AdaBN", "plate_bn"] is None
     for key, (p, least, most) in ((k, w) for k, w in found.items() if w is not None):
         assert least <= p <= most < (0.05 if key == ("AdvStyle", None) else 1e-4), key
+
+
+def test_agreement_is_that_of_independent_series_by_the_exact_binomial_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
+    found, expected, p = agreement(a.tolist(), b.tolist())
+    table = np.array([[((a == x) & (b == y)).sum() for y in range(4)] for x in range(4)])
+    assert found == table.trace()
+    assert expected == pytest.approx((table.sum(1) @ table.sum(0)) / 200**2)
+    pmf = [math.comb(200, k) * expected**k * (1 - expected) ** (200 - k) for k in range(201)]
+    assert p == pytest.approx(sum(q for q in pmf if q <= pmf[found] * (1 + 1e-9)))

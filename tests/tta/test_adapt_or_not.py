@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from abra_wilds.tta.advice import decide, kappa
-from abra_wilds.tta.certificate import Calibration
-from abra_wilds.tta.evidence import pairs_of
+from abra_wilds.tta.evidence import Calibration, pairs_of
 from abra_wilds.tta.mix import Mix, no_labels
 
 N, O = 24, 4

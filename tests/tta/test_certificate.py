@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from abra_wilds.errors import InputError
-from abra_wilds.tta.certificate import Calibration, Labelled, _temperature, calibrate, certify, conformal_sets
-from abra_wilds.tta.evidence import look
+from abra_wilds.tta.certificate import Labelled, calibrate, certify, conformal_sets
+from abra_wilds.tta.evidence import Calibration, look, temperature_from
 
 O, CONTROLS = 10, 24
+NO = torch.full((160,), -1)
 PARTS = ("adapted", "unadapted", "wells")
 
 
@@ -89,7 +90,7 @@ def test_what_is_seen_is_put_together_as_normal_distributions(calibration):
     for (offset, variance), (mean, error) in ((c.sites, seen.sites), (c.controls, seen.controls)):
         log_density -= (mean - offset - t) ** 2 / (2 * (variance + error))
     w = log_density.softmax(0)
-    mean, variance = _temperature(c, seen)
+    mean, variance = temperature_from(c, seen)
     assert mean == pytest.approx(float((w * t).sum()), abs=1e-6)
     assert variance == pytest.approx(float((w * (t - mean) ** 2).sum()), rel=1e-4)
 
@@ -199,3 +200,42 @@ def test_what_has_nothing_to_judge_or_to_learn_from_is_refused(calibration):
         calibrate([replace(b, controls=torch.ones(160, dtype=torch.bool))])
     with pytest.raises(InputError, match="none"):
         calibrate([])
+
+
+def pushed(b, to):
+    """A bio-batch whose images its class mix moves by 8 towards a class; None: to their own."""
+    more = 8.0 * torch.eye(O)[b.labels if to is None else torch.full_like(b.labels, to)]
+    return replace(b, adapted=b.adapted + more * (~b.controls)[:, None], uncorrected=b.adapted)
+
+
+def test_a_class_mix_is_believed_as_often_as_labels_bear_it_out(calibration):
+    plates = [plate(1.0, seed) for seed in range(4)]
+    same = [replace(b, uncorrected=b.adapted) for b in plates]
+    assert calibrate(same) == calibrate(plates) and calibrate(plates).belief == 0.5
+    of = [pushed(plates[0], 3), pushed(plates[1], None), pushed(plates[2], None), plates[3]]
+    assert calibrate(of).belief == (1 + 2) / (2 + 3)
+    assert calibrate([pushed(b, 3) for b in plates]).belief == 1 / 6
+
+
+def test_accuracy_is_mixed_by_the_belief_in_the_class_mix(calibration):
+    b = replace(pushed(NEW[2], 3), wells=None, controls=None)
+    t = temperature_from(
+        calibration, look(b.adapted, b.unadapted, None, NO, calibration.centre, b.uncorrected)
+    )[0]
+    before = b.uncorrected.double().log_softmax(1) / math.exp(t)
+    more = b.adapted.double().log_softmax(1) - b.uncorrected.double().log_softmax(1)
+    at = b.adapted.argmax(1)[:, None]
+    for belief in (0.0, 0.3, 1.0):
+        c = certify(replace(calibration, belief=belief), b.adapted, b.unadapted, uncorrected=b.uncorrected)
+        p = (1 - belief) * before.softmax(1) + belief * (before + more).softmax(1)
+        assert c.accuracy == pytest.approx(float(p.gather(1, at).mean()))
+        sure = (b.adapted.double() / c.temperature).softmax(1).amax(1).mean()
+        assert float(sure) == pytest.approx(c.accuracy, abs=1e-4), "probabilities of the table say the same"
+
+
+def test_a_wrong_class_mix_is_not_trusted(calibration):
+    b = pushed(NEW[2], 3)
+    c = judged(calibration, b, uncorrected=b.uncorrected)
+    assert (c.trusted, c.reason) == (False, "its images look like few classes, which may be wrong")
+    assert c.low <= float(right(b).float().mean()) <= c.high
+    assert judged(calibration, b).accuracy > 0.9, "what it said before it asked how far to believe"

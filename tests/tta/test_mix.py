@@ -11,6 +11,7 @@ from abra_wilds.tta.mix import CLEAR, DOUBT, MOST, Reliability, class_mix, no_la
 O = 4
 PI = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 GOOD = Reliability(slope=0.9, bias=1e-3, noise=0.2)
+WEAK = Reliability(slope=0.2, bias=0.03, noise=0.2)
 
 
 def drawn(counts, n=40, seed=0, sharp=4.0):
@@ -74,7 +75,8 @@ def mix_by_hand(posteriors, known, pi, usual, reliable, support, few):
     d = [a - b for a, b in zip(q, rest, strict=True)]
     scale = 1 - sum(r**2 for r in rest)
     error, beta = reliable.bias + reliable.noise / m, reliable.slope
-    unusual = support * min((sum(x**2 for x in d) / scale - CLEAR * error) / beta**2, 1)
+    unit = max(beta**2, CLEAR * error)
+    unusual = support * min((sum(x**2 for x in d) / scale - CLEAR * error) / unit, 1)
     few = min(few, sum(x**2 for x in d) / scale / beta**2)
     V, beyond_chance = max(unusual, max(usual, few) + 1 / m), min(max(unusual, usual, few), MOST)
     gain = beta * V / (beta**2 * V + error)
@@ -89,12 +91,13 @@ def mix_by_hand(posteriors, known, pi, usual, reliable, support, few):
 @pytest.mark.parametrize("usual", [0.0, 0.3])
 @pytest.mark.parametrize("controls", [0, 1, 17])
 @pytest.mark.parametrize("counts", [[4, 3, 2, 1], [0, 0, 1, 9], [0, 0, 0, 1]])
-def test_the_mix_is_that_of_sums_over_images(counts, controls, usual, support, few):
+@pytest.mark.parametrize("reliable", [GOOD, WEAK])
+def test_the_mix_is_that_of_sums_over_images(reliable, counts, controls, usual, support, few):
     posteriors, y = drawn(counts)
     known = no_labels(posteriors)
     known[:controls] = y[:controls]
-    found = class_mix(posteriors, known, PI, usual, GOOD, support, few)
-    p, V, U, kappa = mix_by_hand(posteriors, known.tolist(), PI, usual, GOOD, support, few)
+    found = class_mix(posteriors, known, PI, usual, reliable, support, few)
+    p, V, U, kappa = mix_by_hand(posteriors, known.tolist(), PI, usual, reliable, support, few)
     np.testing.assert_allclose(found.frequencies, p, atol=1e-12)
     assert (found.spread, found.doubt, found.kappa) == (
         pytest.approx(V),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from abra_wilds.analysis.answers.screens import plan_of_screen
+from abra_wilds.analysis.answers.screens import Flags, plan_of_screen
 from abra_wilds.config.evaluation import LOGIT_TTA, EvalConfig
 from abra_wilds.data.augment.transforms import resize
 from abra_wilds.data.datasets.catalogue import make_grouper
@@ -64,7 +64,9 @@ class Answers:
     of: Tensor
 
 
-def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig, part: str = "") -> Answers:
+def answers_of(
+    model: Model, dataset: ScreenDataset, e: EvalConfig, part: str = "", flags: Flags | None = None
+) -> Answers:
     """Predict every site of a screen, bio-batch by bio-batch.
 
     Args:
@@ -72,6 +74,7 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig, part: str = 
         dataset: the screen.
         e: which adaptation.
         part: name of the part of a screen that this is; of a part nothing need be adapted.
+        flags: images with a reason of their own are predicted without adaptation, and no other by them.
 
     Raises:
         InputError: if nothing could be adapted, or an image cannot be read.
@@ -79,7 +82,7 @@ def answers_of(model: Model, dataset: ScreenDataset, e: EvalConfig, part: str = 
     from wilds.datasets.wilds_dataset import WILDSSubset
 
     subset = WILDSSubset(dataset, np.arange(len(dataset)), transform=None)
-    plan = plan_of_screen(subset, e, model.config.data.batch_size)
+    plan = plan_of_screen(dataset, e, model.config.data.batch_size, flags)
     if e.tta != "none" and not part:
         check_plans({"the screen": plan}, e)
     n, C = len(dataset), len(model.classes)

@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from abra_wilds.analysis.answers.answers import answers_of
 from abra_wilds.analysis.answers.predict import about_answers, say, write_csv, write_table
-from abra_wilds.analysis.answers.screens import metadata_table, open_screen, size_note, well_columns
-from abra_wilds.analysis.answers.tables import nearest_classes, wells_of_screen
+from abra_wilds.analysis.answers.screens import (
+    Flags,
+    flags_for,
+    memory_note,
+    metadata_table,
+    open_screen,
+    size_note,
+    well_columns,
+)
+from abra_wilds.analysis.answers.tables import counted_in_wells, nearest_classes, wells_of_screen
 from abra_wilds.analysis.held_out import check_held_out
 from abra_wilds.analysis.postprocess import check_controls, postprocessed
 from abra_wilds.analysis.profiles import feature_names, well_means, write_profiles
@@ -36,6 +44,7 @@ if TYPE_CHECKING:
     from abra_wilds.data.screens.dataset import ScreenDataset
 
 LEVELS = {"site": "sites", "well": "wells"}
+FLAGGED = "Metadata_Flagged_Sites"
 
 
 def embed_screen(
@@ -45,6 +54,7 @@ def embed_screen(
     out: Path,
     *,
     levels: Sequence[str] = tuple(LEVELS),
+    qc: Path | None = None,
     postprocess: str = "none",
     h5ad: bool = False,
 ) -> None:
@@ -56,6 +66,8 @@ def embed_screen(
         flags: settings of the screen.
         out: the folder.
         levels: which of LEVELS.
+        qc: table of `abra-wilds qc`, whose flagged sites do not count in wells that have others, nor in what
+            is adapted to or aligned on.
         postprocess: aligns bio-batches on control wells, before sites are averaged.
         h5ad: whether to write files for scanpy too.
 
@@ -72,18 +84,24 @@ def embed_screen(
         anndata_package()
     refuse_existing(out, names)
     dataset = open_screen(model, screen, flags, scored=False)
-    metadata = metadata_table(dataset)
-    well, wells = wells_of_screen(metadata, well_columns(dataset))
-    batch = bio_batches_of(dataset)
-    check_controls(postprocess, batch, dataset.controls, well)
-    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
-    features = answers_of(model, dataset, e).features.numpy()
-    tables = {} if model.centroids is None else {"nearest": nearest_of(model, features, well, wells)}
-    if postprocess != "none" and dataset.controls is not None:
-        say([f"{postprocess}: {check_held_out(postprocess, features, batch, dataset.controls, well)}"])
-        features = postprocessed(postprocess, features, batch, dataset.controls)
-    profiles = {"site": (features, metadata), "well": (well_means(features, well), wells)}
-    about = jsonable({**about_answers(model, dataset), "postprocess": postprocess})
+    quality = flags_for(dataset, qc, e)
+    metadata, well, wells = sites_and_wells(dataset, quality)
+    counted, batch = counted_in_wells(well, quality), bio_batches_of(dataset)
+    controls = dataset.controls
+    if controls is not None and quality is not None:
+        controls = controls & (quality == "")
+    check_controls(postprocess, batch, controls, well)
+    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape), *memory_note(model, dataset)])
+    features = answers_of(model, dataset, e, flags=quality).features.numpy()
+    tables = {}
+    if model.centroids is not None:
+        tables["nearest"] = nearest_of(model, well_means(features, well, counted), wells)
+    if postprocess != "none" and controls is not None:
+        say([f"{postprocess}: {check_held_out(postprocess, features, batch, controls, well)}"])
+        features = postprocessed(postprocess, features, batch, controls)
+    means = well_means(features, well, counted)
+    profiles = {"site": (features, metadata), "well": (means, wells)}
+    about = jsonable({**about_answers(model, dataset, qc), "postprocess": postprocess})
     make_out(out)
     with all_or_none(out / name for name in names):
         for level in levels:
@@ -105,13 +123,22 @@ def bio_batches_of(dataset: ScreenDataset) -> NDArray[np.object_]:
     return found
 
 
-def nearest_of(
-    model: Model, features: NDArray[np.float32], well: NDArray[np.int64], wells: pd.DataFrame
-) -> pd.DataFrame:
-    """The known classes that are nearest to each well, with its metadata."""
+def sites_and_wells(
+    dataset: ScreenDataset, flags: Flags | None
+) -> tuple[pd.DataFrame, NDArray[np.int64], pd.DataFrame]:
+    """Metadata of sites (n rows), the number of each one's well (n,), and metadata of wells (W rows)."""
+    metadata = metadata_table(dataset, flags)
+    well, wells = wells_of_screen(metadata, well_columns(dataset))
+    if flags is not None:
+        wells[FLAGGED] = np.bincount(well[flags != ""], minlength=len(wells))
+    return metadata, well, wells
+
+
+def nearest_of(model: Model, means: NDArray[np.float32], wells: pd.DataFrame) -> pd.DataFrame:
+    """The known classes that are nearest to the mean features (W, D) of each well, with its metadata."""
     if model.centroids is None:
         raise ValueError("this model has no centroids")
-    found = nearest_classes(torch.from_numpy(well_means(features, well)), model.centroids, model.classes)
+    found = nearest_classes(torch.from_numpy(means), model.centroids, model.classes)
     return pd.concat([wells, found], axis=1)
 
 

@@ -11,14 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from abra_wilds.analysis.answers.answers import answers_of
-from abra_wilds.analysis.answers.embed import LEVELS, nearest_of
+from abra_wilds.analysis.answers.embed import FLAGGED, LEVELS, nearest_of, sites_and_wells
 from abra_wilds.analysis.answers.predict import (
     about_answers,
     say,
@@ -26,6 +24,8 @@ from abra_wilds.analysis.answers.predict import (
     site_and_well_tables,
 )
 from abra_wilds.analysis.answers.screens import (
+    Flags,
+    flags_for,
     look_for_images,
     metadata_table,
     open_screen,
@@ -35,16 +35,14 @@ from abra_wilds.analysis.answers.screens import (
     well_columns,
 )
 from abra_wilds.analysis.answers.shared import SharedFolder, Writers
-from abra_wilds.analysis.answers.tables import SITE_COUNT, wells_of_screen
+from abra_wilds.analysis.answers.tables import SITE_COUNT, counted_in_wells, wells_of_screen
 from abra_wilds.analysis.answers.units import Unit, in_turn, part_of, unit_of, units_of
 from abra_wilds.analysis.profiles import well_means, write_profiles
-from abra_wilds.data.datasets.catalogue import subset_of
-from abra_wilds.data.datasets.quality import FLAG, flags_of, site_names
 from abra_wilds.data.reading.images import check_images, read_image
 from abra_wilds.dist import is_main, rank, world
 from abra_wilds.engine.artifacts.logs import no_bar
 from abra_wilds.engine.models.model import Model
-from abra_wilds.results.files import atomic_write, csv_text, sha256
+from abra_wilds.results.files import atomic_write, csv_text
 from abra_wilds.tta.features import check_embeds
 from abra_wilds.tta.plan import check_plans
 
@@ -54,7 +52,7 @@ if TYPE_CHECKING:
 CSV_SITES = 100_000  # a screen up to this size gets csv of the whole without being asked
 CERTIFICATES = "certificates"
 # Columns that are no text and no float64; where a plate has none of it, a type would not show.
-WHOLE = (SITE_COUNT, "Statistics_Images", "Flagged_Sites")
+WHOLE = (SITE_COUNT, "Statistics_Images", "Flagged_Sites", FLAGGED)
 TRUTH = ("Calibrated", "Bio_Batch_Trusted")
 TEXT = ("Metadata_", "Predicted", "Adaptation", "Bio_Batch_Advice", "Nearest")
 
@@ -79,7 +77,7 @@ def predict_by_plate(
         flags: settings of the screen.
         out: the folder.
         scored: whether labels are read where there are some.
-        qc: table of `abra-wilds qc`, whose flagged sites do not count in wells that have others.
+        qc: as of `predict_screen`.
         csv: whether to write csv files of large screens too.
 
     Raises:
@@ -87,16 +85,15 @@ def predict_by_plate(
     """
     e = model.config.eval
     dataset = open_screen(model, screen, flags, scored, there=False)
-    quality = None if qc is None else flags_of(site_names(dataset), qc)
+    quality = flags_for(dataset, qc, e)
     alike = columns_of_wells(dataset, quality)
     tables = [*([CERTIFICATES] if e.needs_components else []), "wells", "sites"]
-    about = {"command": "predict", "labels": scored, "qc": None if qc is None else sha256(qc)}
-    folder = begun(model, dataset, out, tables, about)
+    about = {**about_answers(model, dataset, qc), "command": "predict", "labels": scored}
+    folder = begun(model, dataset, out, tables, about, quality)
 
     def make(unit: Unit) -> Writers:
-        part = part_there(dataset, unit)
-        found = answers_of(model, part, e, unit.name)
-        flagged = None if quality is None else quality[unit.rows]
+        part, flagged = part_there(dataset, unit), None if quality is None else quality[unit.rows]
+        found = answers_of(model, part, e, unit.name, flagged)
         made = site_and_well_tables(model, part, found, e, flagged)
         differing = [name for name in made["wells"] if name.startswith("Metadata_") and name not in alike]
         made["wells"] = made["wells"].drop(columns=differing)
@@ -122,6 +119,7 @@ def embed_by_plate(
     out: Path,
     *,
     levels: Sequence[str] = tuple(LEVELS),
+    qc: Path | None = None,
     csv: bool = False,
 ) -> None:
     """Write the features of a screen plate by plate, as `predict_by_plate` does; `nearest/` goes with them.
@@ -132,6 +130,7 @@ def embed_by_plate(
         flags: settings of the screen.
         out: the folder.
         levels: which of LEVELS.
+        qc: as of `embed_screen`.
         csv: whether to write the nearest classes of a large screen as csv too.
 
     Raises:
@@ -140,24 +139,26 @@ def embed_by_plate(
     e = model.config.eval
     check_embeds(e.tta)
     dataset = open_screen(model, screen, flags, scored=False, there=False)
-    alike = columns_of_wells(dataset, None)
+    quality = flags_for(dataset, qc, e)
+    alike = columns_of_wells(dataset, quality)
     tables = [*(["nearest"] if model.centroids is not None else []), *(LEVELS[n] for n in reversed(levels))]
-    folder = begun(model, dataset, out, tables, {"command": "embed", "levels": sorted(levels)})
+    about = {**about_answers(model, dataset, qc), "command": "embed", "levels": sorted(levels)}
+    folder = begun(model, dataset, out, tables, about, quality)
 
     def make(unit: Unit) -> Writers:
-        part = part_there(dataset, unit)
-        features = answers_of(model, part, e, unit.name).features.numpy()
-        metadata = metadata_table(part)
-        well, wells = wells_of_screen(metadata, well_columns(part))
-        wells = wells[[name for name in wells if name in alike]]
-        profiles = {"site": (features, metadata), "well": (well_means(features, well), wells)}
+        part, flagged = part_there(dataset, unit), None if quality is None else quality[unit.rows]
+        features = answers_of(model, part, e, unit.name, flagged).features.numpy()
+        metadata, well, wells = sites_and_wells(part, flagged)
+        wells = wells[[name for name in wells if name in (*alike, FLAGGED)]]
+        means = well_means(features, well, counted_in_wells(well, flagged))
+        profiles = {"site": (features, metadata), "well": (means, wells)}
         writers: dict[str, Callable[[Path], None]] = {}
         for level in levels:
             x, table = profiles[level]
             about_level = {**folder.about, "level": level}
             writers[LEVELS[level]] = partial(write_profiles, features=x, table=table, about=about_level)
         if model.centroids is not None:
-            writers["nearest"] = partial(write_typed, table=nearest_of(model, features, well, wells))
+            writers["nearest"] = partial(write_typed, table=nearest_of(model, means, wells))
         return writers
 
     def conclude() -> dict[str, Any]:
@@ -168,16 +169,18 @@ def embed_by_plate(
     share(model, folder, make, conclude)
 
 
-def columns_of_wells(dataset: ScreenDataset, quality: NDArray[np.object_] | None) -> frozenset[str]:
+def columns_of_wells(dataset: ScreenDataset, quality: Flags | None) -> frozenset[str]:
     """The metadata that the sites of every well of a screen share, so that all plates have one schema."""
-    metadata = metadata_table(dataset)
-    if quality is not None:
-        metadata[FLAG] = quality
-    return frozenset(wells_of_screen(metadata, well_columns(dataset))[1])
+    return frozenset(wells_of_screen(metadata_table(dataset, quality), well_columns(dataset))[1])
 
 
 def begun(
-    model: Model, dataset: ScreenDataset, out: Path, tables: Sequence[str], about: Mapping[str, Any]
+    model: Model,
+    dataset: ScreenDataset,
+    out: Path,
+    tables: Sequence[str],
+    about: Mapping[str, Any],
+    quality: Flags | None,
 ) -> SharedFolder:
     """The folder, said what it is of; the first command looks for every image, and later ones for their own.
 
@@ -186,10 +189,8 @@ def begun(
     """
     e, units = model.config.eval, units_of(dataset, model.config.eval)
     if e.tta != "none":
-        whole = subset_of(dataset, np.arange(len(dataset)))
-        check_plans({"the screen": plan_of_screen(whole, e, model.config.data.batch_size)}, e)
-    everything = {**about_answers(model, dataset), **about, "by": unit_of(e)}
-    folder = SharedFolder(out, everything, tables, units)
+        check_plans({"the screen": plan_of_screen(dataset, e, model.config.data.batch_size, quality)}, e)
+    folder = SharedFolder(out, {**about, "by": unit_of(e)}, tables, units)
     lines = list(dataset.notes)
 
     def look() -> None:

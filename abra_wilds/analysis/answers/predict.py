@@ -17,10 +17,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from abra_wilds.analysis.answers.answers import Answers, answers_of
 from abra_wilds.analysis.answers.screens import (
+    Flags,
+    flags_for,
+    memory_note,
     metadata_table,
     open_screen,
     prefixed,
@@ -30,6 +32,7 @@ from abra_wilds.analysis.answers.screens import (
 from abra_wilds.analysis.answers.tables import (
     agreement,
     calibrated,
+    counted_in_wells,
     predicted_columns,
     well_log_probs,
     wells_of_screen,
@@ -37,12 +40,11 @@ from abra_wilds.analysis.answers.tables import (
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.schema import jsonable
 from abra_wilds.data.datasets.catalogue import data_digest
-from abra_wilds.data.datasets.quality import FLAG, flags_of, site_names
 from abra_wilds.data.reading.images import read_image
 from abra_wilds.engine.evaluation.certificates import PlateCertificate, certificate_line
 from abra_wilds.engine.evaluation.saved import refuse_existing
 from abra_wilds.engine.models.model import Model
-from abra_wilds.results.files import all_or_none, atomic_write, csv_text, make_out, write_text
+from abra_wilds.results.files import all_or_none, atomic_write, csv_text, make_out, sha256, write_text
 from abra_wilds.results.provenance import commit, versions
 from abra_wilds.results.records import CONFIG
 
@@ -53,7 +55,7 @@ LEVELS = ("sites", "wells")
 
 
 def site_and_well_tables(
-    model: Model, dataset: ScreenDataset, found: Answers, e: EvalConfig, flags: NDArray[np.object_] | None
+    model: Model, dataset: ScreenDataset, found: Answers, e: EvalConfig, flags: Flags | None
 ) -> dict[str, pd.DataFrame]:
     """The tables "sites" and "wells": metadata, names and probabilities, and what they are worth.
 
@@ -62,21 +64,19 @@ def site_and_well_tables(
         dataset: the screen.
         found: what it said.
         e: which adaptation.
-        flags: (n,) of quality control, "" where nothing is wrong; flagged sites do not count in wells that
-            have others. None where nothing is known.
+        flags: flagged sites do not count in wells that have others. None where nothing is known.
     """
-    metadata = metadata_table(dataset)
-    if flags is not None:
-        metadata[FLAG] = flags
+    metadata = metadata_table(dataset, flags)
     flagged = np.zeros(len(metadata), dtype=bool) if flags is None else flags != ""
     log_probs = calibrated(found.logits, found.temperature)
     worth = worth_columns(found, e)
     well, wells = wells_of_screen(metadata, well_columns(dataset))
-    first = np.unique(well, return_index=True)[1]
-    of_wells = worth.iloc[first].reset_index(drop=True)
+    # A flagged site says nothing of a well that has others.
+    order = np.argsort(flagged, kind="stable")
+    of_wells = worth.iloc[order[np.unique(well[order], return_index=True)[1]]].reset_index(drop=True)
     if flags is not None:
         of_wells["Flagged_Sites"] = np.bincount(well, flagged).astype(int)
-    joint = well_log_probs(log_probs, well, flagged)
+    joint = well_log_probs(log_probs, well, counted_in_wells(well, flags))
     return {
         "sites": pd.concat([metadata, predicted_columns(log_probs, model.classes), worth], axis=1),
         "wells": pd.concat([wells, predicted_columns(joint, model.classes), of_wells], axis=1),
@@ -134,7 +134,8 @@ def predict_screen(
         flags: settings of the screen.
         out: the folder.
         scored: whether labels are read where there are some.
-        qc: table of `abra-wilds qc`, whose flagged sites do not count in wells that have others.
+        qc: table of `abra-wilds qc`, whose flagged sites do not count in wells that have others, nor in what
+            is adapted to.
 
     Raises:
         InputError: if the screen does not fit the model, or files would be overwritten.
@@ -144,10 +145,10 @@ def predict_screen(
     names += [CONFIG, *(["certificates.csv"] if e.needs_components else [])]
     refuse_existing(out, names)
     dataset = open_screen(model, screen, flags, scored)
-    quality = None if qc is None else flags_of(site_names(dataset), qc)
-    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape)])
-    found = answers_of(model, dataset, e)
-    tables = site_and_well_tables(model, dataset, found, e, quality)
+    flagged = flags_for(dataset, qc, e)
+    say([*dataset.notes, *size_note(model, read_image(dataset, 0).shape), *memory_note(model, dataset)])
+    found = answers_of(model, dataset, e, flags=flagged)
+    tables = site_and_well_tables(model, dataset, found, e, flagged)
     scores = scores_of(dataset, tables)
     make_out(out)
     with all_or_none(out / name for name in names):
@@ -156,14 +157,14 @@ def predict_screen(
             write_csv(out / f"{level}.csv", table)
         if found.certificates:
             write_text(out / "certificates.csv", csv_text([asdict(row) for row in found.certificates]))
-        about = {**about_answers(model, dataset), "scores": scores}
+        about = {**about_answers(model, dataset, qc), "scores": scores}
         write_text(out / CONFIG, json.dumps(jsonable(about), indent=2) + "\n")
     say(lines_about(out, tables, scores, found))
     return tables
 
 
-def about_answers(model: Model, dataset: ScreenDataset) -> dict[str, Any]:
-    """What config.json of a folder of answers says: the model, the screen, the adaptation."""
+def about_answers(model: Model, dataset: ScreenDataset, qc: Path | None) -> dict[str, Any]:
+    """What config.json of a folder of answers says: the model, the screen, its flags, the adaptation."""
     c = dataset.config
     label = None if c.label_column is None else prefixed(c.label_column)
     return {
@@ -179,6 +180,7 @@ def about_answers(model: Model, dataset: ScreenDataset) -> dict[str, Any]:
             "well": prefixed(str(c.well_column)),
             "label": label,
         },
+        "qc": None if qc is None else sha256(qc),
         "channels": dataset.config.own_channels,
         "settings": model.config.values(local=False),
         "tta": model.config.eval.adaptation,

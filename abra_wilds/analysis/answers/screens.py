@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.files import screen_config
 from abra_wilds.config.screen import ScreenConfig
+from abra_wilds.data.datasets.catalogue import subset_of
+from abra_wilds.data.datasets.quality import FLAG, flags_of, set_apart, site_names
 from abra_wilds.data.reading.images import check_images, common_shape
-from abra_wilds.data.samplers.batches import even_chunks
+from abra_wilds.data.samplers.batches import RowIds, even_chunks
 from abra_wilds.data.samplers.passes import BioBatch
 from abra_wilds.data.screens.screen import Screen, find_sites
 from abra_wilds.engine.models.model import Model
@@ -25,11 +28,11 @@ from abra_wilds.errors import InputError
 from abra_wilds.tta.plan import split_plan
 
 if TYPE_CHECKING:
-    from wilds.datasets.wilds_dataset import WILDSSubset
-
     from abra_wilds.data.screens.dataset import ScreenDataset
 
 PREFIX = "Metadata_"
+MANY_PLATES = 100  # from which on a line says what --by_plate is for
+Flags = NDArray[np.object_]  # (n,) of quality control, "" where nothing is wrong
 
 
 def open_screen(
@@ -62,14 +65,31 @@ def open_screen(
     return dataset
 
 
+def flags_for(dataset: ScreenDataset, qc: Path | None, e: EvalConfig) -> Flags | None:
+    """What --qc says of each site of a screen; None without it.
+
+    Raises:
+        InputError: as `flags_of`, or if it leaves no image to adapt to.
+    """
+    if qc is None:
+        return None
+    flags = flags_of(site_names(dataset), qc)
+    if e.tta != "none" and set_apart(flags).all():
+        raise InputError(
+            f"--qc {qc} flags all {len(flags):,} images of the screen, so that --tta {e.tta} would adapt to "
+            "none; correct it, or leave it or --tta out"
+        )
+    return flags
+
+
 def look_for_images(dataset: ScreenDataset) -> None:
-    """Raise if an image of a screen is missing, or the first cannot be read.
+    """Raise if an image of a screen is missing, or those of plates differ in size or depth.
 
     Raises:
         InputError: naming it.
     """
     check_images(dataset, range(len(dataset)))
-    common_shape(dataset, [0])
+    common_shape(dataset, dataset.one_a_plate(range(len(dataset))))
 
 
 def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:
@@ -86,7 +106,7 @@ def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:
             "NAME=OWN with these names"
         )
     sites = find_sites(config)
-    known = {name.casefold(): name for name in sites.channels}
+    known = {name.casefold(): name for name in (*sites.other_names, *sites.channels)}
     found = {name: given.get(name) or known.get(name.casefold()) for name in model.channels}
     absent = [name for name, own in found.items() if own is None]
     if absent:
@@ -115,10 +135,16 @@ def check_classes(model: Model, opened: Screen) -> None:
             )
 
 
-def metadata_table(dataset: ScreenDataset) -> pd.DataFrame:
-    """Every metadata column of a screen, (n rows), text as it stands there; names begin with Metadata_."""
+def metadata_table(dataset: ScreenDataset, flags: Flags | None = None) -> pd.DataFrame:
+    """Every metadata column of a screen, (n rows), text as it stands there; names begin with Metadata_.
+
+    Args:
+        dataset: the screen.
+        flags: become the column Metadata_QC.
+    """
     rows = dataset.sites.rows.reset_index(drop=True)
-    return rows.rename(columns={name: prefixed(str(name)) for name in rows.columns})
+    table = rows.rename(columns={name: prefixed(str(name)) for name in rows.columns})
+    return table if flags is None else table.assign(**{FLAG: flags})
 
 
 def prefixed(name: str) -> str:
@@ -133,11 +159,30 @@ def well_columns(dataset: ScreenDataset) -> list[str]:
     return [prefixed(name) for name in dict.fromkeys(named)]
 
 
-def plan_of_screen(subset: WILDSSubset, e: EvalConfig, batch_size: int) -> list[BioBatch]:
-    """The passes of each bio-batch of a screen; without adaptation batches of its order, each for itself."""
-    if e.tta != "none":
-        return split_plan(subset, e, batch_size)
-    return [BioBatch((rows,), False) for rows in even_chunks(np.arange(len(subset)), batch_size)]
+def plan_of_screen(
+    dataset: ScreenDataset, e: EvalConfig, batch_size: int, flags: Flags | None = None
+) -> list[BioBatch]:
+    """The passes of each bio-batch of a screen; without adaptation batches of its order, each for itself.
+
+    Args:
+        dataset: the screen.
+        e: which adaptation.
+        batch_size: --batch_size.
+        flags: images with a reason of their own are of no bio-batch, and nothing is adapted to them.
+    """
+    rows, apart = np.arange(len(dataset)), np.zeros(len(dataset), dtype=bool)
+    if e.tta == "none":
+        return _unadapted(rows, batch_size)
+    if flags is not None:
+        apart = set_apart(flags)
+    counted = rows[~apart]
+    plan = split_plan(subset_of(dataset, counted), e, batch_size) if len(counted) else []
+    own = [BioBatch(tuple(counted[part] for part in group.passes), group.adapted) for group in plan]
+    return [*own, *(_unadapted(rows[apart], batch_size) if apart.any() else ())]
+
+
+def _unadapted(rows: RowIds, batch_size: int) -> list[BioBatch]:
+    return [BioBatch((part,), False) for part in even_chunks(rows, batch_size)]
 
 
 def size_note(model: Model, shape: Sequence[int]) -> list[str]:
@@ -148,4 +193,18 @@ def size_note(model: Model, shape: Sequence[int]) -> list[str]:
     return [
         f"images are {now[0]} x {now[1]} pixels, and those of training were {trained[0]} x {trained[1]}; "
         "cells look larger or smaller to the model unless --image_size makes them alike"
+    ]
+
+
+def memory_note(model: Model, dataset: ScreenDataset) -> list[str]:
+    """A sentence where so many plates are predicted at once that they had better be predicted one by one."""
+    plates = len(dataset.metadata_array[:, 1:3].unique(dim=0))
+    if plates < MANY_PLATES:
+        return []
+    # Logits and features, in float32.
+    size = 4 * len(dataset) * (model.method.head.in_features + len(model.classes)) / 2**30
+    return [
+        f"what is said of all {plates:,} plates stays in memory until the last one is predicted, {size:.1f} "
+        "GB and tables, and is lost where the command is killed; --by_plate writes plate by plate, needs no "
+        "more memory for more plates, and goes on after a kill"
     ]

@@ -46,17 +46,28 @@ def calibrated(logits: Tensor, temperature: Tensor) -> Tensor:
     return (logits.double() / temperature.double()[:, None]).log_softmax(1)
 
 
-def well_log_probs(log_probs: Tensor, well: NDArray[np.int64], flagged: NDArray[np.bool_]) -> Tensor:
+def counted_in_wells(well: NDArray[np.int64], flags: NDArray[np.object_] | None) -> NDArray[np.bool_]:
+    """Which sites (n,) count in their wells: flagged ones only where the well has no others.
+
+    Args:
+        well: (n,) number of each site's well, from 0 without gaps.
+        flags: (n,) of quality control, "" where nothing is wrong; None where nothing is known.
+    """
+    fine: NDArray[np.bool_] = np.ones(len(well), dtype=bool) if flags is None else flags == ""
+    lost: NDArray[np.bool_] = np.bincount(well[fine], minlength=int(well.max()) + 1) == 0
+    return fine | lost[well]
+
+
+def well_log_probs(log_probs: Tensor, well: NDArray[np.int64], counted: NDArray[np.bool_]) -> Tensor:
     """Log-probabilities of wells (W, O): the mean over their sites (n, O), normalised anew.
 
     Args:
         log_probs: (n, O) of sites.
         well: (n,) number of each site's well, from 0 without gaps.
-        flagged: (n,) sites that do not count where their well has others.
+        counted: (n,) which sites count; one of each well or more.
     """
     W = int(well.max()) + 1
-    lost = np.bincount(well[~flagged], minlength=W) == 0
-    weight = torch.from_numpy(~flagged | lost[well]).double()[:, None]
+    weight = torch.from_numpy(counted).double()[:, None]
     of = torch.tensor(well)
     sums = torch.zeros(W, log_probs.shape[1], dtype=torch.float64)
     sums.index_add_(0, of, weight * log_probs.double())

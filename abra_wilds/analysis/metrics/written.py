@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from abra_wilds.analysis.metrics.cells import metrics_text
 from abra_wilds.analysis.metrics.relations import read_pairs
 from abra_wilds.analysis.metrics.table import check_packages, reviewed
-from abra_wilds.analysis.profiles import TREATED_WELL, well_means, wells_of
+from abra_wilds.analysis.profiles import TREATED_WELL, annotation_column, well_means, wells_of
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
 
@@ -57,7 +57,7 @@ def write_metrics(
         pairs: known ones.
     """
     well, wells = wells_of(table, TREATED_WELL)
-    group = None if about["annotation"] is None else f"Metadata_{about['annotation']}"
+    group = None if about["annotation"] is None else annotation_column(about["annotation"])
     means = {name: well_means(f, well) for name, f in features.items()}
     entries = reviewed(means, wells, which, group=group, pairs=pairs)
     write_text(path, json.dumps({**about, "level": "well", "metrics": entries}, indent=2) + "\n")

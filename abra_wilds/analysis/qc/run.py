@@ -21,7 +21,7 @@ from abra_wilds.analysis.qc.judge import LIMITS, judge_plates, judge_sites, nucl
 from abra_wilds.analysis.qc.measures import F64, MEASURES, measure
 from abra_wilds.compat.imports import import_wilds
 from abra_wilds.data.datasets.catalogue import channel_names, data_digest
-from abra_wilds.data.datasets.quality import FLAG, SITE, site_names
+from abra_wilds.data.datasets.quality import FLAG, OF_PLATE, SITE, site_names
 from abra_wilds.data.reading.images import check_images, read_image
 from abra_wilds.data.reading.pack_plate import Plate, plates_of
 from abra_wilds.errors import InputError
@@ -121,7 +121,7 @@ def judged(names: pd.DataFrame, measures: F64, channels: Sequence[str], nuclear:
         [f"{b:.0f} of {a} sites flagged"] if b > LIMITS.plate * a else [] for a, b in zip(n, bad, strict=True)
     ]
     whole = ["; ".join([*a, *b]) for a, b in zip(stains, most, strict=True)]
-    all_reasons = [[*r, *(f"plate: {s}" for s in stains[p])] for r, p in zip(own, plate, strict=True)]
+    all_reasons = [[*r, *(f"{OF_PLATE}{s}" for s in stains[p])] for r, p in zip(own, plate, strict=True)]
     sites = names.assign(
         **{FLAG: ["; ".join(r) for r in all_reasons], "reasons": ["; ".join(r) for r in own]}
     )

@@ -71,15 +71,17 @@ def chosen(folder: Path, tta: str | None) -> Nine:
 
 
 def refuse_other_split(run: Run) -> None:
-    """Raise unless a run is of RxRx1-WILDS with its official splits.
+    """Raise unless a run is of RxRx1-WILDS with its official splits and labels.
 
     Raises:
         InputError: with what it is of.
     """
-    for name, needed in {"dataset": "rxrx1", "split_scheme": "official", "frac": 1.0}.items():
+    official = {"dataset": "rxrx1", "split_scheme": "official", "frac": 1.0, "shuffle_labels": None}
+    for name, needed in official.items():
         if run.values.get(name, needed) != needed:
+            allowed = "labels as they are" if needed is None else needed
             raise InputError(
-                f"{run.path} was run with --{name} {run.values[name]}, and the leaderboard takes {needed} "
+                f"{run.path} was run with --{name} {run.values[name]}, and the leaderboard takes {allowed} "
                 "alone; give runs of that"
             )
 

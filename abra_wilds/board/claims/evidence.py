@@ -14,6 +14,7 @@ from abra_wilds.results.significance import Paired, holm, paired_t
 SPEC = Path(__file__).with_name("claims.yaml")
 LEVEL = 0.05
 KEYS = ("row", "tta", "split", "seed", "acc", "data_sha256")
+PAIR = ("higher", "lower", "tta", "lower_tta")  # keys of a test that name what it compares
 SUPPORTED, REFUTED, OPEN = "supported", "not supported", "cannot tell here"
 Series = Mapping[
     tuple[str, int], tuple[float, float | None]
@@ -29,12 +30,20 @@ class Setting:
         records: name of the file.
         split: whose accuracy counts.
         rows: (row, adaptation) -> data and seed -> accuracies.
+        sweep: whose records these are, of which some or all may not be there yet; "" where all must be.
     """
 
     title: str
     records: str
     split: str
     rows: Mapping[tuple[str, str], Series]
+    sweep: str = ""
+
+    def lacks(self, test: Mapping[str, str]) -> bool:
+        """Whether a sweep has not recorded one of the rows of a test of the spec."""
+        higher, lower = pair_of(**{key: test[key] for key in PAIR if key in test})
+        a, b = self.rows.get(higher, {}), self.rows.get(lower, {})
+        return bool(self.sweep) and not a.keys() & b.keys()
 
     def series(self, row: str, tta: str) -> Series:
         """Accuracies of a row.
@@ -85,6 +94,7 @@ class Claim:
         tests: what could refute it.
         open: why there is no test; empty where there are some.
         verdict_by: the parts that decide; empty for all tests.
+        unrecorded: the settings of sweeps that have recorded none of its tests.
     """
 
     text: str
@@ -92,6 +102,7 @@ class Claim:
     tests: tuple[Comparison, ...]
     open: str = ""
     verdict_by: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
 
     def outcome(self, where: str) -> str:
         """What a setting says: the verdict of its tests where they agree, else that it cannot be said."""
@@ -115,7 +126,8 @@ def read_claims(records: Path, spec: Path = SPEC) -> tuple[dict[str, Setting], l
     """
     content = read_settings(spec, "claims")
     settings = {name: read_setting(records, **s) for name, s in content["settings"].items()}
-    tests = [[read_test(settings, **t) for t in c.get("tests", ())] for c in content["claims"]]
+    named = [[(t, settings[t["where"]].lacks(t)) for t in c.get("tests", ())] for c in content["claims"]]
+    tests = [[read_test(settings, **t) for t, lacking in of if not lacking] for of in named]
     decided = iter(decide([t for of in tests for t in of], read_least(spec)))
     claims = [
         Claim(
@@ -124,8 +136,9 @@ def read_claims(records: Path, spec: Path = SPEC) -> tuple[dict[str, Setting], l
             tuple(next(decided) for _ in of),
             c.get("open", ""),
             tuple(c.get("verdict_by", ())),
+            tuple(dict.fromkeys(t["where"] for t, _ in all_ if t["where"] not in {t.where for t in of})),
         )
-        for c, of in zip(content["claims"], tests, strict=True)
+        for c, all_, of in zip(content["claims"], named, tests, strict=True)
     ]
     return settings, claims
 
@@ -135,15 +148,15 @@ def read_least(spec: Path = SPEC) -> float:
     return float(read_settings(spec, "claims")["least"])
 
 
-def read_setting(folder: Path, title: str, records: str, split: str) -> Setting:
+def read_setting(folder: Path, title: str, records: str, split: str, sweep: str = "") -> Setting:
     """A setting with its records.
 
     Raises:
-        InputError: if they are missing.
+        InputError: if they are missing, unless they are those of a sweep.
     """
     rows: dict[tuple[str, str], dict[tuple[str, int], tuple[float, float | None]]] = {}
     path = folder / records
-    if not path.is_file():
+    if not path.is_file() and not sweep:
         raise InputError(
             f"{path} is missing, and claims are made of records alone; restore it, or run its study"
         )
@@ -152,7 +165,14 @@ def read_setting(folder: Path, title: str, records: str, split: str) -> Setting:
             balanced = r.get("acc_balanced")
             values = 100 * r["acc"], None if balanced is None else 100 * balanced
             rows.setdefault((r["row"], r["tta"] or "none"), {})[r["data_sha256"], r["seed"]] = values
-    return Setting(title, records, split, rows)
+    return Setting(title, records, split, rows, sweep)
+
+
+def pair_of(
+    higher: str, lower: str, tta: str = "none", lower_tta: str | None = None
+) -> tuple[tuple[str, str], tuple[str, str]]:
+    """The rows and adaptations that a test compares."""
+    return (higher, tta), (lower, tta if lower_tta is None else lower_tta)
 
 
 def read_test(
@@ -169,7 +189,7 @@ def read_test(
     Raises:
         InputError: if they have none in common.
     """
-    one, other = (higher, tta), (lower, tta if lower_tta is None else lower_tta)
+    one, other = pair_of(higher, lower, tta, lower_tta)
     a, b = (settings[where].series(*of) for of in (one, other))
     common = sorted(a.keys() & b.keys())
     if not common:

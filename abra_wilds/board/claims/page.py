@@ -11,8 +11,10 @@ from abra_wilds.results.significance import Paired
 HEAD = """# What is true
 
 The paper's claims (Tong et al. 2026, arXiv 2603.05622), each with an experiment that could refute it. The
-command `abra-wilds claims` makes this page of records alone. No record is of real RxRx1 images: whoever has
-them runs the sweeps `table_2` to `table_5`, and `abra-wilds tables` tests the same rows.
+command `abra-wilds claims` makes this page of records alone. Whoever runs a sweep with `--records` adds to
+them: `claims_sim` and `claims_no_batch_effect` simulate their screens, `claims_mitocheck` needs MitoCheck's
+table. No record is of real RxRx1 images: whoever has them runs the sweeps `table_2` to `table_5`, and
+`abra-wilds tables` tests the same rows.
 
 A test compares two rows, paired by data and seed. It gives the mean of the differences in points of accuracy
 with its 95 % interval, the number of pairs n, and p of the two-sided paired t-test, adjusted by Holm over all
@@ -37,15 +39,24 @@ def summary(settings: Mapping[str, Setting], claims: Sequence[Claim]) -> list[li
     for claim in claims:
         for where in dict.fromkeys(t.where for t in claim.tests):
             rows.append([claim.text, settings[where].title, claim.outcome(where)])
-        if not claim.tests:
+        rows += [[claim.text, settings[where].title, f"{OPEN}: not recorded"] for where in claim.unrecorded]
+        if claim.open:
             rows.append([claim.text, "-", f"{OPEN}: {claim.open}"])
     return rows
 
 
 def evidence(settings: Mapping[str, Setting], claim: Claim) -> str:
     """The tests of a claim as a table, or why there is none."""
-    if not claim.tests:
-        return f"{OPEN.capitalize()}: {claim.open}."
+    parts = [tested(settings, claim)] if claim.tests else []
+    sweeps = dict.fromkeys(settings[where].sweep for where in claim.unrecorded)
+    named = f"sweep{'s' if len(sweeps) > 1 else ''} {' and '.join(sweeps)}"
+    parts += [f"Nothing of it is recorded of the {named}."] if sweeps else []
+    parts += [f"{OPEN.capitalize()}: {claim.open}."] if claim.open else []
+    return "\n\n".join(parts)
+
+
+def tested(settings: Mapping[str, Setting], claim: Claim) -> str:
+    """The tests of a claim as a table."""
     cells = [["on", "ahead by the claim", "of", "difference", "balanced", "n", "p (Holm)", "outcome"]]
     cells += [cells_of(settings, test) for test in claim.tests]
     files = ", ".join(sorted({f"`leaderboard/records/{settings[t.where].records}`" for t in claim.tests}))

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.dataset
 
 from abra_wilds.analysis.qc.judge import LIMITS
-from abra_wilds.data.datasets.quality import FLAG, well_name
+from abra_wilds.data.datasets.quality import FLAG, OF_PLATE, well_name
 from abra_wilds.data.screens.columns import JOINT
 from abra_wilds.errors import InputError
 
@@ -186,8 +186,8 @@ def plates_against(
         if own is not None and not own.trusted:
             said.append(own.reason)
         if plate in flags:
-            of_plate = {r for text in flags[plate] for r in text.split("; ") if r.startswith("plate: ")}
-            said += sorted(reason.removeprefix("plate: ") for reason in of_plate)
+            of_plate = {r for text in flags[plate] for r in text.split("; ") if r.startswith(OF_PLATE)}
+            said += sorted(reason.removeprefix(OF_PLATE) for reason in of_plate)
             n, bad = len(flags[plate]), int((flags[plate] != "").sum())
             if not of_plate and bad > LIMITS.plate * n:
                 said.append(f"{bad} of {n} sites flagged")

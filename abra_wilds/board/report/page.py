@@ -49,7 +49,7 @@ def report(
 
     Args:
         runs: on one data set.
-        root: --root_dir of the data, or None to leave out what needs it.
+        root: --root_dir of the data, the table or folder of a screen, or None to leave out what needs it.
         figures: a folder of figures.py, or None.
         split_settings: show several settings of a method as rows of their own.
 
@@ -95,17 +95,17 @@ def render(template: str, **values: Any) -> str:
 
 
 def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
-    """What needs metadata.csv: accuracies by experiment, plate and well, and confusions.
+    """What needs the data's rows: accuracies by experiment, plate and well, and confusions.
 
     Raises:
         InputError: if it is not the data of the runs.
     """
     best, split = headline(groups)
     first = best.entries[0]
-    screen = read_screen(root, first.record.dataset, first.settings["split_scheme"])
+    screen = read_screen(root, first.record.dataset, first.run.values)
     splits = dict.fromkeys([split, *(s for g in groups for s in g.splits)])
     rows = all_scored(best, split, screen)
-    maps, caption = plates(rows)
+    maps, caption = plates(rows, screen.least)
     return {
         "split": split_name(split),
         "label": best.label,

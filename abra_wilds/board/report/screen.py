@@ -5,16 +5,17 @@ Predictions carry no ids: their order is that of the split's rows in metadata.cs
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from abra_wilds.board.report.maps import plate_map
+from abra_wilds.board.report.maps import Format, format_of, plate_map
 from abra_wilds.board.report.parts import Group
+from abra_wilds.config.run import COMMON
 from abra_wilds.config.screen import DATASET as SCREEN
 from abra_wilds.data.datasets.layouts import find_folder
 from abra_wilds.data.datasets.metadata import class_texts, read_metadata
@@ -23,8 +24,7 @@ from abra_wilds.errors import InputError
 from abra_wilds.results.files import read_predictions, sha256
 from abra_wilds.results.runs import SPLIT_NAMES, Entry
 
-WELL_NAME = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
-FORMAT = (16, 24)
+LEAST_FORMAT = (16, 24)  # of RxRx1, however few of its wells are there
 SHADES = 5
 MOST_PLATES = 16
 MOST_PAIRS = 15
@@ -35,14 +35,16 @@ class SplitRows:
     """The rows of a data set.
 
     Attributes:
-        path: of its metadata.csv.
+        path: of its metadata.csv, or of a screen.
         rows: in its order, with a column split.
         names: class id -> name, empty where the table has none.
+        least: rows and columns that its plates have at least.
     """
 
     path: Path
     rows: pd.DataFrame
     names: dict[int, str]
+    least: Format = LEAST_FORMAT
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,20 @@ class PlateMap:
     svg: str
 
 
-def read_screen(root: Path, dataset: str, scheme: str) -> SplitRows:
-    """The rows of a data set, from its metadata.csv alone.
+def read_screen(root: Path, dataset: str, values: Mapping[str, Any]) -> SplitRows:
+    """The rows of a data set, from its metadata.csv or its table alone.
 
     Args:
-        root: as --root_dir of the runs.
-        dataset: "rxrx1" or "rxrx1_6ch".
-        scheme: its --split_scheme.
+        root: as --root_dir of the runs, or as their --screen.
+        dataset: "rxrx1", "rxrx1_6ch" or "screen".
+        values: flag name -> value of a run.
 
     Raises:
-        InputError: if there is no metadata.csv, it is wrong, or the splits are others.
+        InputError: if there is no metadata.csv or screen, it is wrong, or the splits are others.
     """
     if dataset == SCREEN:
-        raise InputError("maps of plates are not made for --screen; leave --root_dir out")
+        return read_own(root, values)
+    scheme = values["split_scheme"]
     path = (root / "rxrx1_v1.0" if dataset == "rxrx1" else find_folder(root)) / "metadata.csv"
     if not path.is_file():
         raise InputError(f"{path} does not exist; give --root_dir that holds the data of the runs")
@@ -85,6 +88,30 @@ def read_screen(root: Path, dataset: str, scheme: str) -> SplitRows:
     else:
         raise InputError(f"maps of plates are not made for --split_scheme {scheme}; leave --root_dir out")
     return SplitRows(path, rows.assign(split=split), class_texts(path))
+
+
+def read_own(path: Path, values: Mapping[str, Any]) -> SplitRows:
+    """The rows of a screen by the settings of a run; its images need not be there.
+
+    Args:
+        path: of its table or folder.
+        values: flag name -> value of the run.
+
+    Raises:
+        InputError: for whatever of it cannot be used.
+    """
+    # The only kind of data whose rows need torch.
+    from abra_wilds.data.datasets.quality import well_name
+    from abra_wilds.data.screens.screen import Screen
+
+    dataset = Screen.open(replace(COMMON.section("screen", values), screen=str(path))).dataset()
+    codes = dict(zip(dataset.metadata_fields, dataset.metadata_array.numpy().T, strict=True))
+    texts = {name: np.array(known, dtype=object)[codes[name]] for name, known in dataset.metadata_map.items()}
+    rows = pd.DataFrame({**texts, "sirna_id": codes["y"]})
+    rows["well"] = rows["well"].map(well_name)
+    numbers = {number: name for name, number in dataset.split_dict.items()}
+    split = pd.Series(dataset.split_array).map(numbers)
+    return SplitRows(path, rows.assign(split=split), dict(enumerate(dataset.class_names)), (0, 0))
 
 
 def scored(entry: Entry, screen: SplitRows) -> pd.DataFrame:
@@ -124,8 +151,13 @@ def by_experiment(
 
 
 def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: accuracy of each plate in percent."""
-    shares = rows.groupby(["experiment", "plate"])["right"].mean().unstack()
+    """Header and rows: accuracy of each plate in percent; plates that experiments number are columns."""
+    means = rows.groupby(["experiment", "plate"])["right"].mean()
+    if not means.index.get_level_values("plate").duplicated().any():
+        return ["Bio-batch", "Plate", "Accuracy"], [
+            [f"{e}", f"{p}", f"{100 * v:.1f}"] for (e, p), v in means.items()
+        ]
+    shares = means.unstack()
     header = ["Experiment", *(f"Plate {plate}" for plate in shares.columns)]
     return header, [
         [str(name), *("-" if np.isnan(v) else f"{100 * v:.1f}" for v in values)]
@@ -133,10 +165,12 @@ def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
+def plates(rows: pd.DataFrame, least: Format = LEAST_FORMAT) -> tuple[list[PlateMap], str]:
     """Maps of all plates, or where there are many, of the worst of each experiment, and which these are."""
-    if not rows["well"].map(lambda well: bool(WELL_NAME.fullmatch(well))).all():
-        return [], "Wells are not named A01 to P24, so there are no maps."
+    form = format_of(rows["well"].unique())
+    if form is None:
+        return [], "Wells are not named A01 to AF48, so there are no maps."
+    form = max(form, least)
     shares = rows.groupby(["experiment", "plate"])["right"].mean()
     chosen, caption = shares, f"All {len(shares)} plates."
     if len(shares) > MOST_PLATES:
@@ -146,17 +180,18 @@ def plates(rows: pd.DataFrame) -> tuple[list[PlateMap], str]:
         others = len(shares) - len(chosen)
         caption = f"The worst plate of each experiment{few}; the other {others} plates are in the table."
     by_plate = dict(iter(rows.groupby(["experiment", "plate"])))
-    return [plate(f"{e} plate {p}", by_plate[e, p]) for e, p in chosen.index], caption
+    named = {(e, p): f"{e} plate {p}" if e != p else f"{p}" for e, p in chosen.index}
+    return [plate(name, by_plate[key], form) for key, name in named.items()], caption
 
 
-def plate(name: str, rows: pd.DataFrame) -> PlateMap:
-    """A map of rows A-P and columns 1-24, whose wells have one of SHADES shades."""
+def plate(name: str, rows: pd.DataFrame, form: Format) -> PlateMap:
+    """A map whose wells have one of SHADES shades."""
     wells = rows.groupby("well")["right"].mean()
     shades = {str(well): f"w{min(int(share * SHADES), SHADES - 1)}" for well, share in wells.items()}
     share = 100 * float(rows["right"].mean())
     never = int((wells == 0).sum())
     alt = f"{name}: {share:.1f} % of images right; {len(wells)} wells, {never} of them never right."
-    return PlateMap(name, share, plate_map(alt, FORMAT, shades))
+    return PlateMap(name, share, plate_map(alt, form, shades))
 
 
 def confusions(rows: pd.DataFrame, names: dict[int, str]) -> list[list[str]]:

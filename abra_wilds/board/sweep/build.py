@@ -14,14 +14,17 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from abra_wilds.board.sweep.collect import collect
 from abra_wilds.board.sweep.launch import ELSEWHERE, Failed, Launcher, Programs
-from abra_wilds.board.sweep.plan import Planned, plan, unequal
+from abra_wilds.board.sweep.plan import Planned, places, plan, unequal
 from abra_wilds.board.sweep.slurm import FOLDER, read_parameters, slurm_executor, submit
 from abra_wilds.board.sweep.spec import Spec, read_spec, spec_path
 from abra_wilds.board.sweep.state import FINISHED, RunState, locked
 from abra_wilds.board.terms import terms_in_words
 from abra_wilds.errors import InputError
+from abra_wilds.simulate import ensure, preset
 
+SCREEN = "screen"  # below --out, where a sweep simulates its own
 # Processes that were killed hold their locks until the system has taken them down.
 PATIENCE = 10.0  # seconds
 FAILED = "failed"
@@ -34,8 +37,9 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
         InputError: before anything is started, for whatever cannot be used or would be mixed.
     """
     spec = read_spec(spec_path(args.spec))
-    root_dir = None if args.root_dir is None else str(args.root_dir)
-    planned = plan(spec, args.out, root_dir, args.only, args.seeds)
+    root_dir = args.root_dir or (args.out / SCREEN if spec.simulate else None)
+    where = (None if root_dir is None else str(root_dir), None if args.screen is None else str(args.screen))
+    planned = plan(spec, args.out, where[0], args.only, args.seeds, where[1])
     slots = device_slots(args.devices, spec.gpus_per_run, args.jobs)
     states = [RunState(run) for run in planned]
     todo = [state for state in states if state.stage != FINISHED or state.to_adapt]
@@ -43,7 +47,7 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
     for state in todo:
         to_come = [state.stage, *(f"tta_{a.name}" for a in state.to_adapt)]
         print(f"  {state.run.name}: {', then '.join(to_come)}", flush=True)
-    for line in differences(spec):
+    for line in differences(spec, places(*where)):
         print(f"  {line}", flush=True)
     launcher = Launcher(programs, spec.gpus_per_run, len(slots))
     if args.dry_run:
@@ -51,15 +55,21 @@ def sweep(args: argparse.Namespace, programs: Programs) -> int:
             for command in launcher.commands(state, slots[0]):
                 print(shlex.join(command))
         return 0
+    if spec.simulate and root_dir is not None:
+        settings = dict(spec.simulate)
+        ensure(root_dir, preset(settings.pop("preset", "mini"), **settings), workers=len(slots))
     runs = [state.run for state in todo]
     if args.slurm is not None:
         return on_slurm(runs, args, spec.gpus_per_run, programs)
-    return run_all(runs, launcher, slots)
+    code = run_all(runs, launcher, slots)
+    if args.records is not None:
+        print(collect(planned, args.records), flush=True)
+    return code
 
 
-def differences(spec: Spec) -> list[str]:
+def differences(spec: Spec, where: Sequence[str] = ()) -> list[str]:
     """A line for each row that differs from the reference in terms that the spec gives no reason for."""
-    found = unequal(spec)
+    found = unequal(spec, where)
     shared = {row.label: [name for name in found[row.label] if name not in row.differs] for row in spec.rows}
     return [
         f"note: {label} differs from {spec.reference} in {terms_in_words(names)}; "
@@ -182,5 +192,6 @@ def job_command(run: Planned, args: argparse.Namespace, programs: Programs) -> l
     """The sweep of one run, as a command for another machine that sees the same files."""
     command = [*programs.sweep, str(spec_path(args.spec).resolve()), "--out", str(args.out.resolve())]
     command += ["--only", run.label, "--seeds", str(run.config.train.seed)]
-    command += ["--root_dir", os.path.abspath(args.root_dir)] if args.root_dir else []
+    given = {"--root_dir": args.root_dir, "--screen": args.screen}
+    command += [w for flag, at in given.items() if at for w in (flag, os.path.abspath(at))]
     return [*command, *(["--devices", "cpu"] if args.devices == ["cpu"] else [])]

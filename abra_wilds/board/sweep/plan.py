@@ -60,12 +60,16 @@ class Planned:
         config: what the main command makes of `words`, on as many processes as the sweep says.
         words: the main command's arguments, but for the device.
         adaptations: to be predicted with its model.
+        fold: which part of the data it runs on, such as "fold1"; empty without such parts.
+        rule: of the sweep, whose predictions count: "best" or "last".
     """
 
     label: str
     config: RunConfig
     words: tuple[str, ...]
     adaptations: tuple[Adaptation, ...]
+    fold: str = ""
+    rule: str = "best"
 
     @property
     def folder(self) -> Path:
@@ -75,7 +79,7 @@ class Planned:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.label} seed {self.config.train.seed}"
+        return f"{self.label} {self.fold and f'{self.fold} '}seed {self.config.train.seed}"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -86,7 +90,7 @@ class Planned:
     @property
     def checkpoint(self) -> str:
         """Whose predictions count: the best epoch's, or without val the last's."""
-        return "best" if "val" in self.splits else "last"
+        return self.rule if "val" in self.splits else "last"
 
     @property
     def model(self) -> Path:
@@ -116,15 +120,17 @@ def plan(
     root_dir: str | None = None,
     only: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    screen: str | None = None,
 ) -> list[Planned]:
     """The runs of a sweep, seed after seed, so that every row has its first seed early.
 
     Args:
         spec: the sweep.
-        out: below which ROW/seedS are the run folders.
+        out: below which ROW/seedS are the run folders, or ROW/foldK/seedS.
         root_dir: of the data; None leaves it to the main command.
         only: labels of the rows to take; None for all.
         seeds: to take; None for all.
+        screen: the table or folder of the data of a sweep over a screen.
 
     Raises:
         InputError: for a row that is no configuration, or a label or seed that is not there.
@@ -134,13 +140,26 @@ def plan(
         for value in given or ():
             if value not in known:
                 raise InputError(f"--{flag} got {value!r}; {spec.name} has {', '.join(map(str, known))}")
-    where = () if root_dir is None else ("--root_dir", root_dir)
-    resolved = [(row, resolve_row(row, spec, where)) for row in spec.rows if row.label in (only or labels)]
-    return [
-        seeded(row, config, seed, out / row.folder / f"seed{seed}", where)
-        for seed in (seeds or spec.seeds)
-        for row, config in resolved
+    where = places(root_dir, screen)
+    resolved = [
+        (row, resolve_row(row, spec, (*fold, *where)), name, (*fold, *where))
+        for row in spec.rows
+        if row.label in (only or labels)
+        for name, fold in zip(spec.fold_names, spec.folds, strict=True)
     ]
+    return [
+        seeded(
+            row, config, seed, out / row.folder / name / f"seed{seed}", words, fold=name, rule=spec.checkpoint
+        )
+        for seed in (seeds or spec.seeds)
+        for row, config, name, words in resolved
+    ]
+
+
+def places(root_dir: str | None, screen: str | None = None) -> tuple[str, ...]:
+    """Where the data are, as words of a command line."""
+    given = {"--root_dir": root_dir, "--screen": screen}
+    return tuple(word for flag, value in given.items() if value is not None for word in (flag, value))
 
 
 def resolve_row(row: SweepRow, spec: Spec, where: Sequence[str] = ()) -> RunConfig:
@@ -163,14 +182,24 @@ def resolve_row(row: SweepRow, spec: Spec, where: Sequence[str] = ()) -> RunConf
     return replace(config, world=spec.gpus_per_run)
 
 
-def seeded(row: SweepRow, config: RunConfig, seed: int, folder: Path, where: Sequence[str]) -> Planned:
+def seeded(
+    row: SweepRow, config: RunConfig, seed: int, folder: Path, where: Sequence[str], **more: str
+) -> Planned:
     """A row's run of one seed.
+
+    Args:
+        row: of the sweep.
+        config: of the row.
+        seed: of the run.
+        folder: of the run.
+        where: its words that say where and which the data are.
+        more: fold and rule of the run.
 
     Raises:
         InputError: naming the row, for an adaptation that is none or occurs twice.
     """
     config = replace(config, train=replace(config.train, seed=seed, log_dir=str(folder)))
-    run = Planned(row.label, config, (), ())
+    run = Planned(row.label, config, (), (), **more)
     picks = run.checkpoint == "best" and picks_epochs(config)
     adaptations, also = [], []
     for flags in row.tta:
@@ -195,13 +224,15 @@ def picks_epochs(config: RunConfig) -> bool:
     return get_method(config.algorithm).head_phase is Method.head_phase
 
 
-def unequal(spec: Spec) -> dict[str, dict[str, tuple[Any, Any]]]:
+def unequal(spec: Spec, where: Sequence[str] = ()) -> dict[str, dict[str, tuple[Any, Any]]]:
     """The terms in which each row differs from the spec's reference: row -> term -> (its, the reference's).
+
+    Folds differ in their data alone, so that the first one speaks for all.
 
     Rows that the spec adapts after training, or that adapt by themselves, are compared like the others: what
     picks their epoch is their own accuracy on val, or they have the last epoch.
     """
-    configs = {row.label: resolve_row(row, spec) for row in spec.rows}
+    configs = {row.label: resolve_row(row, spec, (*spec.folds[0], *where)) for row in spec.rows}
     terms = {label: terms_of(jsonable(c.values()), epoch="") for label, c in configs.items()}
     reference = terms[spec.reference]
     found = {}

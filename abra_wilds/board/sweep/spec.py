@@ -15,7 +15,11 @@ from abra_wilds.errors import InputError
 from abra_wilds.results.files import named_yaml
 
 SPECS = Path(__file__).parents[1] / "specs"
-SPEC_KEYS = ("name", "seeds", "settings", "gpus_per_run", "reference", "differs", "rows")
+SPEC_KEYS = (
+    *("name", "seeds", "simulate", "folds", "checkpoint", "settings"),
+    *("gpus_per_run", "reference", "differs", "rows"),
+)
+CHECKPOINTS = ("best", "last")  # best: by val where there is one, else last too
 ROW_KEYS = ("label", "algorithm", "config", "settings", "tta", "differs")
 SPEC_TEXTS = ("name", "label", "reference", "same_as", "algorithm", "config")
 # Flags whose values the sweep decides.
@@ -54,6 +58,11 @@ class Spec:
         rows: in the file's order.
         gpus_per_run: processes of each run, one a device.
         reference: label of the row that the others are compared with.
+        folds: words of the command line of each part of the data that every row is run on; one of no words
+            without such parts.
+        simulate: the screen that it runs on, as `abra_wilds.simulate.preset` takes it; None for data that are
+            there.
+        checkpoint: one of CHECKPOINTS, whose predictions count.
     """
 
     name: str
@@ -61,6 +70,15 @@ class Spec:
     rows: tuple[SweepRow, ...]
     gpus_per_run: int
     reference: str
+    folds: tuple[tuple[str, ...], ...] = ((),)
+    simulate: Mapping[str, Any] | None = None
+    checkpoint: str = "best"
+
+    @property
+    def fold_names(self) -> list[str]:
+        """Of each fold the folder below the row's, "" where there is one alone."""
+        n = len(self.folds)
+        return [""] if n == 1 else [f"fold{k}" for k in range(1, n + 1)]
 
 
 def spec_path(name: str | Path) -> Path:
@@ -75,20 +93,10 @@ def spec_path(name: str | Path) -> Path:
 def read_spec(path: Path) -> Spec:
     """A sweep's file.
 
-    With `same_as: FILE` it has the seeds and rows of another file beside it.
-
     Raises:
         InputError: for whatever in it cannot be used.
     """
-    content = read_settings(path, "SPEC", SPEC_TEXTS)
-    if "same_as" in content:
-        only_keys(content, ("name", "same_as"), f"{path} with same_as")
-        other = path.parent / str(content["same_as"])
-        if "same_as" in read_settings(other, "SPEC", SPEC_TEXTS):
-            raise InputError(
-                f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
-            )
-        return replace(read_spec(other), name=str(content.get("name", path.stem)))
+    content = read_content(path)
     only_keys(content, SPEC_KEYS, str(path))
     seeds, rows, k = content.get("seeds"), content.get("rows"), content.get("gpus_per_run", 1)
     if not isinstance(seeds, list) or not seeds or not all(type(s) is int and s >= 0 for s in seeds):
@@ -106,7 +114,55 @@ def read_spec(path: Path) -> Spec:
         raise InputError(f"reference of {path} is {reference!r}, which is no label of its rows; name one")
     all_differ = as_differences(content.get("differs"), f"differs of {path}")
     read = tuple(replace(row, differs={**all_differ, **row.differs}) for row in read)
-    return Spec(str(content.get("name", path.stem)), tuple(seeds), read, k, reference)
+    folds = read_folds(content, path)
+    name, checkpoint = str(content.get("name", path.stem)), content.get("checkpoint", "best")
+    if checkpoint not in CHECKPOINTS:
+        raise InputError(f"checkpoint of {path} must be {' or '.join(CHECKPOINTS)}; got {checkpoint!r}")
+    return Spec(name, tuple(seeds), read, k, reference, folds, as_screen(content, path), checkpoint)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """The keys of a sweep's file.
+
+    With `same_as: FILE` it has those of another file beside it too, but for its own keys and settings, and
+    but for the rows whose labels are in `without`.
+
+    Raises:
+        InputError: if it is no file of settings, or names one that is like another itself.
+    """
+    content = read_settings(path, "SPEC", SPEC_TEXTS)
+    if "same_as" not in content:
+        return content
+    other, without = path.parent / str(content.pop("same_as")), content.pop("without", None) or ()
+    beside = read_settings(other, "SPEC", SPEC_TEXTS)
+    if "same_as" in beside:
+        raise InputError(
+            f"same_as of {path} names {other.name}, which has same_as itself; name what that names"
+        )
+    rows = [row for row in beside.get("rows") or () if dict(row).get("label") not in without]
+    settings = [as_mapping(of.get("settings"), f"settings of {path}") for of in (beside, content)]
+    return {**beside, "rows": rows, **content, "settings": {**settings[0], **settings[1]}}
+
+
+def read_folds(content: Mapping[str, Any], path: Path) -> tuple[tuple[str, ...], ...]:
+    """The words of each part of the data.
+
+    Raises:
+        InputError: unless they are a list of settings.
+    """
+    folds = content.get("folds", [{}])
+    if not isinstance(folds, list) or not folds:
+        raise InputError(
+            f"folds of {path} must be a list of settings such as [{{split: [fold=1/2]}}]; got {folds!r}"
+        )
+    where = f"a fold of {path}"
+    return tuple(tuple(as_words(as_mapping(fold, where), where)) for fold in folds)
+
+
+def as_screen(content: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
+    """What a sweep simulates, or None."""
+    found = as_mapping(content.get("simulate"), f"simulate of {path}")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()} or None
 
 
 def read_row(row: Any, shared: Mapping[str, Any], path: Path) -> SweepRow:

@@ -3,8 +3,8 @@
     python leaderboard/report.py logs --out report.html --root_dir data
 
 RUNS is a folder of run folders, or one of them. Tables and curves come from records and logs; accuracies by
-experiment, plate and well, and confusions also need metadata.csv in --root_dir, and no image. What figures.py
-wrote is taken in. Needs no torch.
+experiment, plate and well, and confusions also need --root_dir: the folder with metadata.csv, or a screen's
+table or folder, and no image. What figures.py wrote is taken in. Needs no torch, but to read a screen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=path, metavar="FILE", required=True, help="the page, such as report.html"
     )
     parser.add_argument(
-        "--root_dir", type=path, metavar="ROOT", help="folder of the data, for its metadata.csv"
+        "--root_dir",
+        type=path,
+        metavar="ROOT",
+        help="folder of the data, for its metadata.csv; of a screen its table or folder",
     )
     parser.add_argument(
         "--figures", type=path, metavar="FOLDER", help="of figures.py; unset: RUNS/../figures"

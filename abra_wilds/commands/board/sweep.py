@@ -5,7 +5,8 @@
 Every run is a process of the main command in RUNS/ROW/seedS, with its output in RUNS/ROW/seedS.log; after it
 come its adaptations by `abra-wilds predict`. The same command goes on where it stopped: finished runs are
 known by the digest of their configuration and are left alone, those that broke off go on after their last
-complete epoch. Sweeps that are started side by side share the work.
+complete epoch. Sweeps that are started side by side share the work. A sweep that names a simulated screen
+makes it first, in RUNS/screen unless --root_dir says where.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--root_dir", type=path, metavar="ROOT", help="of the data; unset: as in the main command"
     )
+    parser.add_argument(
+        "--screen",
+        type=path,
+        metavar="TABLE",
+        help="table or folder of the images, for a sweep over a screen",
+    )
     parser.add_argument("--only", nargs="+", metavar="ROW", help="labels of the rows to do; unset: all")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="S", help="seeds to do; unset: all")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side; unset: as devices allow")
@@ -38,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="KEY=VALUE",
         help="submit a job for each run, by sbatch's names: time=MINUTES partition=... cpus_per_task=...",
+    )
+    parser.add_argument(
+        "--records", type=path, metavar="FILE", help="also write the records of what is finished, as .jsonl"
     )
     parser.add_argument("--dry_run", action="store_true", help="show what is left and its commands, and stop")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,22 +29,41 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `abra-wilds screen init`; 1 if nothing was written."""
     screen = Screen.open(args.screen, **screen_flags(args))
     target = (screen_folder(args.screen) / FILE).absolute()
-    text = settings_text(beside(target.parent, proposed(screen)))
+    values = proposed(screen)
+    text = settings_text(beside(target.parent, values))
     sys.stdout.write("\n".join([*summary(screen), "", f"{target}:", "", text, ""]))
     if not (args.yes or confirmed(target)):
-        sys.stdout.write("nothing was written\n")
+        sys.stdout.write("nothing was written; --yes writes it without asking\n")
         return 1
     write_text(target, text)
-    sys.stdout.write(f"written; 'abra-wilds train --screen {args.screen} --algorithm ABRA' trains on it\n")
+    if "label_column" in values:
+        use = f"'abra-wilds train --screen {args.screen} --algorithm ABRA' trains on it"
+    else:
+        use = f"without a --label_column, 'abra-wilds predict MODEL --screen {args.screen}' predicts it"
+    sys.stdout.write(f"written; {use}\n")
     return 0
 
 
 def beside(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose paths below a folder are relative to it, so that both can be moved together."""
-    platemap = Path(values.get("platemap", "")).absolute()
-    if "platemap" in values and platemap.is_relative_to(folder):
-        return {**values, "platemap": platemap.relative_to(folder).as_posix()}
-    return values
+    """Settings whose paths are read from a folder: relative where they were, or where they lie below it.
+
+    So the folder can be moved, with what lies below or beside it.
+    """
+    found = dict(values)
+    if "platemap" in found:
+        found["platemap"] = seen_from(folder, found["platemap"])
+    if "image_root" in found:
+        pairs = [pair.partition("=") for pair in found["image_root"]]
+        found["image_root"] = [f"{old}={seen_from(folder, new)}" for old, _, new in pairs]
+    return found
+
+
+def seen_from(folder: Path, given: str) -> str:
+    """A path of this process as the file in the folder has it."""
+    path = Path(given).absolute()
+    if Path(given).is_absolute() and not path.is_relative_to(folder):
+        return given
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def confirmed(target: Path) -> bool:

@@ -30,6 +30,7 @@ from abra_wilds.data.datasets.metadata import check_discarded, class_texts, read
 from abra_wilds.data.datasets.plates import WILDS_FILE, look
 from abra_wilds.data.reading.images import Form, read_image
 from abra_wilds.data.reading.packed import chosen_pack
+from abra_wilds.results.files import sha256
 from abra_wilds.types import DataInfo, InputError
 
 if TYPE_CHECKING:
@@ -127,6 +128,28 @@ def is_simulated(dataset: WILDSDataset) -> bool:
     sites = getattr(dataset, "sites", None)
     tables = [] if sites is None else [sites.source.parent]
     return any((folder / MARKER).is_file() for folder in (Path(dataset.data_dir), *tables))
+
+
+def training_digest(dataset: WILDSDataset, qc: str | None) -> str:
+    """Hexadecimal sha256 of what a run trains on: `data_digest`, with the content of the table of --qc.
+
+    Args:
+        dataset: from `load_dataset`.
+        qc: path of a table that `flags_of` reads; None for none.
+
+    Raises:
+        InputError: if that cannot be read.
+    """
+    digest = data_digest(dataset)
+    if qc is None:
+        return digest
+    try:
+        return hashlib.sha256(f"{digest} {sha256(Path(qc))}".encode()).hexdigest()
+    except OSError as fault:
+        raise InputError(
+            f"--qc {qc} cannot be read ({fault.strerror}), and what it flags is part of what this run trains "
+            "on; restore it"
+        ) from None
 
 
 def data_digest(dataset: WILDSDataset) -> str:

@@ -1,16 +1,20 @@
-"""Flags of quality control: which sites a table of `abra-wilds qc` says not to trust, found by their names.
+"""Training images that are not as the data set has them: flagged by `abra-wilds qc`, or with shuffled labels.
+
+Flags are found by the names of sites.
 
 Letters: n sites.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from abra_wilds.data.datasets.catalogue import subset_of
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 SITE = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 FLAG = "Metadata_QC"
+OF_PLATE = "plate: "  # how a reason begins that all sites of a plate have
 _WELL_NAME = re.compile(r"([A-Za-z]{1,2})(\d{1,2})")
 
 
@@ -89,6 +94,18 @@ def flags_of(sites: pd.DataFrame, path: Path) -> NDArray[np.object_]:
     return np.asarray(flags.loc[wanted].to_numpy(), dtype=object)
 
 
+def set_apart(flags: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Which sites (n,) have a reason of their own, and so no part in what a model is adapted to.
+
+    What is wrong with a plate as a whole is what an adaptation is to remove.
+
+    >>> set_apart(np.array(["", "blurred", "plate: stain ER x2", "empty; plate: stain ER x2"], dtype=object))
+    array([False,  True, False,  True])
+    """
+    own = [bool(text) and not all(r.startswith(OF_PLATE) for r in text.split("; ")) for text in flags]
+    return np.array(own, dtype=bool)
+
+
 def _keys(table: pd.DataFrame) -> pd.MultiIndex:
     """Plate, well and site of each row, as they are compared."""
     plate, well, site = (table[name].astype(str) for name in SITE)
@@ -119,3 +136,16 @@ def flag_line(flags: NDArray[np.object_], path: str | Path) -> str:
     reasons = ", ".join(f"{reason} {n:,}" for reason, n in counts)
     n = sum(map(bool, flags))
     return f"{n:,} of {len(flags):,} training images are left out, as {path} flags them: {reasons or 'none'}"
+
+
+def with_shuffled_labels(subset: WILDSSubset, seed: int) -> tuple[WILDSSubset, str]:
+    """A split whose images have each other's labels, and a line that says so; metadata stay as they are.
+
+    Its data set is a copy, so that other splits keep their labels.
+    """
+    dataset, rows = copy.copy(subset.dataset), torch.as_tensor(subset.indices)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))
+    dataset._y_array = dataset.y_array.clone()
+    dataset._y_array[rows] = subset.y_array[order]
+    line = f"labels of all {len(rows):,} training images are permuted by --shuffle_labels {seed}"
+    return subset_of(dataset, subset.indices), line

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from torch import Tensor
 
@@ -126,6 +127,12 @@ def check_form(path: Path, form: Form, wanted: Form, first: str | Path) -> None:
             f"{path} has {form.bits} bits a pixel and {first} has {wanted.bits}; all images of a data set "
             "must have one depth, so restore or convert it"
         )
+
+
+def first_rows(dataset: WILDSDataset, parts: Sequence[NDArray[np.int64]]) -> list[int]:
+    """Rows whose images are read before anything starts: the first of each part, and of a screen's plates."""
+    rows = [int(part[0]) for part in parts]
+    return rows + (dataset.one_a_plate(np.concatenate(parts)) if hasattr(dataset, "one_a_plate") else [])
 
 
 def common_shape(dataset: WILDSDataset, rows: Sequence[int]) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ import_wilds()  # WILDS loads only after what it misses has been supplied, in a 
 from wilds.common.grouper import CombinatorialGrouper, Grouper  # noqa: E402
 from wilds.datasets.wilds_dataset import WILDSDataset  # noqa: E402
 
+MOST_PLATES = 64  # of which an image is read before anything starts
 FIELDS = ("cell_type", "experiment", "plate", "well", "site")
 
 
@@ -177,6 +178,12 @@ class ScreenDataset(ByCellLine):
         C = len(self.channels)
         what = f"channel {self.channels[k]}" if k < C else "an illumination function"
         return f"{what} in {self.sites.where(int(idx))}"
+
+    def one_a_plate(self, rows: Sequence[int] | NDArray[np.int64]) -> list[int]:
+        """The first of some rows on each plate, of MOST_PLATES at most, in their order."""
+        own = np.asarray(rows)
+        first = np.sort(np.unique(self._metadata_array[own, 2].numpy(), return_index=True)[1])
+        return [int(own[part[0]]) for part in np.array_split(first, min(len(first), MOST_PLATES))]
 
     def rows_named(self, stems: Sequence[str]) -> list[int]:
         """The row of each name in `_input_array`, or -1."""

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
+from abra_wilds.data.screens.harmony import read_index
 from abra_wilds.data.screens.sites import Sites
 from abra_wilds.errors import InputError
 
+PHENIX = "Opera Phenix"
 # Opera Phenix and Operetta, then ImageXpress, whose thumbnails do not match.
 PATTERNS = {
-    "Opera Phenix": r"r(?P<row>\d+)c(?P<col>\d+)f(?P<site>\d+)p(?P<plane>\d+)-ch(?P<channel>\d+)"
+    PHENIX: r"r(?P<row>\d+)c(?P<col>\d+)f(?P<site>\d+)p(?P<plane>\d+)-ch(?P<channel>\d+)"
     r"sk(?P<time>\d+)fk\d+fl\d+\.(?:tiff?|png)",
     "ImageXpress": r".+_(?P<well>[A-P]\d{2})(?:_s(?P<site>\d+))?_w(?P<channel>\d+)[0-9A-Fa-f-]*\.(?:tif|TIF)",
 }
@@ -33,7 +36,8 @@ def read_folder(folder: Path, pattern: str | None = None, plane: str | None = No
     """The sites of a folder of images, sorted by their columns.
 
     A group of the pattern becomes a column, `site` Metadata_Site; row and col make Metadata_Well. Without
-    a group plate, the folder of an image is its plate.
+    a group plate, the folder of an image is its plate. Beside images of an Opera Phenix or Operetta, an index
+    of Harmony names the plate and its channels, which then go by their number too.
 
     Args:
         folder: of the images, which may lie in folders below it.
@@ -53,16 +57,60 @@ def read_folder(folder: Path, pattern: str | None = None, plane: str | None = No
             f"{' or '.join(patterns)} gives; give the table, or --pattern with the groups plate, well, site "
             "and channel"
         )
-    columns, found = _gathered(folder, matches[name], plane)
-    channels = sorted({channel for own in found.values() for channel in own}, key=_natural)
+    places = dict.fromkeys(file.rpartition("/")[0] for file, _ in matches[name]) if name == PHENIX else ()
+    named, numbers, known = by_index(folder, places, matches[name])
+    columns, found = _gathered(folder, named, plane)
+    there = {channel: numbers.get(channel, channel) for own in found.values() for channel in own}
+    channels = sorted(there, key=lambda channel: _natural(there[channel]))
     keys = sorted(found, key=lambda key: [_natural(text) for text in key])
     rows = pd.DataFrame(keys, columns=columns, dtype=object)
     rows.index.name = "site"
     top = Path(os.path.abspath(folder)).as_posix()
     files_of = [[found[key].get(channel) for channel in channels] for key in keys]
     references = np.array([[f"{top}/{file}" if file else "" for file in own] for own in files_of])
-    sites = Sites(folder, rows, tuple(channels), references)
+    sites = Sites(folder, rows, tuple(channels), references, other_names=known)
     return sites if "plane" in patterns[name].groupindex else sites.of_plane(plane)
+
+
+def by_index(
+    folder: Path, places: Iterable[str], matches: Sequence[Match]
+) -> tuple[list[Match], dict[str, str], dict[str, str]]:
+    """The files with the names of channels and plates that indexes of Harmony beside them say.
+
+    Args:
+        folder: of the images.
+        places: folders below it that may have an index.
+        matches: of the pattern.
+
+    Returns:
+        The files; name of a channel -> its number on the first plate; number -> name where all plates agree.
+
+    Raises:
+        InputError: for an index that cannot be read, or where plates have other channels.
+    """
+    indexes = {place: found for place in places if (found := read_index(folder / place)) is not None}
+    if not indexes:
+        return list(matches), {}, {}
+    first, *others = indexes.values()
+    for other in others:
+        if set(other.channels.values()) != set(first.channels.values()):
+            raise InputError(
+                f"{first.path} names the channels {', '.join(first.channels.values())} and {other.path} "
+                f"{', '.join(other.channels.values())}; where they are the same, correct one of the files, "
+                "or name images by --pattern, which leaves both files unread"
+            )
+    times = Counter(found.plate for found in indexes.values())
+    named: list[Match] = []
+    for file, groups in matches:
+        more, index = dict(groups), indexes.get(file.rpartition("/")[0])
+        if index is not None:
+            if times[index.plate] == 1:  # a plate that was measured twice goes by its folders
+                more["plate"] = index.plate
+            more["channel"] = index.name_of(_plain(str(groups["channel"])))
+        named.append((file, more))
+    agreed = all(other.channels == first.channels for other in others)
+    numbers = {name: number for number, name in first.channels.items()}
+    return named, numbers, dict(first.channels) if agreed else {}
 
 
 def _compiled(pattern: str | None) -> dict[str, re.Pattern[str]]:

@@ -66,7 +66,8 @@ class Screen:
         config = screen if isinstance(screen, ScreenConfig) else screen_config(screen, flags)
         found = find_sites(config)
         own = config.own_channels
-        ignored = [name for name in found.channels if own and name not in own.values()]
+        read = [found.channel(name) for name in own.values()]
+        ignored = [name for name in found.channels if own and name not in read]
         notes = [f"channels of the screen that are not read: {', '.join(ignored)}"] if ignored else []
         sites = check_sites(found.picked(own))
         if config.platemap is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ class Sites:
         channels: (C) names.
         references: (n, C) absolute references, "" where a channel has none.
         illumination: (n, C) references of illumination functions, "" where there is none; None without any.
+        other_names: what else a channel may be called -> its name.
     """
 
     source: Path
@@ -42,6 +43,7 @@ class Sites:
     channels: tuple[str, ...]
     references: NDArray[np.str_]
     illumination: NDArray[np.str_] | None = None
+    other_names: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,6 +56,10 @@ class Sites:
         """The same with the source."""
         return f"{self.place(k)} of {self.source}"
 
+    def channel(self, name: str) -> str:
+        """The channel of this name, or of this other name; a stranger's as it is."""
+        return name if name in self.channels else self.other_names.get(name, name)
+
     def picked(self, own: Mapping[str, str]) -> Sites:
         """The sites with some of their channels, in this order and under other names.
 
@@ -65,13 +71,14 @@ class Sites:
         """
         if not own:
             return self
-        absent = [name for name in own.values() if name not in self.channels]
+        chosen = [self.channel(name) for name in own.values()]
+        absent = [name for name in chosen if name not in self.channels]
         if absent:
             raise InputError(
                 f"{self.source} has no channel {absent[0]}; it has {', '.join(self.channels)}, so name what "
                 "stands for it by --channels NAME=OWN"
             )
-        at = [self.channels.index(name) for name in own.values()]
+        at = [self.channels.index(name) for name in chosen]
         light = None if self.illumination is None else self.illumination[:, at]
         return replace(self, channels=tuple(own), references=self.references[:, at], illumination=light)
 

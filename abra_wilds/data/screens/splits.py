@@ -102,15 +102,8 @@ def drawn(division: Division, by: Texts, names: Names, kept: Texts | None, sites
     rng = np.random.default_rng(division.seed)
     order = rng.permutation(units.max() + 1)
     n = len(order)
-    if division.leave_one_out is not None:
-        alone = names.bio_batch == division.leave_one_out
-        if not alone.any():
-            raise InputError(
-                f"--split leave_one_out={division.leave_one_out} is no bio-batch of {sites.source}, which "
-                f"has {', '.join(sorted(set(names.bio_batch))[:20])}"
-            )
-        split[alone] = NUMBERS["test"]
-        order = order[~np.isin(order, units[alone])]
+    tested, order = _left_out(division, names, units, order, sites)
+    split[tested] = NUMBERS["test"]
     shares = dict(division.shares)
     for name in ("test", "val"):
         if name in shares:
@@ -128,6 +121,35 @@ def drawn(division: Division, by: Texts, names: Names, kept: Texts | None, sites
         inside = _in_distribution(groups[training], names.bio_batch[training], shares["id_test"], rng)
         split[np.isin(groups, inside) & training] = NUMBERS["id_test"]
     return split
+
+
+def _left_out(
+    division: Division, names: Names, units: NDArray[np.int64], order: NDArray[np.int64], sites: Sites
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Rows (n,) of the bio-batch or fold that tests, and the other units; none and all where a share tests.
+
+    Raises:
+        InputError: for an unknown bio-batch, or more folds than units.
+    """
+    tested, others = np.zeros(len(units), dtype=bool), order
+    if division.leave_one_out is not None:
+        tested = names.bio_batch == division.leave_one_out
+        if not tested.any():
+            raise InputError(
+                f"--split leave_one_out={division.leave_one_out} is no bio-batch of {sites.source}, which "
+                f"has {', '.join(sorted(set(names.bio_batch))[:20])}"
+            )
+        others = order[~np.isin(order, units[tested])]
+    if division.fold is not None:
+        k, parts = division.fold[0], np.array_split(order, division.fold[1])
+        if len(order) < len(parts):
+            raise InputError(
+                f"--split fold={k}/{len(parts)} asks for {len(parts)} parts of {sites.source}, of whose "
+                f"bio-batches {len(order)} can be distinguished; give at most {len(order)}"
+            )
+        # Who validates follows, so that it differs from fold to fold too.
+        tested, others = np.isin(units, parts[k - 1]), np.concatenate([*parts[k:], *parts[: k - 1]])
+    return tested, others
 
 
 def _in_distribution(

@@ -338,9 +338,10 @@ def check_same_run(folder: RunFolder, config: RunConfig, data_sha256: str | None
     saved = read_config(folder)
     known = {saved.get("data_sha256"), data_sha256} - {None}
     if len(known) > 1:
+        qc = config.data.qc
         raise InputError(
-            f"{folder.path} holds a run on other labels or metadata than --root_dir "
-            f"{config.data.root_dir} has now; give the data of that run, or another --log_dir"
+            f"{folder.path} holds a run on other labels or metadata than --root_dir {config.data.root_dir} "
+            f"{f'and --qc {qc} have' if qc else 'has'} now; give the data of that run, or another --log_dir"
         )
     if not saved or saved.get("digest") == config.digest():
         return

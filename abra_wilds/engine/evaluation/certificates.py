@@ -124,9 +124,9 @@ def certificate_of(
     """
     if components.calibration is None:
         raise ValueError("these components have no calibration")
-    plain, logits = torch.cat(found.plain).cpu(), torch.cat(found.logits).cpu()
+    plain, logits, before = (torch.cat(z).cpu() for z in (found.plain, found.logits, found.uncorrected))
     controls = known if bool((known >= 0).any()) else None
-    c = certify(components.calibration, logits, plain, wells, controls)
+    c = certify(components.calibration, logits, plain, wells, controls, uncorrected=before)
     decision = decide(plain, logits, found.mix, known, wells, components.calibration)
     return PlateCertificate(
         split,

@@ -20,7 +20,8 @@ from abra_wilds.config.datasets import TTA_GROUPS
 from abra_wilds.config.evaluation import EvalConfig
 from abra_wilds.config.run import RunConfig
 from abra_wilds.data.augment.transforms import augment
-from abra_wilds.data.datasets.catalogue import data_digest, make_grouper, split_subset
+from abra_wilds.data.datasets.catalogue import make_grouper, split_subset, training_digest
+from abra_wilds.data.datasets.quality import without_flagged
 from abra_wilds.data.reading.images import check_images
 from abra_wilds.data.reading.loaders import Loader
 from abra_wilds.data.samplers.batches import members_of
@@ -36,16 +37,17 @@ from abra_wilds.methods.base import Method
 from abra_wilds.results.files import atomic_write, sha256
 from abra_wilds.tta.adapters import Adapter, make_adapter
 from abra_wilds.tta.bn_state import hooked, image_moments, tracking_norms
-from abra_wilds.tta.certificate import Calibration, Labelled, calibrate
+from abra_wilds.tta.certificate import Labelled, calibrate
 from abra_wilds.tta.components import Components
 from abra_wilds.tta.diversity import diversity_errors
 from abra_wilds.tta.eb_bn import adapt, adapted, mix_of, posteriors, unadapted
+from abra_wilds.tta.evidence import Calibration
 from abra_wilds.tta.mix import Reliability, no_labels, reliability
 from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
 COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose kept components are
-FORM = 2  # of the files; others are measured again
+FORM = 3  # of the files; others are measured again
 MOST_KEPT = 2**30  # bytes of images that are kept in memory to be looked at again
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
@@ -96,7 +98,8 @@ def saved_components(
         InputError: if what is kept cannot be read, or images are missing.
     """
     path = components_path(checkpoint, config.eval.tta_group)
-    whose = (sha256(checkpoint), data_digest(data.dataset), config.eval.tta_controls, FORM)
+    trained_on = training_digest(data.dataset, config.data.qc)
+    whose = (sha256(checkpoint), trained_on, config.eval.tta_controls, FORM)
     of = dict(zip(COMPONENTS_OF, whose, strict=True))
     if path.exists() and not overwrite:
         state = read_checkpoint(path)
@@ -160,6 +163,8 @@ class Split:
         self.config, self.data, self.name = config, data, name
         dataset = data.dataset
         self.subset = data.subsets.get(name) or split_subset(dataset, name, config.data.frac)
+        if name == "train" and config.data.qc is not None:
+            self.subset = without_flagged(self.subset, Path(config.data.qc))[0]
         grouper = make_grouper(dataset, TTA_GROUPS[config.eval.tta_group])
         self.members = list(
             members_of(grouper.metadata_to_group(self.subset.metadata_array).numpy()).values()
@@ -275,4 +280,5 @@ def labelled(method: Method, components: Components, split: Split) -> Iterator[L
             y,
             None if split.wells is None else split.wells[rows],
             known >= 0 if bool((known >= 0).any()) and not bool((known >= 0).all()) else None,
+            found.uncorrected[0].cpu(),
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from abra_wilds.config.run import RunConfig
-from abra_wilds.data.datasets.catalogue import data_digest, is_simulated
+from abra_wilds.data.datasets.catalogue import data_digest, is_simulated, training_digest
 from abra_wilds.data.samplers.passes import PassSampler
 from abra_wilds.dist import is_main, on_rank_zero, started
 from abra_wilds.engine.artifacts.checkpoint import Progress, load_checkpoint, read_progress, save_checkpoint
@@ -64,7 +64,7 @@ def evaluate_saved(config: RunConfig) -> list[Record]:
         setup = open_evaluation(config)
         folder = on_rank_zero(lambda: open_folder(config))
         config = as_trained(folder, config)
-        check_same_run(folder, config, data_digest(setup.dataset))
+        check_same_run(folder, config, training_digest(setup.dataset, config.data.qc))
         # Without val no epoch is best, and the last one counts.
         chosen = "best" if "val" in setup.subsets else "last"
         label = chosen if e.eval_epoch is None else str(e.eval_epoch)

@@ -42,7 +42,7 @@ from abra_wilds.engine.evaluation.saved import changed, predict_saved
 from abra_wilds.errors import InputError
 from abra_wilds.results.files import write_text
 from abra_wilds.results.records import RESULTS, Record, read_records
-from abra_wilds.simulate import MARKER, preset, simulate
+from abra_wilds.simulate import ensure, preset
 from abra_wilds.terminal import Parser, exit_cleanly
 
 
@@ -196,7 +196,7 @@ def compare(args: argparse.Namespace) -> int:
     failures: list[str] = []
     if not args.table_only:
         labels = [label for label in table_rows() if not args.only or label in args.only]
-        make_screen(args)
+        ensure(args.folder / "screen", preset(args.screen), workers=args.jobs)
         failures = run_all(labels, args, path)
     rows = read_rows(path)
     if rows:
@@ -205,23 +205,6 @@ def compare(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
-
-
-def make_screen(args: argparse.Namespace) -> None:
-    """Simulate the screen unless it is there.
-
-    Raises:
-        InputError: if another one is.
-    """
-    screen = preset(args.screen)
-    marker = args.folder / "screen" / "rxrx1_v1.0" / MARKER
-    if not marker.exists():
-        simulate(args.folder / "screen", screen, workers=args.jobs, progress=True)
-    # Markers do not name a depth of 8 bits, which was the only one once.
-    there = {"depth": 8, **json.loads(marker.read_text(encoding="utf-8"))}
-    wanted = json.loads(json.dumps(asdict(screen)))
-    if {name: there.get(name) for name in wanted} != wanted:
-        raise InputError(f"{marker.parent} is another screen; give another folder")
 
 
 def parse() -> argparse.Namespace:

@@ -71,6 +71,12 @@ def picture(row: Mapping[str, str], k: int, c: int, seed: int) -> np.ndarray:
     return x.astype(np.uint16)
 
 
+def stain(folder: Path, plate: str) -> None:
+    """Make a plate of a screen a stain outlier: every image gets brighter to one side."""
+    for path in (folder / "images").glob(f"{plate}_*.tif"):
+        tifffile.imwrite(path, tifffile.imread(path) + 4 * np.arange(SIDE, dtype=np.uint16) ** 2)
+
+
 def standardised(folder: Path, rows: pd.DataFrame, order: Sequence[str] = STAINS) -> torch.Tensor:
     """The images (n, 5, H, W) in a model's order of channels, each standardised, all by NumPy."""
     out = []

@@ -10,6 +10,7 @@ import torch
 from abra_wilds.analysis.answers.tables import (
     agreement,
     calibrated,
+    counted_in_wells,
     nearest_classes,
     predicted_columns,
     well_log_probs,
@@ -32,11 +33,13 @@ def test_the_five_likeliest_names_stand_in_order_with_probabilities_and_entropy(
 
 def test_a_well_is_the_normalised_geometric_mean_of_its_sites():
     p = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]])
-    log_p, well, none = torch.from_numpy(p).log(), np.array([0, 1, 0]), np.zeros(3, dtype=bool)
+    log_p, well = torch.from_numpy(p).log(), np.array([0, 1, 0])
     joint = np.sqrt(p[0] * p[2])
-    np.testing.assert_allclose(well_log_probs(log_p, well, none).exp(), [joint / joint.sum(), p[1]])
-    flagged = np.array([True, True, False])  # the only site of a well counts all the same
-    np.testing.assert_allclose(well_log_probs(log_p, well, flagged).exp(), [p[2], p[1]])
+    for flags in (None, np.array(["", "", ""], dtype=object)):
+        found = well_log_probs(log_p, well, counted_in_wells(well, flags)).exp()
+        np.testing.assert_allclose(found, [joint / joint.sum(), p[1]])
+    flags = np.array(["dim ER", "blurred", ""], dtype=object)  # the only site of a well counts all the same
+    np.testing.assert_allclose(well_log_probs(log_p, well, counted_in_wells(well, flags)).exp(), [p[2], p[1]])
 
 
 def test_a_temperature_divides_the_logits_of_its_rows_alone():

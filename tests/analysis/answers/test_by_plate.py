@@ -63,6 +63,12 @@ def test_the_files_of_all_plates_are_the_tables_of_the_whole_screen(trained, scr
     one, other = (json.loads((out / "config.json").read_text())["scores"] for out in (whole, parts))
     assert one == other and one["sites"]["n"] == 28 and "accuracy" in said
     if tta == "eb_bn":  # the plate of four images has no certificate, and its columns the same types
+        for level in ("sites", "wells"):
+            assert (whole / f"{level}.csv").read_text() == (parts / f"{level}.csv").read_text()
+            rows = pd.read_csv(whole / f"{level}.csv", dtype=str, keep_default_na=False)
+            missing = rows.loc[rows["Metadata_Plate"] == "mS", "Bio_Batch_Accuracy"]
+            assert set(missing) == {""} and not (rows == "nan").any(axis=None)
+            assert pd.read_csv(whole / f"{level}.csv")["Bio_Batch_Accuracy"].isna().sum() == len(missing)
         assert (whole / "certificates.csv").read_text() == (parts / "certificates.csv").read_text()
         assert sorted(path.name for path in (parts / "certificates").iterdir()) == [
             "00000_n_P.parquet",

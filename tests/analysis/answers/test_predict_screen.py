@@ -10,10 +10,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 
 from abra_wilds import load_model
 from abra_wilds.__main__ import main
+from abra_wilds.analysis.answers import screens
 from abra_wilds.tta.adapters import make_adapter
 from tests import runs
 from tests.analysis.answers import made
@@ -139,22 +141,6 @@ def test_a_screen_with_labels_is_scored_by_site_and_well(trained, tmp_path, caps
     assert "wells with a label: 3" in capsys.readouterr().out
 
 
-def test_flagged_sites_are_marked_and_do_not_count_in_wells_that_have_others(trained, fresh, tmp_path):
-    folder, rows = fresh
-    reasons = [""] * 16
-    reasons[0], reasons[2], reasons[3] = "blurred", "empty", "empty"
-    sites = ["Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site"]
-    rows[sites].assign(Metadata_QC=reasons).to_csv(tmp_path / "qc.csv", index=False)
-    assert predict(trained / "model", folder, tmp_path / "plain") == 0
-    assert predict(trained / "model", folder, tmp_path / "out", "--qc", tmp_path / "qc.csv") == 0
-    (before, plain), (marked, wells) = tables(tmp_path / "plain"), tables(tmp_path / "out")
-    assert marked["Metadata_QC"].tolist() == reasons
-    assert wells["Flagged_Sites"].tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
-    assert wells["Predicted"][0] == before["Predicted"][1]
-    assert wells["Probability"][0] == pytest.approx(before["Probability"][1])
-    assert wells["Probability"][1:].tolist() == plain["Probability"][1:].tolist()
-
-
 def test_a_class_that_the_model_does_not_know_is_refused_with_its_row_and_column(trained, tmp_path, capsys):
     rows = made.rows_of(["newS"])
     rows.loc[3, "Metadata_Label"] = "colchicine"
@@ -215,6 +201,36 @@ def test_a_model_for_other_channels_is_refused_by_the_name_that_is_missing(train
     )
 
 
+def test_a_line_about_by_plate_where_many_plates_are_predicted_at_once(
+    trained, fresh, tmp_path, capsys, monkeypatch
+):
+    assert predict(trained / "model", fresh[0], tmp_path / "few") == 0
+    assert "--by_plate" not in capsys.readouterr().out
+    monkeypatch.setattr(screens, "MANY_PLATES", 2)
+    assert predict(trained / "model", fresh[0], tmp_path / "many") == 0
+    said = capsys.readouterr().out
+    assert "all 2 plates stays in memory" in said and "0.0 GB" in said and "--by_plate" in said
+    assert predict(trained / "model", fresh[0], tmp_path / "parts", "--by_plate") == 0
+    assert "stays in memory" not in capsys.readouterr().out
+
+
+def test_images_of_another_size_than_in_training_are_predicted_with_a_line(trained, tmp_path, capsys):
+    """They are predicted as they are; --image_size makes them alike."""
+    rows = made.rows_of(["newU"], labels=False)
+    made.write(tmp_path / "a", rows, seed=3)
+    for path in (tmp_path / "a" / "images").iterdir():
+        tifffile.imwrite(path, np.kron(tifffile.imread(path), np.ones((2, 2), dtype=np.uint16)))
+    assert predict(trained / "model", tmp_path / "a", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "images are 32 x 32 pixels, and those of training were 16 x 16" in said and "--image_size" in said
+    words = ["--image_size", made.SIDE]
+    assert predict(trained / "model", tmp_path / "a", tmp_path / "alike", *words) == 0
+    assert "those of training" not in capsys.readouterr().out
+    made.write(tmp_path / "b", rows, seed=3)
+    assert predict(trained / "model", tmp_path / "b", tmp_path / "own") == 0
+    pd.testing.assert_frame_equal(tables(tmp_path / "alike")[0], tables(tmp_path / "own")[0], rtol=1e-4)
+
+
 def test_nothing_is_overwritten_and_flags_of_screens_need_one(trained, fresh, tmp_path, capsys):
     out = tmp_path / "out"
     assert predict(trained / "model", fresh[0], out) == 0
@@ -229,8 +245,6 @@ def test_eight_bits_and_another_depth_give_what_their_own_pixels_give(trained, t
     rows = made.rows_of(["newT"], labels=False)
     made.write(tmp_path / "a", rows, seed=3)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    import tifffile
-
     for path in (tmp_path / "b" / "images").iterdir():
         tifffile.imwrite(path, tifffile.imread(path) * 8 + 7)
     for name in "ab":

@@ -126,7 +126,12 @@ def test_runs_and_adaptations_of_different_settings_are_refused(
 
 @pytest.mark.parametrize(
     ("flag", "value", "needed"),
-    [("dataset", "rxrx1_6ch", "rxrx1"), ("split_scheme", "mixed-to-test", "official"), ("frac", 0.5, "1.0")],
+    [
+        ("dataset", "rxrx1_6ch", "rxrx1"),
+        ("split_scheme", "mixed-to-test", "official"),
+        ("frac", 0.5, "1.0"),
+        ("shuffle_labels", 0, "labels as they are"),
+    ],
 )
 def test_other_data_are_no_leaderboard_entries(screen, tmp_path, refused_bundle, flag, value, needed):
     runs = make_runs(screen, tmp_path / "runs", **{flag: value})

@@ -10,9 +10,15 @@ import pytest
 from scipy.stats import t as student
 
 from abra_wilds.__main__ import main
-from abra_wilds.board.claims.evidence import OPEN, REFUTED, SUPPORTED, outcome_of, read_claims
+from abra_wilds.board.claims.evidence import OPEN, PAIR, REFUTED, SUPPORTED, outcome_of, pair_of, read_claims
+from abra_wilds.board.claims.evidence import SPEC as CLAIMS
+from abra_wilds.board.claims.page import page
+from abra_wilds.board.sweep.plan import plan
+from abra_wilds.board.sweep.spec import read_spec
+from abra_wilds.config.files import read_settings
 from abra_wilds.errors import InputError
 from abra_wilds.results.significance import paired_t
+from tests.board import boards
 from tests.runs import REPOSITORY
 
 SPEC = """
@@ -95,9 +101,50 @@ def test_claims_without_their_records_are_refused(folder, damage, words):
         read_claims(folder, folder / "claims.yaml")
 
 
+def test_records_of_a_sweep_are_taken_as_far_as_they_are_there(folder):
+    spec = SPEC.replace(
+        "split: test}", "split: test}\n  swept: {title: t, records: swept.jsonl, split: test, sweep: sw}"
+    )
+    spec = spec.replace("{where: small, higher: three", "{where: swept, higher: three").replace(
+        "verdict_by: [a part]", ""
+    )
+    (folder / "claims.yaml").write_text(spec)
+    settings, (claim, _) = read_claims(folder, folder / "claims.yaml")
+    assert [t.where for t in claim.tests] == ["small"] and claim.unrecorded == ("swept",)
+    text = page(settings, [claim], 1.0)
+    assert (
+        "| One is ahead of two. | t | cannot tell here: not recorded |" in text and "of the sweep sw." in text
+    )
+    lines = (folder / "small.jsonl").read_text().splitlines(keepends=True)
+    (folder / "swept.jsonl").write_text("".join(line for line in lines if '"three"' in line))
+    _, (claim, _) = read_claims(folder, folder / "claims.yaml")
+    assert claim.unrecorded == ("swept",), "the other row is not there yet"
+    (folder / "swept.jsonl").write_text("".join(lines))
+    _, (claim, _) = read_claims(folder, folder / "claims.yaml")
+    assert [t.where for t in claim.tests] == ["small", "swept"] and claim.unrecorded == ()
+    assert claim.tests[1].found.difference == pytest.approx(-1 / 3)
+
+
+def test_rows_that_claims_name_of_a_sweep_are_those_of_its_spec_with_its_adaptations(like_mitocheck):
+    content = read_settings(CLAIMS, "claims")
+    swept = {name: s["sweep"] for name, s in content["settings"].items() if "sweep" in s}
+    known = {}
+    for sweep in set(swept.values()):
+        planned = plan(read_spec(boards.SPECS[sweep]), Path("RUNS"), screen=like_mitocheck[sweep])
+        known[sweep] = {
+            (run.label, name) for run in planned for name in ("none", *(a.name for a in run.adaptations))
+        }
+    tests = [t for claim in content["claims"] for t in claim.get("tests", ()) if t["where"] in swept]
+    assert len(tests) > 40
+    for t in tests:
+        pair = pair_of(**{key: t[key] for key in PAIR if key in t})
+        assert set(pair) <= known[swept[t["where"]]] and pair[0] != pair[1], t
+    assert all(content["settings"][name]["records"] == f"{sweep}.jsonl" for name, sweep in swept.items())
+
+
 def test_the_page_in_docs_is_what_the_command_makes_of_the_records(tmp_path):
     out = tmp_path / "claims.md"
     assert main(["claims", "--records", str(REPOSITORY / "leaderboard" / "records"), "--out", str(out)]) == 0
     made = out.read_text()
     assert made == (REPOSITORY / "docs" / "claims.md").read_text()
-    assert made.count("\n## ") == 11 and "simulated" in made
+    assert made.count("\n## ") == 13 and "simulated" in made

@@ -114,9 +114,11 @@ def test_of_many_plates_the_worst_of_each_experiment_are_drawn():
     assert f"the other {MOST_PLATES} plates are in the table" in message
 
 
-def test_wells_of_another_plate_format_get_no_map_and_a_sentence():
+def test_wells_of_a_larger_plate_have_a_map_and_other_names_a_sentence():
     rows = pd.DataFrame([("E", 1, "AA30", True)], columns=["experiment", "plate", "well", "right"])
-    assert plates(rows) == ([], "Wells are not named A01 to P24, so there are no maps.")
+    ((only,), _) = plates(rows)
+    assert '<path class="w4" d="M29 26h' in only.svg
+    assert plates(rows.assign(well="17")) == ([], "Wells are not named A01 to AF48, so there are no maps.")
 
 
 def test_confusions_are_counted_pairs(page, screen):
@@ -246,5 +248,5 @@ def test_six_channels_are_split_as_by_the_package(tmp_path):
     folder = tmp_path / "rxrx1"
     folder.mkdir()
     table.to_csv(folder / "metadata.csv", index=False)
-    rows = read_screen(tmp_path, "rxrx1_6ch", "official").rows
+    rows = read_screen(tmp_path, "rxrx1_6ch", {"split_scheme": "official"}).rows
     assert (rows["split"] == np.where(table["dataset"] == "train", "train", "test")).all()

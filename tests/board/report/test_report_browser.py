@@ -1,27 +1,23 @@
-"""The report in a real browser: what it shows, asks for and logs, by keyboard, light and dark, on paper."""
+"""The report and the page of answers in a real browser: what they show, ask for and log.
+
+By keyboard, light and dark, in a narrow window and on paper.
+"""
 
 from __future__ import annotations
 
-import shutil
 from itertools import pairwise
 
 import pytest
 
 from abra_wilds.board.report import page as report
+from abra_wilds.board.report.answers import answers_page
 from abra_wilds.results.runs import find_runs
+from tests.board.report.answer_folders import certify, doubts, write
 from tests.board.report.report_boards import make_logs
+from tests.browsers import browser, needs_chromium, serious
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-]
-FLAGS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+__all__ = ["browser"]
+pytestmark = [pytest.mark.slow, needs_chromium]
 SIZES = """() => [...document.querySelectorAll("svg[role=img], main img")].map(e => {
   for (let d = e.closest("details"); d; d = d.parentElement.closest("details")) d.open = true;
   const r = e.getBoundingClientRect();
@@ -31,20 +27,22 @@ PAINT = """() => [getComputedStyle(document.body).backgroundColor, getComputedSt
   getComputedStyle(document.querySelector("main figure svg text")).fill]"""
 
 
-@pytest.fixture(scope="module")
-def path(screen, tmp_path_factory):
+FIGURES = {"report.html": 3 + 16 + 1, "answers.html": 2 + 1}
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def path(request, screen, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
-    logs, file = make_logs(screen, folder), folder / "report.html"
-    file.write_text(report.report(find_runs(logs), screen.root, logs.parent / "figures"))
+    file = folder / request.param
+    if request.param == "report.html":
+        logs = make_logs(screen, folder)
+        file.write_text(report.report(find_runs(logs), screen.root, logs.parent / "figures"))
+    else:
+        scores = {"wells": {"n": 8, "accuracy": 0.875, "balanced_accuracy": 0.75}}
+        answers = write(folder / "answers", change=doubts, qc=True, about={"scores": scores})
+        certify(answers, "<P2>")
+        file.write_text(answers_page(answers)[0], encoding="utf-8")
     return file
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        opened = p.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -70,10 +68,10 @@ def visit(browser, path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_figure_is_there_and_text_stands_out(visit, scheme):
+def test_every_figure_is_there_and_text_stands_out(visit, path, scheme):
     page = visit(color_scheme=scheme)
     sizes = page.evaluate(SIZES)
-    assert len(sizes) >= 3 + 16 + 1 and all(min(size) >= 1 for size in sizes)
+    assert len(sizes) >= FIGURES[path.name] and all(min(size) >= 1 for size in sizes)
     back, text, drawn = (
         sum(int(v) for v in value.removeprefix("rgb(").rstrip(")").split(","))
         for value in page.evaluate(PAINT)
@@ -86,10 +84,7 @@ def test_every_figure_is_there_and_text_stands_out(visit, scheme):
 def test_axe_finds_nothing_serious(visit, scheme):
     page = visit(color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    found = axe.Axe().run(page).response["violations"]
-    assert [
-        (v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")
-    ] == []
+    assert serious(page) == []
 
 
 def test_the_first_tab_reaches_the_skip_link_and_enter_skips(visit):
@@ -117,8 +112,8 @@ def test_a_narrow_window_scrolls_down_only(visit):
 def test_paper_shows_what_is_folded_away(visit, tmp_path):
     page = visit()
     page.emulate_media(media="print")
-    command = page.locator("pre code").first
-    assert command.bounding_box()["height"] > 5
+    folded = page.locator("details > *:not(summary)").first
+    assert folded.bounding_box()["height"] > 5
     assert not page.locator("nav").is_visible()
     page.pdf(path=str(tmp_path / "page.pdf"))
     assert (tmp_path / "page.pdf").read_bytes().startswith(b"%PDF")

@@ -89,4 +89,4 @@ def test_predictions_of_other_data_or_changed_ones_are_refused(refused_page, scr
 
 def test_other_splits_of_rxrx1_are_refused(screen):
     with pytest.raises(InputError, match=r"mixed-to-test; .*--root_dir"):
-        read_screen(screen.root, "rxrx1", "mixed-to-test")
+        read_screen(screen.root, "rxrx1", {"split_scheme": "mixed-to-test"})

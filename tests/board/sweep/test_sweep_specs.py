@@ -47,15 +47,17 @@ def file(tmp_path):
 
 def test_the_specs_of_the_paper_and_a_small_one_are_there():
     tables, figures = {f"table_{n}" for n in range(2, 7)}, {f"fig_{n}" for n in (5, 6, 7)}
-    assert set(boards.SPECS) == tables | figures | {"demo"}
+    on = ("sim", "mitocheck", "no_batch_effect", "shuffled", "shuffled_mitocheck")
+    assert set(boards.SPECS) == tables | figures | {"demo"} | {f"claims_{data}" for data in on}
 
 
 @pytest.mark.parametrize("name", boards.SPECS)
-def test_every_row_of_a_spec_is_a_run_in_a_folder_of_its_own(name):
-    spec, planned = resolved(name)
-    assert len({run.folder for run in planned}) == len(spec.rows)
-    assert len({run.config.digest() for run in planned}) == len(spec.rows)
-    assert spec.seeds == ((0, 1, 2) if name == "demo" else (0, 1, 2, 3, 4))
+def test_every_row_and_fold_of_a_spec_is_a_run_in_a_folder_of_its_own(name, like_mitocheck):
+    spec, planned = resolved(name, screen=like_mitocheck[name])
+    n = len(spec.rows) * len(spec.folds)
+    assert len({run.folder for run in planned}) == len({run.config.digest() for run in planned}) == n
+    seeds = {"demo": 3, "claims_mitocheck": 2, "claims_shuffled": 1, "claims_shuffled_mitocheck": 1}
+    assert spec.seeds == tuple(range(seeds.get(name, 5)))
 
 
 @pytest.mark.parametrize("table", range(2, 7))

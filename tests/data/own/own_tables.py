@@ -37,6 +37,18 @@ def small_rows(batches: Sequence[str] = BATCHES, plates: int = 2) -> pd.DataFram
     )
 
 
+def mitocheck_rows() -> pd.DataFrame:
+    """The columns of MitoCheck's table: twelve dates, three phenotypes, a frame a cell."""
+    rows = small_rows(tuple(f"2005_{month:02}" for month in range(1, 13)))
+    rows = pd.concat(
+        [rows.assign(Metadata_Site=rows["Metadata_Site"] + str(k)) for k in range(3)], ignore_index=True
+    )
+    rows["Metadata_Frame"] = [f"frame{k}" for k in range(len(rows))]
+    for column in [c for c in rows if c.startswith("FileName")]:
+        rows[column] = [f"{k}_{name}" for k, name in enumerate(rows[column])]
+    return rows.rename(columns={"Metadata_Drug": "Metadata_Phenotype"})
+
+
 def write_screen(folder: Path, rows: pd.DataFrame | None = None, size: int = 8) -> Path:
     """Write the table and its images, whose pixels say which they are; returns the table."""
     rows = small_rows() if rows is None else rows

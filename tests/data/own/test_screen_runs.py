@@ -15,6 +15,7 @@ from abra_wilds.board.sweep.spec import read_spec
 from abra_wilds.commands import train
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.reading.pack import from_files
+from abra_wilds.data.screens import dataset as screens
 from abra_wilds.engine.setup import prepare
 from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import timm_package
@@ -129,6 +130,24 @@ def test_a_channel_of_another_size_or_depth_is_named(tiny, table, tmp_path):
             from_files("screen", table).get_input(0)
         assert "alike" in str(caught.value)
     path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("other", [np.zeros((16, 16), np.uint8), np.zeros((32, 32), np.uint16)])
+def test_a_plate_of_another_size_or_depth_is_refused_before_training(tiny, table, tmp_path, other):
+    """One site of each plate is read before anything is written."""
+    for channel in ("DNA", "ER"):
+        path = tmp_path / "screen" / "images" / f"{BATCHES[2]}_001" / f"A01_s1_{channel}.png"
+        Image.fromarray(other).save(path)
+    said = refusal(table)
+    assert f"{BATCHES[2]}_001" in said and "must be alike" in said
+
+
+def test_one_site_of_each_plate_is_looked_at_and_of_many_plates_some(table, monkeypatch):
+    opened = load_dataset("screen", "", screen=run_config("ERM", **settings(table, "x")).screen)
+    assert opened.one_a_plate(range(48)) == list(range(0, 48, 6))
+    assert opened.one_a_plate([13, 14, 3]) == [13, 3]
+    monkeypatch.setattr(screens, "MOST_PLATES", 4)
+    assert opened.one_a_plate(range(48)) == [0, 12, 24, 36]
 
 
 def test_a_sweep_goes_over_bio_batches_that_are_left_out(table, tmp_path):

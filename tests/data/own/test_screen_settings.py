@@ -64,10 +64,10 @@ def test_the_digest_is_of_settings_and_not_of_places(tmp_path):
 def test_init_proposes_what_columns_suggest_and_writes_it_when_asked_to(tmp_path, capsys, monkeypatch):
     table = write_screen(tmp_path, small_rows().assign(Metadata_Frame=lambda rows: rows["Metadata_Well"]))
     assert __main__.main(["screen", "init", str(table)]) == 1  # nobody is there to be asked
-    assert not (tmp_path / "screen.yaml").exists()
+    assert not (tmp_path / "screen.yaml").exists() and "--yes writes it" in capsys.readouterr().out
     assert __main__.main(["screen", "init", str(table), "--yes", "--least_per_class", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "48 sites" in shown and "4 of 12 to 12 images" in shown
+    assert f"train --screen {table}" in shown and "48 sites" in shown and "4 of 12 to 12 images" in shown
     found = yaml.safe_load((tmp_path / "screen.yaml").read_text())
     assert found == {
         "bio_batch_columns": ["Metadata_Batch"],
@@ -88,6 +88,12 @@ def test_init_proposes_what_columns_suggest_and_writes_it_when_asked_to(tmp_path
     assert "in place of the one that is there" in asked[0]
 
 
+def test_init_of_a_screen_without_classes_points_to_predict(tmp_path, capsys):
+    table = write_screen(tmp_path, small_rows().drop(columns="Metadata_Drug"))
+    assert __main__.main(["screen", "init", str(table), "--yes"]) == 0
+    assert f"'abra-wilds predict MODEL --screen {table}'" in capsys.readouterr().out
+
+
 def test_init_keeps_a_platemap_beside_the_screen_relative(tmp_path):
     table = write_screen(tmp_path, small_rows().drop(columns="Metadata_Drug"))
     drugs = small_rows()[["Metadata_Plate", "Metadata_Well", "Metadata_Drug"]].drop_duplicates()
@@ -97,3 +103,17 @@ def test_init_keeps_a_platemap_beside_the_screen_relative(tmp_path):
     found = yaml.safe_load((tmp_path / "screen.yaml").read_text())
     assert (found["platemap"], found["label_column"]) == ("map.csv", "Metadata_Drug")
     assert "Metadata_Drug" in Screen.open(table).sites.rows
+
+
+def test_init_keeps_paths_that_were_given_relative_whatever_folder_they_are_in(tmp_path, monkeypatch):
+    table = write_screen(tmp_path / "screen", small_rows().drop(columns="Metadata_Drug"))
+    drugs = small_rows()[["Metadata_Plate", "Metadata_Well", "Metadata_Drug"]].drop_duplicates()
+    drugs.to_csv(tmp_path / "map.csv", index=False)
+    (tmp_path / "screen" / "images").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    flags = ["--platemap", "map.csv", "--image_root", "images=moved"]
+    assert __main__.main(["screen", "init", "screen/load_data.csv", "--yes", *flags]) == 0
+    found = yaml.safe_load((tmp_path / "screen" / "screen.yaml").read_text())
+    assert (found["platemap"], found["image_root"]) == ("../map.csv", ["images=../moved"])
+    monkeypatch.chdir("/")
+    assert "Metadata_Drug" in Screen.open(table).sites.rows  # which looks for every image

@@ -84,6 +84,22 @@ def test_one_bio_batch_is_left_out_and_others_may_validate(tmp_path):
     assert "no bio-batch" in refusal(tmp_path, split=["leave_one_out=nobody"])
 
 
+def test_folds_test_every_bio_batch_once_and_each_validates_on_others(tmp_path):
+    rows, validating = small_rows(tuple(f"b{k}" for k in range(10))), []
+    tested = []
+    for k in range(1, 5):
+        found = split_of(opened(tmp_path, rows, split=[f"fold={k}/4", "val=0.2", "seed=3"]), "Metadata_Batch")
+        of = {
+            name: sorted(batch for batch, own in found.items() if own == {name})
+            for name in ("train", "val", "test")
+        }
+        assert sum(map(len, of.values())) == 10 and len(of["val"]) == 2
+        tested += of["test"]
+        validating += of["val"]
+    assert sorted(tested) == sorted(set(rows["Metadata_Batch"])) and len(set(validating)) > 2
+    assert "at most 4" in refusal(tmp_path, split=["fold=1/5"])
+
+
 def test_in_distribution_images_are_whole_wells_or_groups_of_training_bio_batches(tmp_path):
     dataset = opened(tmp_path, split=["test=0.25", "id_test=0.2"])
     by_batch = list(split_of(dataset, "Metadata_Batch").values())
@@ -119,6 +135,7 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path):
     [
         *("test=0.5 val=0.5", "test=x", "val=0.1", "test=0.1 leave_one_out=a", "test=0.1 test=0.2"),
         *("seed=1.5 test=0.1", "train=0.5", "test", "test=0"),
+        *("fold=0/4", "fold=5/4", "fold=1/1", "fold=1", "fold=1/4 test=0.1", "fold=1/4 leave_one_out=a"),
     ],
 )
 def test_a_split_that_is_none_is_refused(split):
