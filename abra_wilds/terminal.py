@@ -41,7 +41,7 @@ REMEDIES = {
     errno.EADDRINUSE: "end the process that has it, or start with another --master_port",
 }
 CLOSED = "the program that the output was piped to has ended; write the output into a file"
-RESUMING = "--resume goes on after the last complete epoch"
+RESUMING = "--resume continues after the last complete epoch"
 
 
 def exit_cleanly(body: Callable[[], int], onward: str = "the same command goes on or starts again") -> int:

@@ -1,6 +1,6 @@
 """Two processes that stay up for the tests of a module, so that torch is imported once and not in every test.
 
-They are given who they are as torchrun would say them, and meet anew in every task.
+They are given who they are as torchrun would say them, and meet again in every task.
 """
 
 from __future__ import annotations

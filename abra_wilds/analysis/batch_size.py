@@ -52,8 +52,8 @@ def batch_size_curve(
     """Accuracies of a split by the statistics of batches of several sizes, and without adaptation.
 
     Each bio-batch is parted at random into batches of nearly `size` images, each of which is predicted by its
-    own statistics; every draw parts anew. Features cannot be kept, so that each draw is a forward pass of the
-    split; images are read once. A size that no bio-batch exceeds parts nothing, and is drawn once.
+    own statistics; every draw parts again. Features cannot be kept, so that each draw is a forward pass of
+    the split; images are read once. A size that no bio-batch exceeds parts nothing, and is drawn once.
 
     Args:
         saved: the model.

@@ -17,7 +17,7 @@ FLAGS = [name for name in PREDICTION_FLAGS if not name.startswith("tta") or name
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
     parser.add_argument("checkpoint", type=path, metavar="CHECKPOINT", help="..._model.pth of a run")
-    parser.add_argument("--overwrite", action="store_true", help="measure anew what is kept already")
+    parser.add_argument("--overwrite", action="store_true", help="measure again what is kept already")
     add_flags(parser, FLAGS)
 
 

@@ -127,7 +127,7 @@ class DataConfig(Options):
     def bio_batch(self) -> str:
         """What one bio-batch is: "plate", "experiment", or the fields that define it.
 
-        Plates are numbered anew in each experiment, so that a plate number alone is no plate.
+        Plates are numbered again in each experiment, so that a plate number alone is no plate.
         """
         named = {
             ("experiment",): "experiment",

@@ -24,7 +24,7 @@ MOST_NODES = 100_000
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which refuses a key that is there twice, where PyYAML keeps the last.
+    """PyYAML's safe loader, which refuses a key that occurs twice, where PyYAML keeps the last.
 
     Aliases are read up to a size: nine lines of ten aliases each stand for more than memory holds.
 
@@ -46,7 +46,7 @@ class Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key in seen:
-                raise yaml.YAMLError(f"{key[:40]!r} is there twice; keep one")
+                raise yaml.YAMLError(f"{key[:40]!r} occurs twice; keep one")
             seen.add(key)
         for key_node, value in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.value in self.texts:
@@ -72,7 +72,7 @@ def weight(node: yaml.Node, known: dict[int, int]) -> int:
         pairs = (part if isinstance(part, tuple) else (part,) for part in parts)
         inside = [part for pair in pairs for part in pair]
         if any(known.get(id(part)) == 0 for part in inside):
-            raise yaml.YAMLError("an alias stands for what it is in; write out what is meant")
+            raise yaml.YAMLError("an alias refers to the value that it is part of; write the value out")
         known[id(node)] = 1 + sum(weight(part, known) for part in inside)
     return known[id(node)]
 
@@ -156,7 +156,7 @@ def once(pairs: Iterable[tuple[str, Any]], flag: str) -> dict[str, Any]:
     """The mapping of pairs.
 
     Raises:
-        InputError: if a key is there twice.
+        InputError: if a key occurs twice.
     """
     found: dict[str, Any] = {}
     for key, value in pairs:

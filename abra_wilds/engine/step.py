@@ -41,7 +41,7 @@ def explain_out_of_memory() -> Iterator[None]:
         if not out_of_memory(fault):
             raise
         raise RunAborted(
-            "training does not fit the device's memory; start anew, by --overwrite, with a lower "
+            "training does not fit the device's memory; start again, by --overwrite, with a lower "
             "--batch_size or with --amp bf16"
         ) from None
 

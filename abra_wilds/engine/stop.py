@@ -52,7 +52,7 @@ class StopRequest:
             self.number = max(all_gather(self.number)) if together else 0
         if self.number:
             name = signal.Signals(self.number).name
-            raise Stopped(f"stopped by {name}; {folder.kept(epoch)}; --resume goes on there", self.number)
+            raise Stopped(f"stopped by {name}; {folder.kept(epoch)}; --resume continues there", self.number)
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def _check_member(archive: str, name: str, plain: bool) -> None:
     if not plain:
         raise InputError(
             f"{archive} holds {name!r}, which is a link or a device; an archive of a data set has files and "
-            "folders only, so the source is not to be trusted"
+            "folders only; do not trust the source"
         )
 
 
@@ -128,8 +128,8 @@ def inside(name: str, source: str) -> str:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or PureWindowsPath(name).drive:
         raise InputError(
-            f"{source} names {name!r}, which may lie outside the data set's folder; nothing of it is kept, "
-            "and the source is not to be trusted"
+            f"{source} names {name!r}, which may lie outside the data set's folder; nothing of it was kept; "
+            "do not trust the source"
         )
     return str(path)
 

@@ -48,7 +48,7 @@ def evaluation_values(method: type[Method], d: DataConfig) -> dict[str, Any]:
 
     Running batch-norm statistics predict where they are those of mixed batches of images like the predicted
     ones. Those of one-plate batches keep the noise of the last plates, and those of crops, mixtures, views or
-    perturbed features belong to other images, so that there the statistics are estimated anew.
+    perturbed features belong to other images, so that there the statistics are estimated again.
 
     Args:
         method: of the run.

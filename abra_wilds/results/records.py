@@ -162,7 +162,7 @@ def read_rows(path: Path, keys: Iterable[str], what: str) -> list[dict[str, Any]
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Append the records that the file does not hold yet; it is written anew, so that it is always whole."""
+    """Append the records that the file does not hold yet; it is written again, so that it is always whole."""
     known = read_records(path)
     new = [r for r in records if not any(r.same_result(k) for k in known)]
     write_text(path, "".join(json.dumps(asdict(r)) + "\n" for r in [*known, *new]))

@@ -242,7 +242,7 @@ def by_settings(entries: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def refuse_seed_twice(group: Sequence[Entry]) -> None:
-    """Raise if a split of a seed is there twice.
+    """Raise if a split of a seed occurs twice.
 
     Raises:
         InputError: with both folders.
@@ -253,7 +253,7 @@ def refuse_seed_twice(group: Sequence[Entry]) -> None:
         first = seen.setdefault((r.seed, r.split), entry)
         if first is not entry:
             raise InputError(
-                f"seed {r.seed} of {r.method} is there twice, in {first.folder} and {entry.folder}; keep one"
+                f"seed {r.seed} of {r.method} occurs twice, in {first.folder} and {entry.folder}; keep one"
             )
 
 

@@ -114,7 +114,7 @@ class Components:
             return Components(**{**state, **norms, **errors})
         except (KeyError, TypeError, AttributeError) as fault:
             raise InputError(
-                f"components of batch norm have other contents ({fault}); fit them anew"
+                f"components of batch norm have other contents ({fault}); fit them again"
             ) from None
 
 

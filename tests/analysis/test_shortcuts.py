@@ -15,7 +15,7 @@ O = 8
 def screen(n_experiments, seed, first=0, confounded=False):
     """Experiments of two plates of four classes with six wells each; nothing says anything of classes.
 
-    Unless confounded, each experiment draws anew which classes are on which plate.
+    Unless confounded, each experiment draws again which classes are on which plate.
     """
     rng = np.random.default_rng(seed)
     rows = []

@@ -28,11 +28,11 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("lr: 1\nn_epochs: 2\nlr: 3\n", "'lr' is there twice; keep one"),
-        ("loader_kwargs: {num_workers: 1, num_workers: 2}", "'num_workers' is there twice"),
-        ("1: a\n'1': b", "'1' is there twice"),
+        ("lr: 1\nn_epochs: 2\nlr: 3\n", "'lr' occurs twice; keep one"),
+        ("loader_kwargs: {num_workers: 1, num_workers: 2}", "'num_workers' occurs twice"),
+        ("1: a\n'1': b", "'1' occurs twice"),
         (BOMB, "aliases stand for too much"),
-        ("a: &a [*a]", "stands for what it is in"),
+        ("a: &a [*a]", "refers to the value that it is part of"),
         ("a: " + "[" * 5000, "is no YAML"),
         ("a: " + "[" * 5000 + "]" * 5000, "is no YAML"),
         ("a: 2026-13-45", "is no YAML"),
@@ -79,7 +79,7 @@ def test_a_path_with_a_null_byte_is_a_sentence():
 def test_twice_in_a_sweep_or_on_the_command_line_is_refused_too(tmp_path):
     path = tmp_path / "spec.yaml"
     path.write_text("seeds: [0]\nrows:\n- {label: a, algorithm: ERM, algorithm: ABRA}\n")
-    with pytest.raises(InputError, match="'algorithm' is there twice"):
+    with pytest.raises(InputError, match="'algorithm' occurs twice"):
         read_spec(path)
     with pytest.raises(InputError, match="--loader_kwargs has num_workers twice"):
         parse(["--algorithm", "ERM", "--loader_kwargs", "num_workers=1", "num_workers=2"])

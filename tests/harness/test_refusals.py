@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_1(line, refusal, 
 def test_an_interrupt_says_how_to_go_on(line, monkeypatch, capsys):
     runs.stop_at(monkeypatch, 1, algorithm)
     assert main(line()) == 130
-    assert "--resume goes on" in capsys.readouterr().err
+    assert "--resume continues" in capsys.readouterr().err
 
 
 def test_the_folder_says_in_which_checkout_the_run_was_made(line, checkout, tmp_path):

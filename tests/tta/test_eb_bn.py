@@ -290,5 +290,5 @@ def test_components_come_back_from_a_file_that_runs_no_code(tmp_path):
 def test_components_of_another_form_are_a_sentence(change):
     state = components(trained()).state()
     change(state)
-    with pytest.raises(InputError, match="fit them anew"):
+    with pytest.raises(InputError, match="fit them again"):
         Components.from_state(state)

@@ -112,7 +112,7 @@ def channels_of(model: Model, config: ScreenConfig) -> dict[str, str]:
     if absent:
         raise InputError(
             f"this model reads {', '.join(model.channels)}, and {sites.source} has no channel {absent[0]}; "
-            f"it has {', '.join(sites.channels)}, so name what stands for it by --channels {absent[0]}=OWN"
+            f"it has {', '.join(sites.channels)}, so name its own channel by --channels {absent[0]}=OWN"
         )
     return {name: str(own) for name, own in found.items()}
 

@@ -31,7 +31,7 @@ from abra_wilds.results.files import atomic_write, csv_text, make_out, write_tex
 if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
 
-VERSION = 1  # of the measures; another one measures anew
+VERSION = 1  # of the measures; another one measures again
 SITES_A_TASK = 16
 WELL = SITE[:2]
 

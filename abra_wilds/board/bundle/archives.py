@@ -98,7 +98,7 @@ def check_out(out: Path) -> None:
             f"{out.name!r}"
         )
     if not out.parent.is_dir():
-        raise InputError(f"--out {out} lies in no existing folder; make {out.parent} first")
+        raise InputError(f"--out {out} is in a folder that does not exist; make {out.parent} first")
 
 
 def write_archive(out: Path, files: Mapping[str, bytes]) -> None:

@@ -54,7 +54,7 @@ def chosen(folder: Path, tta: str | None) -> Nine:
     for run in runs:
         if run.seed in by_seed:
             raise InputError(
-                f"seed {run.seed} is there twice, in {by_seed[run.seed].path} and {run.path}; keep one"
+                f"seed {run.seed} occurs twice, in {by_seed[run.seed].path} and {run.path}; keep one"
             )
         by_seed[run.seed] = run
     missing = [str(seed) for seed in SEEDS if seed not in by_seed]

@@ -56,7 +56,7 @@ def values_of(runs: Sequence[Run], number: Number) -> list[Values]:
     """The values of a figure, one entry a model.
 
     Raises:
-        InputError: if there are none, if they are damaged or outdated, or a model is there twice.
+        InputError: if there are none, if they are damaged or outdated, or a model occurs twice.
     """
     found = [
         Values(run, read_values(run, path))
@@ -81,18 +81,18 @@ def read_values(run: Run, path: Path) -> list[dict[str, Any]]:
         name = model_name(first["dataset"], first["seed"], first["checkpoint"])
         digests = first["checkpoint_sha256"], first["config_sha256"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it anew") from None
+        raise InputError(f"{path} is damaged; remove it and give --checkpoint to compute it again") from None
     model = found(run.path / name)
     now = sha256(model) if model.is_file() else digests[0], run.config["digest"]
     if digests != now:
         raise InputError(
-            f"{path} was computed from an earlier {name}; give --checkpoint {model} to do it anew"
+            f"{path} was computed from an earlier {name}; give --checkpoint {model} to do it again"
         )
     return rows
 
 
 def refuse_model_twice(found: Sequence[Values]) -> None:
-    """Raise if a model of the same method, settings, seed, epoch and fold is there twice.
+    """Raise if a model of the same method, settings, seed, epoch and fold occurs twice.
 
     Raises:
         InputError: with both folders.
@@ -104,7 +104,7 @@ def refuse_model_twice(found: Sequence[Values]) -> None:
         first = seen.setdefault(key, values)
         if first is not values:
             raise InputError(
-                f"seed {row['seed']} of {row['method']} is there twice, in {first.run.path} and "
+                f"seed {row['seed']} of {row['method']} occurs twice, in {first.run.path} and "
                 f"{values.run.path}; keep one"
             )
 
@@ -131,5 +131,5 @@ def refuse_unlike_models(rows: FigureRows) -> None:
         if len(values) > 1:
             raise InputError(
                 f"its models differ in {name} ({', '.join(values)}); give a folder in which they agree, or "
-                "compute them anew by --checkpoint"
+                "compute them again by --checkpoint"
             )

@@ -71,4 +71,4 @@ def certificate_rows(path: Path) -> list[list[str]]:
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        raise InputError(f"{path} holds no certificates; predict anew") from None
+        raise InputError(f"{path} holds no certificates; predict again") from None

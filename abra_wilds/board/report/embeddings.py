@@ -54,5 +54,5 @@ def read_table(run: Run, path: Path) -> Reviewed:
         return Reviewed(caption, header, rows, caveats_of(entries))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path} holds no metrics that a report can show; remove it and embed anew with --metrics"
+            f"{path} holds no metrics that a report can show; remove it and embed again with --metrics"
         ) from None

@@ -77,7 +77,7 @@ def read_figure(png: Path, number: str) -> Embedded:
         )
     except (OSError, ElementTree.ParseError):
         raise InputError(
-            f"{png.with_suffix('')} .png or .svg cannot be read; make the figures anew"
+            f"{png.with_suffix('')} .png or .svg cannot be read; make the figures again"
         ) from None
 
 

@@ -144,7 +144,7 @@ def models_of(values: Path) -> set[str]:
         with values.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, ValueError, csv.Error):
-        raise InputError(f"{values} cannot be read; make the figures anew") from None
+        raise InputError(f"{values} cannot be read; make the figures again") from None
     return {row["config_sha256"] for row in rows if "config_sha256" in row}
 
 

@@ -166,7 +166,7 @@ def check_complete(run: Planned, missing: Sequence[str]) -> None:
     """
     if missing:
         raise Failed(
-            f"ended well without {', '.join(missing)}; remove {run.folder} to do the run anew ({log_of(run)})"
+            f"ended well without {', '.join(missing)}; remove {run.folder} to run it again ({log_of(run)})"
         )
 
 

@@ -196,7 +196,7 @@ def seeded(
         more: fold and rule of the run.
 
     Raises:
-        InputError: naming the row, for an adaptation that is none or is there twice.
+        InputError: naming the row, for an adaptation that is none or occurs twice.
     """
     config = replace(config, train=replace(config.train, seed=seed, log_dir=str(folder)))
     run = Planned(row.label, config, (), (), **more)

@@ -99,7 +99,9 @@ def slurm_executor(folder: Path, parameters: Mapping[str, Any]) -> Any:
         raise InputError("--slurm finds no srun here; start it on a node of the cluster") from None
     except ValueError as fault:
         reason = " ".join(str(fault).split())
-        raise InputError(f"--slurm has what submitit cannot hand to sbatch: {reason}; correct it") from None
+        raise InputError(
+            f"--slurm has an option that submitit cannot pass to sbatch: {reason}; correct it"
+        ) from None
     return executor
 
 

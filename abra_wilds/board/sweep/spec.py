@@ -231,7 +231,7 @@ def only_keys(content: Mapping[str, Any], allowed: Iterable[str], what: str) -> 
 
 
 def refuse_repeated(values: Iterable[Any], what: str) -> None:
-    """Raise if a value is there twice.
+    """Raise if a value occurs twice.
 
     Raises:
         InputError: naming it.

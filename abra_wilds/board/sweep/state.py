@@ -18,7 +18,7 @@ from abra_wilds.results.names import all_found, found, predictions_name
 from abra_wilds.results.records import CONFIG, RESULTS, Record, read_records
 from abra_wilds.results.runs import Run, read_run
 
-FINISHED, NEW, RESUMES, BROKEN = "finished", "new", "broken off, goes on", "broken off, starts anew"
+FINISHED, NEW, RESUMES, BROKEN = "finished", "new", "broken off, goes on", "broken off, starts again"
 
 
 class RunState:

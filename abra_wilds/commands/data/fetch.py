@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as fault:
         raise InputError(
             f"{fault.filename or root} cannot be written or moved ({fault.strerror or fault}); "
-            f"{remedy(fault)}, and the same command goes on from there"
+            f"{remedy(fault)}, and give the same command again; it continues from there"
         ) from fault
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -128,7 +128,7 @@ def _check_labels(labels: np.ndarray[Any, Any], path: Path) -> None:
     if len(absent):
         raise InputError(
             f"sirna_id in {path} must run from 0 to {present[-1]} without gaps, and no row has "
-            f"{_some(absent)}; restore the rows or number the classes anew"
+            f"{_some(absent)}; restore the rows or number the classes again"
         )
     if len(present) == 1:
         raise InputError(f"every row of {path} has sirna_id {present[0]}; at least two classes are needed")

@@ -43,7 +43,7 @@ def well_name(name: str) -> str:
 def site_names(dataset: WILDSDataset) -> pd.DataFrame:
     """The batch of every row of a data set, and what SITE names it by, (n rows) of text.
 
-    Plates that are numbers, which begin anew in each experiment, are named by both.
+    Plates that are numbers, which begin again in each experiment, are named by both.
 
     Args:
         dataset: from `load_dataset`.

@@ -120,12 +120,12 @@ def check_form(path: Path, form: Form, wanted: Form, first: str | Path) -> None:
     if form.shape != wanted.shape:
         raise InputError(
             f"{path} has shape {form.shape} and {first} has {wanted.shape} (channels, height, width); all "
-            "images of a data set must be alike, so restore or convert it"
+            "images of a data set must have one shape, so restore or convert it"
         )
     if form.depth != wanted.depth:
         raise InputError(
             f"{path} has {form.bits} bits a pixel and {first} has {wanted.bits}; all images of a data set "
-            "must be alike, so restore or convert it"
+            "must have one depth, so restore or convert it"
         )
 
 

@@ -45,7 +45,7 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     """The stream on which all batches of this process are copied to a device.
 
     Only one, because torch gives memory that was freed on a stream to that stream alone: with a new one for
-    each epoch the copies of every epoch would be reserved anew.
+    each epoch the copies of every epoch would be reserved again.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 

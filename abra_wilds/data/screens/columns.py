@@ -92,7 +92,7 @@ def names_of(sites: Sites, config: ScreenConfig) -> Names:
         config: from `with_columns`.
 
     Raises:
-        InputError: for an empty plate, well or bio-batch, or a site that is there twice.
+        InputError: for an empty plate, well or bio-batch, or a site that occurs twice.
     """
     rows = sites.rows
     plate, well = (_filled(sites, str(column)) for column in (config.plate_column, config.well_column))
@@ -126,8 +126,8 @@ def joint(sites: Sites, columns: Sequence[str]) -> NDArray[np.object_]:
     texts = np.array([JOINT.join(values) for values in zip(*found, strict=True)], dtype=object)
     if len(set(texts)) < len(set(zip(*found, strict=True))):
         raise InputError(
-            f"the columns {', '.join(columns)} of {sites.source} have values that read alike once {JOINT} is "
-            f"between them; values must not hold {JOINT}"
+            f"the columns {', '.join(columns)} of {sites.source} have values that look the same once "
+            f"{JOINT} is between them; values must not hold {JOINT}"
         )
     return texts
 
@@ -177,7 +177,7 @@ def _refuse_twice(sites: Sites, names: Names) -> None:
         first = seen.setdefault((batch, plate, wells[well], site), k)
         if first != k:
             raise InputError(
-                f"site {site} of well {well} of plate {plate} is there twice, in {sites.where(first)} and "
+                f"site {site} of well {well} of plate {plate} occurs twice, in {sites.where(first)} and "
                 f"{sites.place(k)}; a plate name that two plates have "
                 "must differ, or tell them apart by --bio_batch_columns or --site_column"
             )

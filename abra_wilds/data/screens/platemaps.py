@@ -125,7 +125,7 @@ def _places(table: WellTable) -> dict[tuple[str | None, str], int]:
     """The row of each key.
 
     Raises:
-        InputError: for a key that is there twice.
+        InputError: for a key that occurs twice.
     """
     found: dict[tuple[str | None, str], int] = {}
     for k, key in enumerate(table.keys):

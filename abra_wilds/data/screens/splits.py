@@ -74,7 +74,7 @@ def _refuse_both(sites: Sites, split: NDArray[np.int64], of: Texts, what: str, a
             theirs, ours = (next(name for name in among if NUMBERS[name] == split[at]) for at in (other, k))
             raise InputError(
                 f"{what} {of[k]} is {theirs} in {sites.where(other)} and {ours} in {sites.place(k)}; it "
-                "belongs to one split as a whole, so mark its rows alike, or draw splits by --split"
+                "must be in one split, so give its rows the same split, or draw splits by --split"
             )
 
 

@@ -160,7 +160,7 @@ def open_folder(config: RunConfig) -> RunFolder:
         _empty(path, inside)
     elif inside and not (t.resume or config.eval.eval_only):
         raise InputError(
-            f"--log_dir {path} is not empty; go on with --resume, start anew with --overwrite, or give "
+            f"--log_dir {path} is not empty; continue with --resume, start again with --overwrite, or give "
             "another folder"
         )
     return folder.writable()
@@ -181,8 +181,8 @@ def check_last_model(folder: RunFolder) -> None:
         found += [name for pattern in ("*_model.pth", "*_pred.csv") for name in path.glob(pattern)]
     if found and not folder.model("last").exists():
         raise InputError(
-            f"--resume goes on from {last}, which --log_dir {path} does not hold, although it holds "
-            f"{min(found).name}; restore that model, start anew with --overwrite, or give another folder"
+            f"--resume continues from {last}, which --log_dir {path} does not hold, although it holds "
+            f"{min(found).name}; restore that model, start again with --overwrite, or give another folder"
         )
 
 
@@ -312,7 +312,7 @@ def read_config(folder: RunFolder) -> dict[str, Any]:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("values", {}), dict):
-        raise InputError(f"{path} is no JSON of a run; restore it, or start anew with --overwrite")
+        raise InputError(f"{path} is no JSON of a run; restore it, or start again with --overwrite")
     return content
 
 

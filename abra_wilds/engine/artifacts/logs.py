@@ -215,6 +215,6 @@ class DivergenceCheck:
         raise Diverged(
             f"the loss became {float(loss)} at step {step} (learning rate {lr:.3g}, "
             f"bio-batch {named}{terms}); "
-            f"{kept}; start anew in another --log_dir, or with --overwrite, and lower --lr or clip with "
+            f"{kept}; start again in another --log_dir, or with --overwrite, and lower --lr or clip with "
             "--max_grad_norm"
         )

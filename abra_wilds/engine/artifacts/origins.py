@@ -123,7 +123,7 @@ def check_named(found: Sources, n: int, what: str) -> None:
     most = max((k for k in found if k is not None), default=-1)
     if most >= n:
         raise InputError(
-            f"config.json of the weights names {most + 1} {what} or more, and they have {n}; copy both anew"
+            f"config.json of the weights names {most + 1} {what} or more, and they have {n}; copy both again"
         )
 
 

@@ -72,7 +72,7 @@ def predict(
                 raise
             raise InputError(
                 f"a forward pass of up to {max(map(len, passes))} images does not fit the device's memory; "
-                "train anew, by --overwrite, with a lower --batch_size, predict a saved model with --amp "
+                "train again, by --overwrite, with a lower --batch_size, predict a saved model with --amp "
                 "bf16 or on --device cpu, or with --tta give a --tta_batch_size, whose parts then have "
                 "statistics of their own; those of eb_bn do not, which saves a third at most"
             ) from None
@@ -161,7 +161,7 @@ def reestimate_bn(method: nn.Module, forward: Callable[[Tensor], Any], images: I
         for k, x in enumerate(images):
             for m in norms:
                 m.momentum = 1 / (k + 1)  # the plain average; for None, torch's sign for it, the host waits
-            with torch.compiler.set_stance("force_eager"):  # each momentum would be compiled anew
+            with torch.compiler.set_stance("force_eager"):  # each momentum would be compiled again
                 forward(x)
     finally:
         for hook in hooks:

@@ -56,7 +56,7 @@ def check_picks(picks: Mapping[str, Pick], done: Progress) -> None:
         now, then = (", ".join(sorted(names)) or "no adaptation" for names in (picks, done.picked))
         raise InputError(
             f"--also_tta lets {now} pick epochs, and those so far were judged by {then}; resume with the "
-            "same, or start the run anew with --overwrite"
+            "same, or start the run again with --overwrite"
         )
 
 

@@ -69,4 +69,4 @@ def refused(what: str, instead: str) -> Iterator[None]:
     # What it raises where the Hub cannot be reached belongs to the package it speaks HTTP by, and changes.
     except Exception as fault:
         reason = next(iter(str(fault).strip().splitlines()), type(fault).__name__).rstrip(".")
-        raise InputError(f"{what} ({reason}); see that the network is there, or {instead}") from fault
+        raise InputError(f"{what} ({reason}); check the network, or {instead}") from fault

@@ -95,11 +95,11 @@ def read_stored(folder: Path) -> Stored:
     config = run_config_of(about, folder / CONFIG)
     tensors = read_safetensors(folder / TENSORS)
     if sha256(folder / TENSORS) != about[WEIGHTS]:
-        raise InputError(f"{folder / TENSORS} is not the file that {CONFIG} beside it names; copy both anew")
+        raise InputError(f"{folder / TENSORS} is not the file that {CONFIG} beside it names; copy both again")
     data = about.get("data")
     names = [data.get(key) for key in ("classes", "channels")] if isinstance(data, Mapping) else [None]
     if not all(isinstance(n, list) and n and all(isinstance(t, str) for t in n) for n in names):
-        raise InputError(f"{folder / CONFIG} does not name the classes and channels; copy the folder anew")
+        raise InputError(f"{folder / CONFIG} does not name the classes and channels; copy the folder again")
     kept = {k: tensors.pop(k) for k in list(tensors) if k.startswith(f"{COMPONENTS}/")}
     centroids = tensors.pop(CENTROIDS, None)
     card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
@@ -136,7 +136,7 @@ def joined(tensors: Mapping[str, Tensor], numbers: Any) -> Components | None:
         for key in above:
             inside = inside.get(key) if isinstance(inside, dict) else None
         if not isinstance(inside, dict):
-            raise InputError(f"{CONFIG} of a model knows no {path}, which its weights hold; copy both anew")
+            raise InputError(f"{CONFIG} of a model knows no {path}, which its weights hold; copy both again")
         inside[name] = tensor
     return Components.from_state(state)
 
@@ -197,6 +197,6 @@ def take_weights(method: Method, weights: Mapping[str, Tensor], source: str) -> 
             has = "no such tensor" if given is None else f"{list(given.shape)}"
             raise InputError(
                 f"{source} does not fit its config.json: {name} is {list(own.shape)} there, and the weights "
-                f"have {has}; copy the model anew"
+                f"have {has}; copy the model again"
             )
         own.copy_(given)

@@ -8,7 +8,7 @@ the published protocol.
 
 Read for facts: LFhase/PAIR a9a434b (WILDS/src/main.py, config.py, models). It publishes the command of
 IRMX-PAIR alone; the penalty weights here are its code's defaults. Differences: features are computed once, of
-images as evaluation sees them, where it augments images anew in each epoch; Adam is plain in this phase,
+images as evaluation sees them, where it augments images again in each epoch; Adam is plain in this phase,
 there amsgrad (in ERM, --optimizer_kwargs amsgrad=true is the same); the learning rate falls to 0 once, there
 its cosine is counted for 18 steps an epoch that has some 60, so that it rises and falls again; batches are
 drawn as by WILDS' group loader, there each experiment is dealt out, the last batch of it again and again

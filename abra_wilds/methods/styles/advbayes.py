@@ -17,7 +17,7 @@ evidence bound would subtract it, which a negative beta does; the paper's text h
 Differences from that code:
 
 - All layers climb; there the hidden ones sit in a plain list that the optimiser does not see. Adam starts
-  anew with each posterior; there its moments survive from one batch's weights to the next's.
+  again with each posterior; there its moments survive from one batch's weights to the next's.
 - The classifier stays in training mode and its batch norms normalise each view by the view's own batch;
   their running statistics see clean images alone. There it is in evaluation mode from the first
   adversarial batch of an epoch on.

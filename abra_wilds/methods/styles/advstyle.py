@@ -10,7 +10,7 @@ learned magnitudes K, or they are resampled as in DSU. Read for facts: YBZh/AdvS
   own backward pass leaves that gradient on the copies of K that the noise was multiplied by, and K moves
   right after theta.
 - The alternative trainer (three adversarial steps, then one of the model) is left out.
-- That K has had its first value from a batch is saved with it; the reference starts anew after loading.
+- That K has had its first value from a batch is saved with it; the reference starts again after loading.
 - The draws come from torch's generators; a map of one position and a batch of one image have variance 0
   instead of none. The per-image variance is the unbiased one, as there; ABRA's is biased.
 

@@ -20,7 +20,7 @@ def file_of(three, split, seed):
 
 
 def relabelled(change, of=1):
-    """Make the test predictions of seed 1 anew from the lines of a seed's."""
+    """Make the test predictions of seed 1 again from the lines of a seed's."""
     return lambda t: rewrite(t / "seed1", "test", change(file_of(t, "test", of).read_text().splitlines()))
 
 

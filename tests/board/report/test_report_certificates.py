@@ -37,7 +37,7 @@ def test_a_damaged_file_is_refused(tmp_path, content):
     if content == "":
         assert certificate_rows(path) == []
         return
-    with pytest.raises(InputError, match="holds no certificates; predict anew"):
+    with pytest.raises(InputError, match="holds no certificates; predict again"):
         certificate_rows(path)
 
 

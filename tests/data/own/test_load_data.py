@@ -122,7 +122,7 @@ def test_a_plate_name_used_twice_is_refused_with_both_lines(tmp_path):
     rows = small_rows(("x",), 2)
     rows["Metadata_Plate"] = "P1"
     said = refusal(write_table(tmp_path, rows))
-    assert "plate P1 is there twice" in said and "line 2" in said and "line 8" in said
+    assert "plate P1 occurs twice" in said and "line 2" in said and "line 8" in said
     rows.loc[1, "Metadata_Well"] = "a1"  # the same as A01
     rows.loc[1, "Metadata_Site"] = "1"
     assert "line 2" in (said := refusal(write_table(tmp_path, rows.iloc[:6]))) and "line 3" in said

@@ -52,7 +52,7 @@ def test_a_bio_batch_of_several_columns_has_their_joined_names(tmp_path):
     rows = small_rows()
     rows["A"], rows["B"] = "a__b", "c"
     rows.loc[:5, ["A", "B"]] = "a", "b__c"
-    with pytest.raises(InputError, match="read alike"):
+    with pytest.raises(InputError, match="look the same"):
         opened(tmp_path, rows, bio_batch_columns=["A", "B"])
 
 

@@ -13,5 +13,5 @@ from abra_wilds.data.reading.pack import from_files
 
 @pytest.fixture
 def load(root: Path) -> Callable[[], Any]:
-    """Loads the data set of a test's own root_dir anew, from its files."""
+    """Loads the data set of a test's own root_dir again, from its files."""
     return lambda: from_files("rxrx1_6ch", root)

@@ -1,4 +1,4 @@
-"""A run's folder has one writer at a time, and its history is not begun anew by mistake."""
+"""A run's folder has one writer at a time, and its history is not begun again by mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Components of a saved model, and predictions by them: kept, fitted anew, blind to labels, alike cut."""
+"""Components of a saved model, and predictions by them: kept, fitted again, blind to labels, alike cut."""
 
 import shutil
 import sys
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_a_sentence_and_one_of_another_form_too(run_folder, tm
     predicted(run_folder, tmp_path / "a", ["test"])
     state = torch.load(run_folder / KEPT, weights_only=True)
     torch.save({**state, "more": 1}, run_folder / KEPT)
-    with pytest.raises(InputError, match="fit them anew"):
+    with pytest.raises(InputError, match="fit them again"):
         predicted(run_folder, tmp_path / "b", ["test"])
     (run_folder / KEPT).write_bytes(b"no file of torch")
     with pytest.raises(InputError, match=KEPT):

@@ -39,7 +39,7 @@ class ProbeConfig(MethodConfig):
 
 
 class Probe(Method):
-    """ERM whose classifier is trained anew on frozen features."""
+    """ERM whose classifier is trained again on frozen features."""
 
     name = "Probe"
     Config = ProbeConfig
@@ -196,7 +196,7 @@ def test_a_run_broken_off_in_either_phase_ends_bit_identically(root, tmp_path, m
 
 
 def test_a_run_broken_off_between_the_phases_reestimates_the_same_statistics(root, tmp_path, monkeypatch):
-    """Over the batches of the last epoch, which a random loader draws anew in each."""
+    """Over the batches of the last epoch, which a random loader draws again in each."""
     settings = {"n_epochs": 2, "bn_stats": "precise", "train_loader": "group", "n_groups_per_batch": 2}
     fit(config_of(root, tmp_path / "whole", **settings))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -63,7 +63,7 @@ def test_where_nothing_answers_it_is_one_sentence(hub, model, monkeypatch, job):
         with pytest.raises(InputError) as refused:
             load_model("lab/plates") if job == "down" else model.push_to_hub("lab/plates")
     assert "\n" not in str(refused.value)
-    runs.assert_says(str(refused.value), "could not be", "see that the network is there")
+    runs.assert_says(str(refused.value), "could not be", "check the network")
 
 
 def test_a_repository_that_is_not_there_and_a_name_that_is_none(hub, model):
