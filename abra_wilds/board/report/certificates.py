@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,16 @@ def certified(groups: Sequence[Group]) -> list[Certified]:
                 caption = f"{group.label}, {SPLIT_NAMES.get(split, split)}, seed {entry.record.seed}"
                 found.append(Certified(caption, certificate_rows(path)))
     return found
+
+
+def verdict(found: Sequence[Certified]) -> str:
+    """What all certificates say together, in a sentence; "" without any."""
+    rows = [dict(zip(HEADER, row, strict=True)) for one in found for row in one.rows]
+    if not rows:
+        return ""
+    doubted = sum(row["Trusted"] != "yes" for row in rows)
+    advice = ", ".join(f"{words} {n}" for words, n in Counter(row["Advice"] for row in rows).most_common())
+    return f"Of {len(rows)} certificates of bio-batches, {doubted} say not to trust; the advice is: {advice}."
 
 
 def certificate_rows(path: Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from abra_wilds.board.report.certificates import HEADER as CERTIFICATE_HEADER
-from abra_wilds.board.report.certificates import certified
+from abra_wilds.board.report.certificates import certified, verdict
 from abra_wilds.board.report.curves import curve_pictures
 from abra_wilds.board.report.embeddings import embedding_tables
 from abra_wilds.board.report.figures import Embedded, read_figures
@@ -19,6 +19,7 @@ from abra_wilds.board.report.parts import (
     class_mixes,
     commands,
     consumption,
+    gains,
     headline,
     paper_tables,
     provenance,
@@ -32,6 +33,7 @@ from abra_wilds.board.report.screen import (
     by_experiment,
     by_plate,
     confusions,
+    least_right,
     plates,
     read_screen,
     split_name,
@@ -60,17 +62,20 @@ def report(
     listed = {e.run.path for g in groups for e in g.entries}
     shown, strange = ([], []) if figures is None else figures_of(figures, runs)
     methods = list(dict.fromkeys(run.values["algorithm"] for run in runs))
+    found = certified(groups)
     return render(
         "report.html.j2",
         title=f"Report: {', '.join(methods) if len(methods) < 6 else f'{len(methods)} methods'}",
         simulated=groups[0].entries[0].record.simulated,
         summary=summary(runs, groups),
+        gains=gains(groups),
         silent=[str(run.path) for run in runs if run.path not in listed],
         results=results(groups),
         class_mixes=class_mixes(groups),
         paper_tables=paper_tables(groups),
         curves=curve_pictures(groups),
-        certified=certified(groups),
+        certified=found,
+        verdict=verdict(found),
         certificate_header=CERTIFICATE_HEADER,
         reviewed=embedding_tables(runs),
         screen=None if root is None else screen_parts(groups, root),
@@ -110,6 +115,7 @@ def screen_parts(groups: Sequence[Group], root: Path) -> dict[str, Any]:
         "split": split_name(split),
         "label": best.label,
         "experiments": [(split_name(s), by_experiment(groups, s, screen)) for s in splits],
+        "least_right": least_right(rows, best.label),
         "by_plate": by_plate(rows),
         "plates": maps,
         "plates_caption": caption,

@@ -149,20 +149,37 @@ def counted(n: int, thing: str) -> str:
     return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
-def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: accuracy by split and row, over all images, balanced over classes, by cell line."""
+def gains(groups: Sequence[Group]) -> str:
+    """What the best adaptation of each method changes on the first split, in a sentence; "" without any."""
+    first, split = headline(groups)
+    said = []
+    shown = [g for g in groups if g.checkpoint == first.checkpoint and g.of(split)]
+    for plain in (g for g in shown if g.entries[0].record.tta is None):
+        adapted = [g for g in shown if g.entries[0].record.tta and g.label.startswith(f"{plain.label} + ")]
+        if adapted:
+            best, _ = headline(adapted)
+            means = [(g.spread(split) or (0.0, None))[0] for g in (best, plain)]
+            said.append(f"{means[0] - means[1]:+.1f} points for {best.label}")
+    return f"The best adaptation of each method changes this by {', '.join(said)}." if said else ""
+
+
+def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]], list[list[str]]]:
+    """Header, rows of the split and epoch that a report speaks of first, and all other rows.
+
+    A row has accuracies over all images, balanced over classes, and by cell line.
+    """
     cells = sorted({cell for g in groups for e in g.entries for cell in e.record.acc_by_cell})
     header = ["Method", "Split", "Epoch", "Images", "Seeds", "n", "All images", "Balanced", *cells]
-    splits = dict.fromkeys(s for s in FIRST if any(g.of(s) for g in groups))
-    splits |= dict.fromkeys(s for g in groups for s in g.splits)
-    rows = []
-    for split in splits:
+    best, first = headline(groups)
+    rows: tuple[list[list[str]], list[list[str]]] = ([], [])
+    for split in dict.fromkeys([first, *FIRST, *(s for g in groups for s in g.splits)]):
         for group in (g for g in groups if g.of(split)):
             seeds = [e.record.seed for e in group.of(split)]
             named = [group.label, SPLIT_NAMES.get(split, split), group.checkpoint, n_images(group, split)]
             accs = [spread(group.spread(split, cell)) for cell in [None, BALANCED, *cells]]
-            rows.append([*named, ", ".join(map(str, seeds)), str(len(seeds)), *accs])
-    return header, rows
+            row = [*named, ", ".join(map(str, seeds)), str(len(seeds)), *accs]
+            rows[(split, group.checkpoint) != (first, best.checkpoint)].append(row)
+    return header, *rows
 
 
 def class_mixes(groups: Sequence[Group]) -> str:

@@ -27,6 +27,7 @@ from abra_wilds.results.runs import SPLIT_NAMES, Entry
 LEAST_FORMAT = (16, 24)  # of RxRx1, however few of its wells are there
 SHADES = 5
 MOST_PLATES = 16
+LEAST = 3  # experiments that are named
 MOST_PAIRS = 15
 
 
@@ -148,6 +149,15 @@ def by_experiment(
     shares = [all_scored(g, split, screen).groupby("experiment")["right"].mean() for g in shown]
     header = ["Experiment", *(f"{g.label}, {g.checkpoint}" for g in shown)]
     return header, [[str(name), *(f"{100 * s[name]:.1f}" for s in shares)] for name in shares[0].index]
+
+
+def least_right(rows: pd.DataFrame, label: str) -> str:
+    """The experiments on which a row of the report fails most, in a sentence; "" where there is one alone."""
+    shares = rows.groupby("experiment")["right"].mean().sort_values(kind="stable")
+    if len(shares) < 2:
+        return ""
+    least = [f"{name} ({100 * share:.1f} %)" for name, share in shares.head(LEAST).items()]
+    return f"Of {len(shares)} experiments, {label} is least right on {', '.join(least)}."
 
 
 def by_plate(rows: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -45,6 +45,8 @@ def right(screen, split, seed):
 
 def test_results_are_means_and_sample_deviations_of_recounted_predictions(page, screen):
     header, *rows = page.table("mean ± sample standard deviation")
+    assert {(r[1], r[2]) for r in rows} == {("OOD test", "best")}, "the rest can be opened"
+    rows += page.table("on other splits and of other epochs")[1:]
     assert header[:7] == ["Method", "Split", "Epoch", "Images", "Seeds", "n", "All images"]
     by_name = {(r[0], r[1]): r for r in rows}
     for split, name in (("test", "OOD test"), ("val", "OOD validation"), ("id_test", "ID test")):
@@ -63,8 +65,18 @@ def test_the_summary_names_the_best_row_and_calls_simulated_data_so(text):
     said = re.search(r'<p id="summary">(.*?)</p>', text, flags=re.S)[1]
     assert said.startswith("3 runs of ABRA, ERM on a simulated screen in the format of RxRx1-WILDS, with ")
     assert "Highest on OOD test is ERM:" in said or "Highest on OOD test is ABRA" in said
-    assert re.search(r"<h1>SIMULATED DATA", text) and "were made by a simulator" in text
+    assert re.search(r"<strong>SIMULATED DATA", text) and "were made by a simulator" in text
     assert text.count("<title>SIMULATED DATA") == 1
+
+
+def test_the_page_leads_with_what_adapting_changes_and_where_it_fails(text, page, screen):
+    lead = text[: text.index("<nav")]
+    both = pd.concat([screen.rows["test"].assign(right=right(screen, "test", seed)) for seed in (0, 1)])
+    found = re.search(r"Of (\d+) experiments, (.*?) is least right on (.*?)\.</p>", lead)
+    assert int(found[1]) == both["experiment"].nunique() and found[3].count("%") == min(3, int(found[1]))
+    rows = {r[0]: float(r[6].split()[0]) for r in page.table("mean ± sample standard deviation")[1:]}
+    change = re.search(r"changes this by (.*?) points for ABRA \+ plate_bn", lead)[1]
+    assert float(change) == pytest.approx(rows["ABRA + plate_bn"] - rows["ABRA"], abs=0.11)
 
 
 def test_balanced_accuracy_and_the_class_mix_stand_beside_the_results(screen, tmp_path):
