@@ -208,9 +208,7 @@ def certify(
     least = calibration.accuracy - MARGIN if least is None else least
     reason = _reason(calibration, seen, (low, high), least)
     if high - low > WIDE and not reason:
-        of_mix = doubt_of_mix(calibration, seen, t) ** 2 > error**2 / 2
-        reason = "its images look like few classes, which may be wrong" if of_mix else ""
-        reason = reason or f"{int(seen.asked.sum())} images are too few to tell"
+        reason = _wide(calibration, seen, t, error)
     T, probs = tempered(calibration, seen, t)
     return Certificate(
         n=int(seen.asked.sum()),
@@ -315,6 +313,16 @@ def _mass(calibration: Calibration, seen: Evidence, probs: Tensor, level: float)
     own = mass_scores(probs[~seen.asked], seen.known[~seen.asked])
     weights = torch.full_like(scores, VALIDATION_WEIGHT / len(scores))
     return conformal_quantile(torch.cat([scores, own]), level, torch.cat([weights, torch.ones_like(own)]))
+
+
+def _wide(calibration: Calibration, seen: Evidence, t: float, error: float) -> str:
+    """What makes most of a standard error that tells nothing, one clause."""
+    n = int(seen.asked.sum())
+    if doubt_of_mix(calibration, seen, t) ** 2 > error**2 / 2:
+        return "its images look like few classes, which may be wrong"
+    if 0.25 / n > error**2 / 2:  # as n coins
+        return f"{n} images are too few to tell"
+    return "the labelled bio-batches are too few, or too unlike one another, to tell"
 
 
 def _reason(calibration: Calibration, seen: Evidence, interval: tuple[float, float], least: float) -> str:

@@ -253,6 +253,13 @@ def test_accuracy_is_mixed_by_the_belief_in_the_class_mix(calibration):
         assert float(sure) == pytest.approx(c.accuracy, abs=1e-4), "probabilities of the table say the same"
 
 
+def test_a_wide_interval_says_what_makes_it_wide(calibration):
+    b = NEW[2]
+    unlike = replace(calibration, variance=4.0, sites=None, controls=None)
+    c = certify(unlike, b.adapted, b.unadapted)
+    assert c.reason == "the labelled bio-batches are too few, or too unlike one another, to tell"
+
+
 def test_a_wrong_class_mix_is_not_trusted(calibration):
     b = pushed(NEW[2], 3)
     c = judged(calibration, b, uncorrected=b.uncorrected)
