@@ -139,7 +139,7 @@ def test_a_plate_of_another_size_or_depth_is_refused_before_training(tiny, table
         path = tmp_path / "screen" / "images" / f"{BATCHES[2]}_001" / f"A01_s1_{channel}.png"
         Image.fromarray(other).save(path)
     said = refusal(table)
-    assert f"{BATCHES[2]}_001" in said and "must be alike" in said
+    assert f"{BATCHES[2]}_001" in said and "must have one" in said
 
 
 def test_one_site_of_each_plate_is_looked_at_and_of_many_plates_some(table, monkeypatch):
