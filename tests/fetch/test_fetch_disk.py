@@ -46,7 +46,10 @@ def test_a_fetch_that_fills_the_disk_is_finished_by_the_same_command(
         assert main(command) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     runs.assert_says(
-        said, f"error: {tmp_path}", "No space left on device", "make room there, and give the same command again"
+        said,
+        f"error: {tmp_path}",
+        "No space left on device",
+        "make room there, and give the same command again",
     )
     assert os.listdir(tmp_path) == [".rxrx1_v1.0.fetch"]
     assert main(command) == 0
