@@ -86,7 +86,7 @@ def summary(runs: Path) -> str:
         f"Adapt? {len(certificates)} times a model met a new experiment: "
         f"{', '.join(f'{words} {count}' for words, count in advice)}.\n"
         f"Certificates: an estimated {right:.1%} of the adapted predictions are right, without a label; by "
-        f"the labels {by_labels} are. {doubted} are not to be trusted."
+        f"the labels {by_labels} are, controls included. {doubted} are not to be trusted."
     )
 
 

@@ -7,7 +7,7 @@ bio-batch has thousands of at most.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,12 +25,12 @@ def fit_temperature(logits: Tensor, y: Tensor, bounds: tuple[float, float] = (0.
         bounds: where T is sought.
     """
     l = logits.double()
-    low, high = 1 / bounds[1], 1 / bounds[0]
-    for _ in range(60):
-        beta = math.sqrt(low * high)
+
+    def too_sharp(beta: float) -> bool:
         excess = (l * (beta * l).softmax(1)).sum(1) - l.gather(1, y[:, None])[:, 0]
-        low, high = (low, beta) if excess.mean() > 0 else (beta, high)
-    return 1 / math.sqrt(low * high)
+        return bool(excess.mean() > 0)
+
+    return _by_halving(too_sharp, bounds)
 
 
 def temperature_of(logits: Tensor, confidence: float, bounds: tuple[float, float] = (0.05, 20.0)) -> float:
@@ -42,11 +42,15 @@ def temperature_of(logits: Tensor, confidence: float, bounds: tuple[float, float
         bounds: where T is sought.
     """
     l = logits.double()
+    return _by_halving(lambda beta: bool((beta * l).softmax(1).amax(1).mean() > confidence), bounds)
+
+
+def _by_halving(too_sharp: Callable[[float], bool], bounds: tuple[float, float]) -> float:
+    """The temperature T above which 1 / T is not too sharp, by halving the interval of its logarithm."""
     low, high = 1 / bounds[1], 1 / bounds[0]
     for _ in range(60):
         beta = math.sqrt(low * high)
-        above = (beta * l).softmax(1).amax(1).mean() > confidence
-        low, high = (low, beta) if above else (beta, high)
+        low, high = (low, beta) if too_sharp(beta) else (beta, high)
     return 1 / math.sqrt(low * high)
 
 

@@ -76,7 +76,7 @@ def looks_of(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         k = kinds.index(name.partition(",")[0])
         looks[name] = {
             **{"color": PALETTE[k % len(PALETTE)], "linestyle": "--" if "controls=" in name else "-"},
-            # Empty, because adaptations that agree lie one on the other.
+            # Markers are not filled, because adaptations that agree lie one on the other.
             **{"marker": MARKERS[k % len(MARKERS)], "markersize": 6, "markerfacecolor": "none"},
         }
     return looks

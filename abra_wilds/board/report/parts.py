@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -60,6 +61,11 @@ class Group:
     def trained(self) -> bool:
         """Whether its records are the run's own and not those of an adaptation afterwards."""
         return all(e.folder == e.run.path for e in self.entries)
+
+    @property
+    def runs(self) -> set[Path]:
+        """Folders of the runs whose models predicted."""
+        return {e.run.path for e in self.entries}
 
     def of(self, split: str) -> list[Entry]:
         """The entries of a split, by seed."""
@@ -152,15 +158,19 @@ def counted(n: int, thing: str) -> str:
 def gains(groups: Sequence[Group]) -> str:
     """What the best adaptation of each method changes on the first split, in a sentence; "" without any."""
     first, split = headline(groups)
-    said = []
     shown = [g for g in groups if g.checkpoint == first.checkpoint and g.of(split)]
+    said = []
     for plain in (g for g in shown if g.entries[0].record.tta is None):
-        adapted = [g for g in shown if g.entries[0].record.tta and g.label.startswith(f"{plain.label} + ")]
+        adapted = [g for g in shown if g.runs <= plain.runs and g is not plain]
         if adapted:
             best, _ = headline(adapted)
             means = [(g.spread(split) or (0.0, None))[0] for g in (best, plain)]
             said.append(f"{means[0] - means[1]:+.1f} points for {best.label}")
-    return f"The best adaptation of each method changes this by {', '.join(said)}." if said else ""
+    if not said:
+        return ""
+    return (
+        f"The best adaptation of each method, chosen on the same images, changes this by {', '.join(said)}."
+    )
 
 
 def results(groups: Sequence[Group]) -> tuple[list[str], list[list[str]], list[list[str]]]:
