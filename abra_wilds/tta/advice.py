@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.config.evaluation import ADVICE
-from abra_wilds.tta.evidence import Calibration, pairs_of
+from abra_wilds.tta.evidence import Calibration, changed_wells, pairs_of
 from abra_wilds.tta.mix import Mix
 
 WORDS = dict(zip((True, False, None), ADVICE, strict=True))
@@ -52,8 +52,8 @@ def decide(
 
     Counted are changes for better and for worse: predictions of labelled bio-batches of val, together worth
     LABELLED changes at most, predictions of controls, and wells whose two sites adaptation brings together or
-    apart. Sites agree by chance where one class is predicted for most images, so that wells count only if
-    Cohen's kappa says the same. The advice is to adapt, unless a sign test of all of them speaks against it.
+    apart. Sites share more than their class, so that such a well counts as far as sites that agreed were right
+    in labelled bio-batches. The advice is to adapt, unless a sign test of all of them speaks against it.
 
     Args:
         plain: (n, O) logits without adaptation.
@@ -67,37 +67,43 @@ def decide(
     known, changed = known.cpu(), float((before != after).double().mean())
     if mix is None:
         return Decision(None, "one image shows no statistics of a bio-batch", changed)
-    reasons, better, worse = [], 0.0, 0.0
-    for what, gained, lost, weight in evidence(before, after, known, wells, calibration):
-        reasons.append(f"{what} gain {gained} and lose {lost}")
-        better, worse = better + weight * gained, worse + weight * lost
+    found = list(evidence(before, after, known, wells, calibration))
+    better, worse = (sum(e.weights[k] * e.counts[k] for e in found) for k in (0, 1))
     sign = (better - worse) / math.sqrt(max(better + worse, 1))
     adapt = True if sign >= AGAINST else False if sign < CLEAR else None
-    return Decision(adapt, "; ".join(reasons) or "nothing speaks against it", changed)
+    reason = "; ".join(f"{e.what} gain {e.counts[0]} and lose {e.counts[1]}" for e in found)
+    if adapt and sign <= 0:
+        reason = f"nothing speaks clearly against it: {reason}" if reason else "nothing speaks against it"
+    return Decision(adapt, reason, changed)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What adaptation changes for better and for worse.
+
+    Attributes:
+        what: has changed.
+        counts: of what is gained and lost.
+        weights: of one that is gained, and of one that is lost.
+    """
+
+    what: str
+    counts: tuple[int, int]
+    weights: tuple[float, float]
 
 
 def evidence(
     before: Tensor, after: Tensor, known: Tensor, wells: Tensor | None, calibration: Calibration | None
-) -> Iterator[tuple[str, int, int, float]]:
-    """What shows how many changes of predictions (n,) are for better and for worse, and its weight."""
+) -> Iterator[Changes]:
+    """What shows whether changes of predictions (n,) are for better or for worse."""
     if calibration is not None and (changes := calibration.gained + calibration.lost):
         weight = min(1.0, LABELLED / changes)
-        yield "labelled bio-batches", calibration.gained, calibration.lost, weight
+        yield Changes("labelled bio-batches", (calibration.gained, calibration.lost), (weight, weight))
     is_control = known >= 0
     was, now = ((p == known)[is_control] for p in (before, after))
     if is_control.any():
-        yield f"{len(was)} controls", int((now & ~was).sum()), int((was & ~now).sum()), 1.0
-    i, j = pairs_of(wells)
-    was, now = before[i] == before[j], after[i] == after[j]
-    gained, lost = int((now & ~was).sum()), int((was & ~now).sum())
-    if (gained - lost) * (kappa(after, i, j) - kappa(before, i, j)) > 0:
-        yield f"{len(was)} wells of two equal sites", gained, lost, 1.0
-
-
-def kappa(classes: Tensor, i: Tensor, j: Tensor) -> float:
-    """Cohen's kappa of the predictions (n,) of pairs of images: agreement beyond that of chance."""
-    if not len(i):
-        return 0.0
-    shares = torch.bincount(classes).double() / len(classes)
-    chance = float((shares**2).sum())
-    return (float((classes[i] == classes[j]).double().mean()) - chance) / max(1 - chance, 1e-12)
+        yield Changes(f"{len(was)} controls", (int((now & ~was).sum()), int((was & ~now).sum())), (1.0, 1.0))
+    joined, parted = changed_wells(before, after, pairs_of(wells))
+    if calibration is not None and len(joined) + len(parted):
+        counts = (len(joined), len(parted))
+        yield Changes("wells of two equal sites", counts, (calibration.joined_right, calibration.parted_right))

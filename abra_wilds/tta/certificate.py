@@ -35,9 +35,11 @@ from abra_wilds.tta.evidence import (
     Moments,
     accuracy_from,
     agreement_of,
+    changed_wells,
     doubt_of_mix,
     log_probs,
     look,
+    pairs_of,
     temperature_from,
     tempered,
 )
@@ -150,16 +152,30 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
     if len(ordered) > MOST_SCORES:
         ordered = ordered.quantile((torch.arange(MOST_SCORES, dtype=torch.float64) + 0.5) / MOST_SCORES)
     changes = [_changes(b, k < 0) for b, k in zip(bio_batches, known, strict=True)]
-    gained, lost = (sum(of) for of in zip(*changes, strict=True))
+    gained, lost, *wells = (sum(of) for of in zip(*changes, strict=True))
+    joined, joined_right, parted, parted_right = wells
     return replace(
-        every, inflation=max(inflation, 1.0), scores=tuple(ordered.tolist()), gained=gained, lost=lost
+        every,
+        inflation=max(inflation, 1.0),
+        scores=tuple(ordered.tolist()),
+        gained=gained,
+        lost=lost,
+        joined_right=(joined_right + 1) / (joined + 2),
+        parted_right=(parted_right + 1) / (parted + 2),
     )
 
 
-def _changes(b: Labelled, asked: Tensor) -> tuple[int, int]:
-    """Images in question that adaptation sets right, and wrong."""
-    was, now = ((z.argmax(1) == b.labels)[asked] for z in (b.unadapted, b.adapted))
-    return int((now & ~was).sum()), int((was & ~now).sum())
+def _changes(b: Labelled, asked: Tensor) -> tuple[int, ...]:
+    """Images in question that adaptation sets right, and wrong; wells that it joins, of these right; parts."""
+    before, after = b.unadapted.argmax(1), b.adapted.argmax(1)
+    was, now = ((z == b.labels)[asked] for z in (before, after))
+    pairs = pairs_of(b.wells)
+    joined, parted = changed_wells(before, after, pairs[:, asked[pairs[0]]])
+    return (
+        *(int((now & ~was).sum()), int((was & ~now).sum())),
+        *(len(joined), int((after == b.labels)[joined].sum())),
+        *(len(parted), int((before == b.labels)[parted].sum())),
+    )
 
 
 def _without(b: Labelled) -> Tensor:

@@ -99,6 +99,20 @@ def pairs_of(wells: Tensor | None) -> Tensor:
     return torch.tensor([r[:2] for r in rows.values() if len(r) > 1], dtype=torch.long).reshape(-1, 2).T
 
 
+def changed_wells(before: Tensor, after: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Wells whose sites agree on a class with adaptation alone, and without it alone: a row of each.
+
+    Args:
+        before: (n,) classes without adaptation.
+        after: (n,) with it.
+        pairs: (2, P) rows of two sites of a well.
+    """
+    i, j = pairs
+    was, now = before[i] == before[j], after[i] == after[j]
+    kept = was & now & (before[i] == after[i])
+    return i[now & ~kept], i[was & ~kept]
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What labelled bio-batches tell of new ones, as plain numbers: what JSON gives back serves as well.
@@ -116,6 +130,8 @@ class Calibration:
         scores: at most MOST_SCORES mass scores of labelled images of bio-batches left out, in order.
         gained: labelled images but controls that adaptation sets right.
         lost: those that it sets wrong.
+        joined_right: share of wells in which adaptation makes both sites right, of those that it makes agree.
+        parted_right: share of wells in which both sites were right, of those that it makes agree no more.
         belief: probability that a class mix which corrects predictions is right.
     """
 
@@ -131,6 +147,8 @@ class Calibration:
     scores: tuple[float, ...]
     gained: int = 0
     lost: int = 0
+    joined_right: float = 0.5
+    parted_right: float = 0.5
     belief: float = 0.5
 
 

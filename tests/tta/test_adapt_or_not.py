@@ -1,11 +1,14 @@
 """The advice whether to adapt to a bio-batch: what decides, and in which order."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from abra_wilds.tta.advice import decide, kappa
-from abra_wilds.tta.evidence import Calibration, pairs_of
+from abra_wilds.tta.advice import decide
+from abra_wilds.tta.certificate import Labelled, calibrate
+from abra_wilds.tta.evidence import Calibration, changed_wells, pairs_of
 from abra_wilds.tta.mix import Mix, no_labels
 
 N, O = 24, 4
@@ -36,10 +39,10 @@ def test_one_image_tells_nothing_and_of_more_nothing_may_speak_against_it():
     assert same.adapt is True and same.changed == 0 and same.reason == "nothing speaks against it"
 
 
-def says(gained, lost):
+def says(gained, lost, joined_right=0.5, parted_right=0.5):
     """A calibration by labelled bio-batches of which adaptation sets so many images right, and wrong."""
-    moments = (0.0, 0.1)
-    return Calibration(0.0, 0.9, -1.0, 0.1, moments, None, 0.5, 1.0, 0.8, (0.5,), gained, lost)
+    moments, shares = (0.0, 0.1), (joined_right, parted_right)
+    return Calibration(0.0, 0.9, -1.0, 0.1, moments, None, 0.5, 1.0, 0.8, (0.5,), gained, lost, *shares)
 
 
 @pytest.mark.parametrize("gains", [True, False])
@@ -61,19 +64,38 @@ def test_sites_of_wells_decide_too(gains):
     y = torch.arange(N) // 2 % O
     split, joined = logits(changed(range(0, 12, 2), y)), logits(y)
     plain, adapted = (split, joined) if gains else (joined, split)
-    found = decide(plain, adapted, USUAL, no_labels(y), torch.arange(N) // 2)
-    assert found.adapt is gains and found.reason.startswith("12 wells of two equal sites")
+    found = decide(plain, adapted, USUAL, no_labels(y), torch.arange(N) // 2, says(0, 0))
+    assert found.adapt is gains
+    assert found.reason == f"wells of two equal sites {'gain 6 and lose 0' if gains else 'gain 0 and lose 6'}"
 
 
-def test_sites_that_agree_by_chance_alone_decide_nothing():
-    """All images taken for one class agree; adapted, most are right and some wells apart."""
+def test_sites_count_as_far_as_equal_ones_were_right_in_labelled_bio_batches():
+    """Six wells come apart: without labels that is bad, where such wells were wrong anyway it says little."""
     y = torch.arange(N) // 2 % O
-    collapsed, adapted = logits(torch.zeros(N, dtype=torch.int64)), logits(changed([0, 2, 4, 6], y))
+    joined, split = logits(y), logits(changed(range(0, 12, 2), y))
     wells = torch.arange(N) // 2
-    found = decide(collapsed, adapted, USUAL, no_labels(y), wells, says(8, 2))
-    assert found.adapt is True and found.reason == "labelled bio-batches gain 8 and lose 2"
-    assert kappa(torch.zeros(N, dtype=torch.int64), *pairs_of(wells)) == 0
-    assert kappa(y, *pairs_of(wells)) == pytest.approx(1.0)
+    for right, adapt in ((1.0, False), (0.2, None), (0.1, True)):  # -sqrt(6), -1.2 / 1.1, -0.6
+        found = decide(joined, split, USUAL, no_labels(y), wells, says(0, 0, parted_right=right))
+        assert found.adapt is adapt
+    assert found.reason == "nothing speaks clearly against it: wells of two equal sites gain 0 and lose 6"
+
+
+def test_wells_change_whose_sites_agree_on_another_class_too():
+    before, after = torch.tensor([0, 0, 1, 1, 2, 2, 3, 0]), torch.tensor([0, 0, 2, 2, 2, 1, 3, 3])
+    joined, parted = changed_wells(before, after, pairs_of(torch.arange(8) // 2))
+    assert joined.tolist() == [2, 6] and parted.tolist() == [2, 4]
+
+
+def test_calibration_counts_how_often_equal_sites_were_right():
+    """Of four wells adaptation joins two, one of them rightly, and parts one that was right."""
+    y = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    before, after = torch.tensor([0, 0, 1, 2, 2, 2, 3, 0]), torch.tensor([0, 0, 1, 1, 2, 1, 1, 1])
+    one = Labelled(logits(after), logits(before), y, torch.arange(8) // 2)
+    found = calibrate([one])
+    assert (found.gained, found.lost) == (1, 2)
+    assert (found.joined_right, found.parted_right) == (2 / 4, 2 / 3)
+    known = replace(one, controls=torch.tensor([False] * 4 + [True] * 4))  # controls are not in question
+    assert (calibrate([known]).joined_right, calibrate([known]).parted_right) == (2 / 3, 1 / 2)
 
 
 @pytest.mark.parametrize("scale", [1, 100])

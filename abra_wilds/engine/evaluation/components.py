@@ -47,7 +47,7 @@ from abra_wilds.tta.plan import known_controls_of, well_ids
 
 IMAGES_PER_BIO_BATCH = 128
 COMPONENTS_OF = ("checkpoint_sha256", "data_sha256", "controls", "form")  # whose kept components are
-FORM = 3  # of the files; others are measured again
+FORM = 4  # of the files; others are measured again
 MOST_KEPT = 2**30  # bytes of images that are kept in memory to be looked at again
 FEWEST_IMAGES = 10  # of a bio-batch that tells what predictions are worth
 # Splits of images that were not trained on, best first: those of new bio-batches tell how new ones come out.
