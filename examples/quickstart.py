@@ -44,7 +44,7 @@ def steps(folder: Path) -> Iterator[tuple[str, list[object]]]:
     devices = () if torch.cuda.is_available() else ("--devices", "cpu", "--jobs", 2)
     yield "Train three seeds each, and adapt them", ["sweep.py", "demo", "--out", runs, *data, *devices]
     yield "Bundle ABRA's predictions", ["bundle.py", runs / "ABRA", "--out", archive]
-    yield "Score the bundle anew", ["verify.py", archive, *data]
+    yield "Score the bundle with the official evaluators", ["verify.py", archive, *data]
     figures = folder / "figures"
     model = next(runs.glob("ABRA/seed0/*_epoch?best_model.pth"))
     shift = ("--figure", 8, 9, 10, "--tta_group", BIO_BATCH, "--checkpoint", model)

@@ -10,7 +10,6 @@ from abra_wilds.analysis.metrics.table import SETS
 from abra_wilds.analysis.postprocess import POSTPROCESS
 from abra_wilds.commands.data.pack import add_screen_flags
 from abra_wilds.commands.predict import (
-    OF_TRAINING,
     add_flags,
     add_model,
     add_qc,
@@ -21,6 +20,7 @@ from abra_wilds.commands.predict import (
     given_flags,
 )
 from abra_wilds.config.fields import path
+from abra_wilds.config.screen import OF_TRAINING
 from abra_wilds.errors import InputError
 
 

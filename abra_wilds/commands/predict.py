@@ -13,6 +13,7 @@ from abra_wilds.board.sweep.slurm import submit_shared
 from abra_wilds.commands.data.pack import add_screen_flags, screen_flags
 from abra_wilds.config.fields import expanded, path
 from abra_wilds.config.run import COMMON, PREDICTION_FLAGS
+from abra_wilds.config.screen import OF_TRAINING
 from abra_wilds.dist import launched, started
 from abra_wilds.engine.evaluation.saved import predict_saved
 from abra_wilds.engine.models.model import Model, load_model
@@ -20,8 +21,6 @@ from abra_wilds.errors import InputError
 from abra_wilds.recipes.flags import add_flag
 from abra_wilds.results.files import write_text
 
-# Which images train is nothing to a screen that is predicted as a whole.
-OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
 OF_SHARING = ("csv", "slurm", "jobs")
 PAGE = "answers.html"
 

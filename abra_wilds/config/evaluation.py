@@ -128,7 +128,7 @@ class EvalConfig(Options):
         return found
 
     def idle(self) -> dict[str, str]:
-        """Flags that would have no effect with this --tta, and what they need."""
+        """Flags that would have no effect with this --tta and --also_tta, and what they need."""
         works = {
             "eval_loader": ("none",),
             "tta_group": GROUPED_TTA,
@@ -137,7 +137,8 @@ class EvalConfig(Options):
             "tta_prior": ("mixed_bn",),
             "tta_min": TTA[1:],
         }
-        return {name: f"--tta {' or '.join(tta)}" for name, tta in works.items() if self.tta not in tta}
+        own = {self.tta, *(text.partition(",")[0] for text in self.also_tta)}
+        return {name: f"--tta {' or '.join(tta)}" for name, tta in works.items() if not own & set(tta)}
 
     @property
     def needs_components(self) -> bool:

@@ -18,6 +18,8 @@ FILE = "screen.yaml"
 SHARES = ("test", "val", "id_test")
 WHO_TESTS = ("test", "leave_one_out", "fold")  # parts of --split, of which one is given
 CONTROL_KINDS = ("negative", "positive")
+# Which images train is nothing to a screen that is predicted as a whole.
+OF_TRAINING = ("split", "split_column", "keep_together", "least_per_class", "least_per_bio_batch")
 
 
 def _column(what: str, default: str = "none") -> Any:

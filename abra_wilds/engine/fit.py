@@ -263,11 +263,10 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, n
 
 
 def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
-    """The first lines of a run: what is trained on what, and every setting."""
+    """The first lines of a run: what is trained on what, and the settings that are not as by default."""
+    own = {name: value for name, value in config.values().items() if config.origin.get(name) != "default"}
     values = [
-        f"  {name}: {value} ({config.origin[name]})"
-        for name, value in config.values().items()
-        if name in config.origin
+        f"  {name}: {value} ({config.origin[name]})" for name, value in own.items() if name in config.origin
     ]
     sizes = ", ".join(f"{split} {len(subset):,}" for split, subset in setup.subsets.items())
     start = f"resuming after epoch {done.epoch}" if done.epoch >= 0 else "starting"
@@ -286,5 +285,6 @@ def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
             *adaptation_lines(config, setup),
             *start_lines(config.model, setup.info),
             *values,
+            "  all others as by default; config.json has every one",
         ]
     )

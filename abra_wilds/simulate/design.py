@@ -52,7 +52,7 @@ def wells_table(config: SimulationConfig) -> pd.DataFrame:
     """Lay out every plate.
 
     The treatments are divided into four sets, one for each plate of an experiment. Which plate carries which
-    set, and which treatment sits where, is drawn anew for every experiment, so that neither plate number nor
+    set, and which treatment sits where, is drawn again for every experiment, so that neither plate number nor
     well gives a class away. As in RxRx1 the negative control sits in B02 and the positive controls in fixed
     wells, in random order.
 

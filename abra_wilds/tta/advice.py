@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from abra_wilds.config.evaluation import ADVICE
@@ -51,9 +50,9 @@ def decide(
     """Decide for a bio-batch.
 
     Counted are changes for better and for worse: predictions of labelled bio-batches of val, together worth
-    LABELLED changes at most, predictions of controls, and wells whose two sites adaptation brings together or
-    apart. Sites share more than their class, so that such a well counts as far as sites that agreed were right
-    in labelled bio-batches. The advice is to adapt, unless a sign test of all of them speaks against it.
+    LABELLED changes at most, predictions of controls, and wells whose two sites agree with adaptation alone,
+    or without it alone. Sites share more than their class, so such a well counts as far as it was right in
+    labelled bio-batches. The advice is to adapt, unless a sign test of all of them speaks against it.
 
     Args:
         plain: (n, O) logits without adaptation.
@@ -105,5 +104,5 @@ def evidence(
         yield Changes(f"{len(was)} controls", (int((now & ~was).sum()), int((was & ~now).sum())), (1.0, 1.0))
     joined, parted = changed_wells(before, after, pairs_of(wells))
     if calibration is not None and len(joined) + len(parted):
-        counts = (len(joined), len(parted))
-        yield Changes("wells of two equal sites", counts, (calibration.joined_right, calibration.parted_right))
+        weights = (calibration.joined_right, calibration.parted_right)
+        yield Changes("wells of two equal sites", (len(joined), len(parted)), weights)

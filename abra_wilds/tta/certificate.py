@@ -166,7 +166,10 @@ def calibrate(bio_batches: Sequence[Labelled]) -> Calibration:
 
 
 def _changes(b: Labelled, asked: Tensor) -> tuple[int, ...]:
-    """Images in question that adaptation sets right, and wrong; wells that it joins, of these right; parts."""
+    """Images in question that adaptation sets right, and wrong; wells that it makes agree, and no more.
+
+    After each number of wells comes how many of them are right.
+    """
     before, after = b.unadapted.argmax(1), b.adapted.argmax(1)
     was, now = ((z == b.labels)[asked] for z in (before, after))
     pairs = pairs_of(b.wells)

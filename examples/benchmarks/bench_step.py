@@ -123,7 +123,7 @@ def measure_memory(name: str, args: argparse.Namespace, device: torch.device) ->
         for _ in range(2):
             trainee.step()
         return torch.cuda.max_memory_allocated(device)
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts anew at what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again at what is resident now
     before = resident_peak()
     trainee = make_trainee(name, args, device)
     for _ in range(2):

@@ -57,6 +57,8 @@ def test_the_same_flags_are_accepted_where_they_have_an_effect():
         "ERM", train_loader="plate", plate_remainder="drop", mix="cutmix", cutmix_alpha=0.5, cutmix_prob=0.5
     )
     run_config("ERM", evaluate_all_splits=False, eval_splits=["test"])
+    (of_experiments,) = run_config("ERM", also_tta=["eb_bn"], tta_group="experiment").eval.alternatives()
+    assert of_experiments.name == "eb_bn_experiment"
     run_config("ERM", eval_only=True, eval_epoch=3)
     run_config("ERM", warmup_from=1e-4, scheduler_kwargs={"num_warmup_steps": 3})
 

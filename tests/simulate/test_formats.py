@@ -68,7 +68,7 @@ def test_every_format_says_the_same_of_its_wells(screens):
     assert len(first.class_names) == 6 and set(first.split_dict) == {"train", "test"}
     for other in others:
         assert other.channels == first.channels and other.class_names == first.class_names
-        fields = [0, 1, 3, 4, 5]  # without plates, which RxRx1 numbers anew in every experiment
+        fields = [0, 1, 3, 4, 5]  # without plates, which RxRx1 numbers again from 1 in every experiment
         assert torch.equal(other.metadata_array[:, fields], first.metadata_array[:, fields])
         assert np.array_equal(other.split_array, first.split_array)
         assert np.array_equal(other.well_kinds, first.well_kinds)

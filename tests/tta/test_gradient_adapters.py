@@ -49,7 +49,7 @@ def slow_tent(method, passes, steps=1):
 
 
 def slow_sar(method, passes, margin=0.4, recovery=0.2):
-    """The last stage's batch norm, the fifth, stays; the moving average starts anew after a recovery."""
+    """The last stage's batch norm, the fifth, stays; the moving average starts again after a recovery."""
     twin, parameters = learner(method, frozen=(4,))
     start = [p.detach().clone() for p in parameters]
     sgd, average, found, recoveries = torch.optim.SGD(parameters, LR, momentum=MOMENTUM), None, [], 0

@@ -6,7 +6,7 @@ Letters: n sites, C channels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from abra_wilds.config.evaluation import EvalConfig
+from abra_wilds.config.fields import default_of
 from abra_wilds.config.files import screen_config
-from abra_wilds.config.screen import ScreenConfig
+from abra_wilds.config.screen import OF_TRAINING, ScreenConfig
 from abra_wilds.data.datasets.catalogue import subset_of
 from abra_wilds.data.datasets.quality import FLAG, flags_of, set_apart, site_names
 from abra_wilds.data.reading.images import check_images, common_shape
@@ -52,10 +53,12 @@ def open_screen(
             screen cannot be used.
     """
     config = screen_config(screen, flags)
+    # A screen.yaml may be that of training, whose splits and labels a new table need not have.
+    config = replace(config, **{f.name: default_of(f) for f in fields(config) if f.name in OF_TRAINING})
     size = model.config.screen.image_size
     config = replace(config, image_size=config.image_size or size)
     config = replace(config, channels=tuple(f"{n}={own}" for n, own in channels_of(model, config).items()))
-    opened = Screen.open(config)
+    opened = Screen.open(config, optional=() if "label_column" in flags else ("label_column",))
     if not scored:
         opened = replace(opened, config=replace(opened.config, label_column=None))
     dataset = opened.dataset(model.classes, labelled=False)

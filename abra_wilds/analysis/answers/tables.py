@@ -59,7 +59,7 @@ def counted_in_wells(well: NDArray[np.int64], flags: NDArray[np.object_] | None)
 
 
 def well_log_probs(log_probs: Tensor, well: NDArray[np.int64], counted: NDArray[np.bool_]) -> Tensor:
-    """Log-probabilities of wells (W, O): the mean over their sites (n, O), normalised anew.
+    """Log-probabilities of wells (W, O): the mean over their sites (n, O), normalised again.
 
     Args:
         log_probs: (n, O) of sites.

@@ -91,7 +91,10 @@ def summarise(a: Answered) -> str:
         f"predicted by the model {model['name']}, trained on {model['data']}, "
         + ("without adaptation." if how == "none" else f"adapted by {how}."),
         f"{things(plain_sites, 'well')} could not be adapted to." if how != "none" and plain_sites else "",
-        f"{len(lost):,} of {n_plates} should not be trusted{named}.",
+        estimate(a.certificates),
+        f"{len(lost):,} of {n_plates} should not be trusted{named}."
+        if a.certificates or a.flagged is not None
+        else "Nothing says which plates to trust: --tta eb_bn certifies them, --qc flags images.",
         f"{bad:,} of the {'other ' if lost else ''}{things(len(others), 'well')} should not be trusted"
         f"{f' ({why})' if why else ''}."
         if len(others)
@@ -102,6 +105,17 @@ def summarise(a: Answered) -> str:
     if against:
         said.append(f"The advice is not to adapt for {against:,} of {len(a.certificates):,} certificates.")
     return " ".join(text for text in said if text)
+
+
+def estimate(certificates: list[Certificate]) -> str:
+    """Estimated accuracy of all images, and the least and the most of a bio-batch; empty without any."""
+    if not certificates:
+        return ""
+    n = sum(c.images for c in certificates)
+    mean, each = sum(c.images * c.accuracy for c in certificates) / n, [c.accuracy for c in certificates]
+    spread = f", {min(each):.0%} to {max(each):.0%} by bio-batch" if len(each) > 1 else ""
+    interval = f" ({certificates[0].low:.0%} to {certificates[0].high:.0%})" if len(each) == 1 else ""
+    return f"Estimated accuracy, without labels: {mean:.0%}{interval}{spread}."
 
 
 def things(n: int, thing: str) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wilds.datasets.wilds_dataset import WILDSDataset
 
 MOST_CLASSES = 10
+MOST_NAMES = 20
 
 
 def split_rows(dataset: WILDSDataset) -> dict[str, NDArray[np.int64]]:
@@ -37,7 +38,25 @@ def data_lines(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[
     named = [f"{stains} stain{'s' if stains > 1 else ''} in every plate"] if stains else []
     named += [f"channels: {', '.join(dataset.channels)}"] if hasattr(dataset, "channels") else []
     notes = [*getattr(dataset, "notes", ()), *class_notes(dataset, rows)]
-    return [*named, split_table(dataset, rows), *(f"note: {note}" for note in notes)]
+    table = split_table(dataset, rows)
+    return [*named, table, *held_out(dataset, rows), *(f"note: {note}" for note in notes)]
+
+
+def held_out(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> list[str]:
+    """The bio-batches of splits that share none with train, a line a split."""
+    known, fields = known_of(dataset.dataset_name), list(dataset.metadata_fields)
+    unit, by = next(iter(known.units.items()))
+    names = (getattr(dataset, "metadata_map", None) or {}).get(by[0])
+    if names is None or len(by) > 1:
+        return []
+    own = {split: set(dataset.metadata_array[c, fields.index(by[0])].tolist()) for split, c in rows.items()}
+    lines = []
+    for split, numbers in own.items():
+        if split != "train" and not numbers & own["train"]:
+            named = [str(names[int(k)]) for k in sorted(numbers)]
+            more = [f"{len(named) - MOST_NAMES:,} more"] if len(named) > MOST_NAMES else []
+            lines.append(f"{unit} of {split}: {', '.join([*named[:MOST_NAMES], *more])}")
+    return lines
 
 
 def split_table(dataset: WILDSDataset, rows: Mapping[str, NDArray[Any]]) -> str:

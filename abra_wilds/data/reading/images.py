@@ -171,6 +171,7 @@ def check_images(dataset: WILDSDataset, rows: Iterable[int]) -> None:
     if missing:
         raise InputError(
             f"{len(missing):,} of {n:,} images are missing, the first is {missing[0]}; restore them"
+            + (", or say where they are by --image_root OLD=NEW" if hasattr(dataset, "place_of") else "")
         )
 
 

@@ -5,7 +5,7 @@ Letters: n sites.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,16 +51,24 @@ class Names:
     kind: NDArray[np.str_] | None
 
 
-def with_columns(config: ScreenConfig, columns: Sequence[str], source: object) -> ScreenConfig:
+def with_columns(
+    config: ScreenConfig, columns: Sequence[str], source: object, optional: Collection[str] = ()
+) -> ScreenConfig:
     """The settings with a column for everything that the table names.
 
+    Args:
+        config: with the columns that are given.
+        columns: of the table.
+        source: of it, for messages.
+        optional: settings that count as not given where the table has no such column.
+
     Raises:
-        InputError: for a column that is not there, or none for plates or wells.
+        InputError: for another column that is not there, or none for plates or wells.
     """
     found: dict[str, str | None] = {}
     for field, known in KNOWN.items():
         given = getattr(config, field)
-        if given is not None:
+        if given is not None and (given in columns or field not in optional):
             _check(columns, given, field, source)
         elif not (field == "split_column" and config.split):
             found[field] = next((name for name in known if name in columns), None)

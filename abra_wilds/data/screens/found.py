@@ -28,6 +28,7 @@ LABELS = (
 LINES = ("cell_line", "cellline", "cell_type", "cell")
 TOGETHER = ("frame",)
 LEAST_BIO_BATCHES = 4  # with which splits are drawn
+WHOLE = "ABRA and --tta take each for one bio-batch, unless --groupby_fields and --tta_group are experiment"
 SPLIT = ("test=0.2", "val=0.1", "seed=0")
 
 
@@ -66,11 +67,13 @@ def summary(screen: Screen) -> list[str]:
     sites, config = screen.sites, screen.config
     sizes = sites.rows.groupby(list(config.bio_batch_columns)).size().to_numpy()
     columns = [name for name in sites.rows if name not in config.bio_batch_columns]
+    plates = len(sites.rows[[*config.bio_batch_columns, str(config.plate_column)]].drop_duplicates())
     return [
         f"{sites.source}: {len(sites):,} sites",
         f"channels: {', '.join(sites.channels)}",
         f"bio-batches by {', '.join(config.bio_batch_columns)}: {len(sizes):,} of {sizes.min():,} to "
         f"{sizes.max():,} images, {int(np.median(sizes)):,} in the median",
+        *([] if plates == len(sizes) else [f"plates in them: {plates:,}; {WHOLE}"]),
         *(f"  {name}: {_values(sites.rows[name])}" for name in columns),
         *screen.notes,
     ]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from abra_wilds.config.files import screen_config
-from abra_wilds.config.screen import ScreenConfig
+from abra_wilds.config.screen import FILE, ScreenConfig
 from abra_wilds.data.datasets.layouts import FOLDERS, METADATA
 from abra_wilds.data.datasets.layouts import TABLES as COMPETITION
 from abra_wilds.data.reading.packed import chosen_pack
@@ -53,11 +53,14 @@ class Screen:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, screen: str | Path | ScreenConfig, **flags: Any) -> Screen:
+    def open(
+        cls, screen: str | Path | ScreenConfig, *, optional: Collection[str] = (), **flags: Any
+    ) -> Screen:
         """The screen at a table or folder, with the settings of the screen.yaml beside it.
 
         Args:
             screen: the path, or all settings.
+            optional: names of settings whose column the table may lack.
             flags: settings that go before those of screen.yaml.
 
         Raises:
@@ -75,7 +78,12 @@ class Screen:
             path, partial = Path(config.platemap), config.allow_unmatched
             sites, unmatched = join_platemap(sites, path, plate, well, partial=partial)
             notes += unmatched
-        return cls(sites, with_columns(config, list(sites.rows), sites.source), tuple(notes))
+        resolved = with_columns(config, list(sites.rows), sites.source, optional)
+        for field in optional:
+            given = getattr(config, field)
+            if given not in (None, getattr(resolved, field)):
+                notes.append(f"{sites.source} has no column {given}, which {FILE} names as {field}")
+        return cls(sites, resolved, tuple(notes))
 
     def dataset(
         self,

@@ -6,7 +6,7 @@ or more are left out, at both points. Once the moving average of the entropies f
 predictions are about to collapse, and the trained parameters come back. The last stage's parameters stay, as
 in the paper.
 
-Read for facts: mr-eggplant/SAR 492c1ad. Differences: after a recovery the moving average starts anew, which
+Read for facts: mr-eggplant/SAR 492c1ad. Differences: after a recovery the moving average starts again, which
 theirs sets back to the value that called for it; every bio-batch starts from the trained model.
 """
 

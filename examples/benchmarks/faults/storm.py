@@ -76,7 +76,7 @@ def disturbed(
 ) -> tuple[int, list[str]]:
     """Kill a job at random times until it ends, or was killed often enough; the kills and what is wrong.
 
-    A job that ends before any kill gives its length anew: the machine was busier when that was taken.
+    A job that ends before any kill gives its length again: the machine was busier when that was taken.
     """
     wrong: list[str] = []
     began = time.monotonic()

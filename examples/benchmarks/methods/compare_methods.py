@@ -182,9 +182,9 @@ def read_rows(path: Path) -> list[tuple[str, Record]]:
             values = json.loads(line)
             found.append((values.pop("row"), Record(**values)))
     except (OSError, ValueError, TypeError, KeyError) as fault:
-        raise InputError(f"{path} holds no records of a comparison ({fault}); make it anew") from None
+        raise InputError(f"{path} holds no records of a comparison ({fault}); make it again") from None
     if not all(record.simulated for _, record in found):
-        raise InputError(f"{path} holds records of data that is not simulated; make it anew")
+        raise InputError(f"{path} holds records of data that is not simulated; make it again")
     return found
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from abra_wilds import run_config
 from abra_wilds.__main__ import main
 from abra_wilds.data.datasets.catalogue import load_dataset
-from abra_wilds.data.datasets.counts import data_lines, split_rows
+from abra_wilds.data.datasets import counts as counted
+from abra_wilds.data.datasets.counts import data_lines, held_out, split_rows
 from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.dry_run import dry_run
 from abra_wilds.engine.fit import opening
@@ -189,13 +190,18 @@ def test_equal_pixels_in_train_and_test_are_found_by_validate(root, folder, caps
 # How much there is
 
 
-def test_splits_are_counted_as_the_table_says_and_uneven_plates_and_wells_are_seen(root, folder, run):
+def test_splits_are_counted_as_the_table_says_and_uneven_plates_and_wells_are_seen(
+    root, folder, run, monkeypatch
+):
     path = folder / "metadata.csv"
     rows = pd.read_csv(path).drop(index=[3, 20]).query("experiment != 'A-3' or well != 'B03'")
     rows.to_csv(path, index=False)
     found = load(root)
     lines = data_lines(found, split_rows(found))
-    assert lines[0] == "3 stains in every plate" and len(lines) == 3
+    assert lines[0] == "3 stains in every plate" and len(lines) == 4
+    assert lines[2] == "experiments of test: " + ", ".join(
+        rows.query("dataset == 'test'").experiment.unique()
+    )
     head, *table = [line.split("  ") for line in lines[1].splitlines()]
     assert [cell.strip() for cell in head if cell] == [
         "split", "images", "experiments", "plates", "wells", "classes", "sites a well", "images a plate"
@@ -209,3 +215,5 @@ def test_splits_are_counted_as_the_table_says_and_uneven_plates_and_wells_are_se
         counts = [len(own), own["experiment"].nunique(), len(plates), len(wells), own["sirna_id"].nunique()]
         assert [cell.strip() for cell in cells if cell.strip()] == [split, *map(str, counts), *spread]
     assert lines[1] in opening(run, prepare(run), Progress()) and lines[1] in dry_run(run)
+    monkeypatch.setattr(counted, "MOST_NAMES", 0)
+    assert held_out(found, split_rows(found)) == ["experiments of test: 1 more"]

@@ -65,6 +65,7 @@ def test_a_whole_data_set_passes_and_its_splits_are_counted(validate, root, data
         "split  images  experiments  plates  wells  classes  sites a well  images a plate\n"
         "train      12            2       2      6        3             2               6\n"
         "test        6            1       1      3        3             2               6\n"
+        "experiments of test: B-1\n"
         "blank channels: none\n"
         "packed: 18 images of (6, 4, 4) read\n"
         "packed_2: 18 images of (6, 2, 2) read\n"

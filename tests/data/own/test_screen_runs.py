@@ -16,13 +16,15 @@ from abra_wilds.commands import train
 from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.reading.pack import from_files
 from abra_wilds.data.screens import dataset as screens
+from abra_wilds.data.screens.screen import Screen
 from abra_wilds.engine.setup import prepare
 from abra_wilds.errors import InputError
 from abra_wilds.nets.backbones import timm_package
 from tests import runs
 from tests.data.own.own_tables import BATCHES, SHARED, small_rows, write_screen
 
-FLAGS = {"label_column": "Metadata_Drug", "split": ["test=0.25", "val=0.25"], "target_resolution": 32}
+FLAGS_OF_SCREEN = {"label_column": "Metadata_Drug", "split": ["test=0.25", "val=0.25"]}
+FLAGS = {**FLAGS_OF_SCREEN, "target_resolution": 32}
 
 
 @pytest.fixture
@@ -65,6 +67,11 @@ def test_one_command_trains_adapts_and_predicts_again(tiny, table, tmp_path, cap
     )
     assert train.main(argv) == 0
     checkpoint = next((tmp_path / "run").glob("*best_model.pth"))
+    log, dataset = (tmp_path / "run" / "log.txt").read_text(), Screen.open(table, **FLAGS_OF_SCREEN).dataset()
+    for split in ("val", "test"):
+        (number,) = set(dataset.metadata_array[dataset.split_array == dataset.split_dict[split], 1].tolist())
+        assert f"experiments of {split}: {dataset._metadata_map['experiment'][number]}\n" in log
+    assert "experiments of train" not in log and "  batch_size: " in log and "(default)" not in log
     assert "Accuracy in percent on screen" in capsys.readouterr().out
     assert __main__.main(["predict", str(checkpoint), "--tta", "none", "--device", "cpu"]) == 0
 
@@ -116,9 +123,8 @@ def refusal(table, **changes):
 def test_images_that_are_not_there_are_named_with_line_and_channel_before_training(tiny, table, tmp_path):
     (tmp_path / "screen" / "images" / f"{BATCHES[1]}_001" / "A02_s2_ER.png").unlink()
     said = refusal(table)
-    assert "1 of 96 images are missing" in said and re.search(
-        r"channel ER in line 23 of \S+load_data.csv", said
-    )
+    assert "1 of 96 images are missing" in said and "--image_root OLD=NEW" in said
+    assert re.search(r"channel ER in line 23 of \S+load_data.csv", said)
 
 
 def test_a_channel_of_another_size_or_depth_is_named(tiny, table, tmp_path):
