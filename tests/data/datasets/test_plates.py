@@ -11,8 +11,8 @@ from PIL import Image
 
 from abra_wilds import run_config
 from abra_wilds.__main__ import main
-from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets import counts as counted
+from abra_wilds.data.datasets.catalogue import load_dataset
 from abra_wilds.data.datasets.counts import data_lines, held_out, split_rows
 from abra_wilds.engine.artifacts.checkpoint import Progress
 from abra_wilds.engine.dry_run import dry_run
@@ -216,4 +216,4 @@ def test_splits_are_counted_as_the_table_says_and_uneven_plates_and_wells_are_se
         assert [cell.strip() for cell in cells if cell.strip()] == [split, *map(str, counts), *spread]
     assert lines[1] in opening(run, prepare(run), Progress()) and lines[1] in dry_run(run)
     monkeypatch.setattr(counted, "MOST_NAMES", 0)
-    assert held_out(found, split_rows(found)) == ["experiments of test: 1 more"]
+    assert held_out(found, split_rows(found)) == [f"experiments of test: {len(tested)} more"]
