@@ -199,9 +199,8 @@ def test_splits_are_counted_as_the_table_says_and_uneven_plates_and_wells_are_se
     found = load(root)
     lines = data_lines(found, split_rows(found))
     assert lines[0] == "3 stains in every plate" and len(lines) == 4
-    assert lines[2] == "experiments of test: " + ", ".join(
-        rows.query("dataset == 'test'").experiment.unique()
-    )
+    tested = rows.loc[rows["dataset"] == "test", "experiment"].unique()
+    assert lines[2] == f"experiments of test: {', '.join(tested)}"
     head, *table = [line.split("  ") for line in lines[1].splitlines()]
     assert [cell.strip() for cell in head if cell] == [
         "split", "images", "experiments", "plates", "wells", "classes", "sites a well", "images a plate"
