@@ -168,6 +168,15 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     write_text(path, "".join(json.dumps(asdict(r)) + "\n" for r in [*known, *new]))
 
 
+def counted(n: int, thing: str, ending: str = "s") -> str:
+    """A number of things, with the plural's ending for any but one.
+
+    >>> counted(1, "run"), counted(3000, "seed")
+    ('1 run', '3,000 seeds')
+    """
+    return f"{n:,} {thing}{'' if n == 1 else ending}"
+
+
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of as many cells each, in columns, without an end of line after the last.
 

@@ -17,6 +17,7 @@ from abra_wilds.board.report.curves import inline_svg
 from abra_wilds.board.report.maps import format_of, plate_map
 from abra_wilds.board.report.page import render
 from abra_wilds.board.report.quality import MOST_MAPS, MOST_PLATES, MOST_WELLS, Map
+from abra_wilds.results.records import counted
 
 LETTERS = {
     "Q": "half of its sites or more are flagged by quality control",
@@ -85,21 +86,21 @@ def summarise(a: Answered) -> str:
     counts = others["letter"].value_counts()
     why = ", ".join(f"{int(counts[k]):,} {text}" for k, text in kinds.items() if k in counts)
     plain_sites = int((a.wells["Adaptation"] == "none").sum())
-    n_wells, n_plates = things(len(a.wells), "well"), things(len(a.plates), "plate")
+    n_wells, n_plates = counted(len(a.wells), "well"), counted(len(a.plates), "plate")
     said = [
-        f"{things(a.n_sites, 'site')} in {n_wells} of {n_plates} were "
+        f"{counted(a.n_sites, 'site')} in {n_wells} of {n_plates} were "
         f"predicted by the model {model['name']}, trained on {model['data']}, "
         + ("without adaptation." if how == "none" else f"adapted by {how}."),
-        f"{things(plain_sites, 'well')} could not be adapted to." if how != "none" and plain_sites else "",
+        f"{counted(plain_sites, 'well')} could not be adapted to." if how != "none" and plain_sites else "",
         estimate(a.certificates),
         f"{len(lost):,} of {n_plates} should not be trusted{named}."
         if a.certificates or a.flagged is not None
         else "Nothing says which plates to trust: --tta eb_bn certifies them, --qc flags images.",
-        f"{bad:,} of the {'other ' if lost else ''}{things(len(others), 'well')} should not be trusted"
+        f"{bad:,} of the {'other ' if lost else ''}{counted(len(others), 'well')} should not be trusted"
         f"{f' ({why})' if why else ''}."
         if len(others)
         else "",
-        "" if a.flagged is None else f"Quality control flags {a.flagged:,} of {things(a.n_sites, 'site')}.",
+        "" if a.flagged is None else f"Quality control flags {a.flagged:,} of {counted(a.n_sites, 'site')}.",
     ]
     against = sum(c.advice == "do not adapt" for c in a.certificates)
     if against:
@@ -116,11 +117,6 @@ def estimate(certificates: list[Certificate]) -> str:
     spread = f", {min(each):.0%} to {max(each):.0%} by bio-batch" if len(each) > 1 else ""
     interval = f" ({certificates[0].low:.0%} to {certificates[0].high:.0%})" if len(each) == 1 else ""
     return f"Estimated accuracy, without labels: {mean:.0%}{interval}{spread}."
-
-
-def things(n: int, thing: str) -> str:
-    """A number of things, with thousands separators."""
-    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def certificate_row(c: Certificate) -> list[str]:
@@ -176,10 +172,10 @@ def maps(a: Answered) -> tuple[list[Map], str]:
         kinds = {w: f"w{k}" for w, k in zip(own["well"], shades, strict=True)}
         letters = {w: letter for w, letter in zip(own["well"], own["letter"], strict=True) if letter}
         why = f", not to trust: {a.plates[plate]}" if a.plates[plate] else ""
-        caption = f"{plate}{why} ({len(letters)} of {things(len(own), 'well')} marked)"
+        caption = f"{plate}{why} ({len(letters)} of {counted(len(own), 'well')} marked)"
         drawn.append(Map(caption, plate_map(f"Probability over {caption}", form, kinds, letters)))
     left = len(order) - len(drawn)
-    said = f"{len(drawn):,} of {things(len(order), 'plate')}"
+    said = f"{len(drawn):,} of {counted(len(order), 'plate')}"
     return drawn, said + (
         f"; the {left:,} left out have as few or fewer wells not to trust." if left else "."
     )

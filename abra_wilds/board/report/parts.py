@@ -14,7 +14,7 @@ from abra_wilds.board.tables.formats import html_table
 from abra_wilds.board.tables.rows import DATASETS, TABLE_NUMBERS, layout
 from abra_wilds.errors import InputError
 from abra_wilds.results.finished import all_entries
-from abra_wilds.results.records import BALANCED, class_mix_line
+from abra_wilds.results.records import BALANCED, class_mix_line, counted
 from abra_wilds.results.runs import SPLIT_NAMES, Entry, Run
 from abra_wilds.results.significance import mean_std, spread
 
@@ -144,15 +144,6 @@ def score_of(group: Group, split: str) -> str:
 def n_images(group: Group, split: str) -> str:
     """The number of images of a split."""
     return f"{group.of(split)[0].record.n:,}"
-
-
-def counted(n: int, thing: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "run"), counted(3, "seed")
-    ('1 run', '3 seeds')
-    """
-    return f"{n} {thing}{'' if n == 1 else 's'}"
 
 
 def gains(groups: Sequence[Group]) -> str:

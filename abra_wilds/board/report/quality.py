@@ -20,8 +20,8 @@ from abra_wilds.board.figures.style import COLOURS, new_figure, plain
 from abra_wilds.board.report.curves import inline_svg
 from abra_wilds.board.report.maps import Format, format_of, plate_map
 from abra_wilds.board.report.page import render
-from abra_wilds.board.report.parts import counted
 from abra_wilds.data.datasets.quality import FLAG
+from abra_wilds.results.records import counted
 
 # First word of a reason -> the letter of its wells in maps.
 LETTERS = {"empty": "E", "blank": "N", "saturated": "S", "blurred": "B", "bright": "L", "dim": "D"}

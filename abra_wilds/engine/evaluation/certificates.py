@@ -16,6 +16,7 @@ from abra_wilds.dist import all_gather
 from abra_wilds.engine.setup import Evaluation
 from abra_wilds.methods.base import Method
 from abra_wilds.results.files import csv_text, write_text
+from abra_wilds.results.records import counted
 from abra_wilds.tta.advice import decide
 from abra_wilds.tta.certificate import certify
 from abra_wilds.tta.components import Components
@@ -173,6 +174,5 @@ def certificate_line(split: str, rows: Sequence[PlateCertificate]) -> str:
         if doubtful
         else "all are trusted"
     )
-    return (
-        f"Estimated accuracy of {split}, without its labels: {mean:.1%} over {len(rows)} bio-batches; {trust}"
-    )
+    over = counted(len(rows), "bio-batch", "es")
+    return f"Estimated accuracy of {split}, without its labels: {mean:.1%} over {over}; {trust}"
