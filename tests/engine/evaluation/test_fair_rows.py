@@ -229,4 +229,5 @@ def test_the_log_tells_when_the_perturbation_does_nothing(root, tmp_path):
         last = runs.rows_of(tmp_path / str(k) / "train_algo.csv")[-1]
         assert float(last["logit_shift"]) > 0 and float(last["bio_batch_distance"]) > 0
     assert "the perturbation does next to nothing" in said[1e-6]
+    assert "a larger --abra_k_init, and --abra_k_bound above it" in said[1e-6]
     assert "the perturbation does next to nothing" not in said[3.0]
