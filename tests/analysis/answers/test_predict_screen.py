@@ -152,20 +152,6 @@ def test_a_class_that_the_model_does_not_know_is_refused_with_its_row_and_column
     assert json.loads((tmp_path / "out" / "config.json").read_text())["scores"] == {}
 
 
-def test_a_new_table_may_lie_beside_the_settings_of_training(trained, fresh, tmp_path, capsys):
-    """Its labels, splits and groups need not be there; a flag that names a missing column is refused."""
-    folder = shutil.copytree(fresh[0], tmp_path / "screen")
-    text = "label_column: Metadata_Phenotype\nkeep_together: Metadata_Frame\n"
-    (folder / "screen.yaml").write_text(text + "split: [leave_one_out=old, by=Old]\n")
-    assert predict(trained / "model", folder, tmp_path / "beside") == 0
-    runs.assert_says(capsys.readouterr().out, "has no column Metadata_Phenotype, which screen.yaml names")
-    assert predict(trained / "model", fresh[0], tmp_path / "alone") == 0
-    for a, b in zip(tables(tmp_path / "beside"), tables(tmp_path / "alone"), strict=True):
-        pd.testing.assert_frame_equal(a, b)
-    argv = line(trained / "model", folder, tmp_path / "asked", "--label_column", "Metadata_Phenotype")
-    runs.assert_says(runs.sentence(capsys, main, argv), "--label_column got Metadata_Phenotype")
-
-
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
