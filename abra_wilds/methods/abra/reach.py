@@ -64,6 +64,6 @@ def remark_on(logs: Mapping[str, float]) -> str | None:
     raised = 100 * (logs["L_shifted"] - logs["L_clean"]) / logs["L_clean"] if logs["L_clean"] else 0.0
     return (
         f"the perturbation does next to nothing: it moves logits by {shift:.2g} (rms), and known bio-batches "
-        f"lie {distance:.2g} apart; it changes the loss by {raised:+.2g} %, and R_JS is {logs['R_JS']:.2g}; a larger "
-        "--abra_k_init, and --abra_k_bound above it, move them more"
+        f"lie {distance:.2g} apart; it changes the loss by {raised:+.2g} %, and R_JS is {logs['R_JS']:.2g}; "
+        "a larger --abra_k_init, and --abra_k_bound above it, move them more"
     )
