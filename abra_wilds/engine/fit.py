@@ -264,9 +264,10 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> tuple[torch.Generator, n
 
 def opening(config: RunConfig, setup: Setup, done: Progress) -> str:
     """The first lines of a run: what is trained on what, and the settings that are not as by default."""
-    own = {name: value for name, value in config.values().items() if config.origin.get(name) != "default"}
     values = [
-        f"  {name}: {value} ({config.origin[name]})" for name, value in own.items() if name in config.origin
+        f"  {name}: {value} ({config.origin[name]})"
+        for name, value in config.values().items()
+        if config.origin.get(name, "default") != "default"
     ]
     sizes = ", ".join(f"{split} {len(subset):,}" for split, subset in setup.subsets.items())
     start = f"resuming after epoch {done.epoch}" if done.epoch >= 0 else "starting"

@@ -80,6 +80,16 @@ def test_sites_count_as_far_as_equal_ones_were_right_in_labelled_bio_batches():
     assert found.reason == "nothing speaks clearly against it: wells of two equal sites gain 0 and lose 6"
 
 
+def test_sites_that_agree_on_one_class_for_all_images_do_not_speak_against_adaptation():
+    """All images taken for one class agree; adapted, most are right and some wells apart."""
+    y = torch.arange(N) // 2 % O
+    collapsed, adapted = logits(torch.zeros(N, dtype=torch.int64)), logits(changed([0, 2, 4, 6], y))
+    found = decide(collapsed, adapted, USUAL, no_labels(y), torch.arange(N) // 2, says(8, 2))
+    assert found.adapt is True
+    counts = "gain 8 and lose 2; wells of two equal sites gain 6 and lose 10"
+    assert found.reason == f"labelled bio-batches {counts}"
+
+
 def test_wells_change_whose_sites_agree_on_another_class_too():
     before, after = torch.tensor([0, 0, 1, 1, 2, 2, 3, 0]), torch.tensor([0, 0, 2, 2, 2, 1, 3, 3])
     joined, parted = changed_wells(before, after, pairs_of(torch.arange(8) // 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from abra_wilds.board.figures.style import COLOURS, new_figure, plain
@@ -109,14 +110,14 @@ def summarise(a: Answered) -> str:
 
 
 def estimate(certificates: list[Certificate]) -> str:
-    """Estimated accuracy of all images, and the least and the most of a bio-batch; empty without any."""
+    """Estimated accuracy of all images, with the interval of one bio-batch or the range of several."""
     if not certificates:
         return ""
-    n = sum(c.images for c in certificates)
-    mean, each = sum(c.images * c.accuracy for c in certificates) / n, [c.accuracy for c in certificates]
-    spread = f", {min(each):.0%} to {max(each):.0%} by bio-batch" if len(each) > 1 else ""
-    interval = f" ({certificates[0].low:.0%} to {certificates[0].high:.0%})" if len(each) == 1 else ""
-    return f"Estimated accuracy, without labels: {mean:.0%}{interval}{spread}."
+    each = [c.accuracy for c in certificates]
+    mean, first = fmean(each, [c.images for c in certificates]), certificates[0]
+    among = f", {min(each):.0%} to {max(each):.0%} by bio-batch"
+    around = f" ({first.low:.0%} to {first.high:.0%})" if len(each) == 1 else among
+    return f"Estimated accuracy, without labels: {mean:.0%}{around}."
 
 
 def certificate_row(c: Certificate) -> list[str]:

@@ -28,7 +28,10 @@ LABELS = (
 LINES = ("cell_line", "cellline", "cell_type", "cell")
 TOGETHER = ("frame",)
 LEAST_BIO_BATCHES = 4  # with which splits are drawn
-WHOLE = "ABRA and --tta take each for one bio-batch, unless --groupby_fields and --tta_group are experiment"
+WHOLE = (
+    "each is a bio-batch to ABRA without --groupby_fields experiment, and to --tta without --tta_group "
+    "experiment"
+)
 SPLIT = ("test=0.2", "val=0.1", "seed=0")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -166,8 +167,7 @@ def certificate_line(split: str, rows: Sequence[PlateCertificate]) -> str:
     """What the certificates of a split say, for the log."""
     if not rows:
         return f"No bio-batch of {split} has a certificate"
-    n = sum(row.images for row in rows)
-    mean = sum(row.accuracy * row.images for row in rows) / n
+    mean = fmean([row.accuracy for row in rows], [row.images for row in rows])
     doubtful = [row.bio_batch for row in rows if not row.trusted]
     trust = (
         f"{len(doubtful)} are not to be trusted ({', '.join(doubtful[:5])})"

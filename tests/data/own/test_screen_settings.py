@@ -68,7 +68,7 @@ def test_init_proposes_what_columns_suggest_and_writes_it_when_asked_to(tmp_path
     assert __main__.main(["screen", "init", str(table), "--yes", "--least_per_class", "2"]) == 0
     shown = capsys.readouterr().out
     assert f"train --screen {table}" in shown and "48 sites" in shown and "4 of 12 to 12 images" in shown
-    assert "plates in them: 8; ABRA and --tta take each for one bio-batch, unless --groupby_fields" in shown
+    assert "plates in them: 8; each is a bio-batch to ABRA without --groupby_fields experiment" in shown
     found = yaml.safe_load((tmp_path / "screen.yaml").read_text())
     assert found == {
         "bio_batch_columns": ["Metadata_Batch"],
