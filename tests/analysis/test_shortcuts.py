@@ -93,6 +93,15 @@ def test_a_model_that_knows_classes_from_the_background_is_found():
     assert verdicts_of(train, test, knows)["background"].found
 
 
+def test_what_names_no_more_wells_than_chance_is_not_found_however_sure_the_test():
+    train, test = screen(8, 0), screen(5, 1, 8)
+    wells, wrong = np.arange(len(test.label)), (test.label + 1) % O
+    leans = np.full((len(wells), O), 0.01)
+    leans[wells, test.label], leans[wells, wrong] = 0.4, 0.5
+    verdict = verdicts_of(train, test, leans)["background"]
+    assert verdict.adjusted < shortcuts.LEVEL and verdict.accuracy == 0 and not verdict.found
+
+
 def test_false_alarms_of_nothing_are_at_most_the_level(monkeypatch):
     """Of 60 screens, at 5 % a screen: 3 are expected, and 8 or more come in 1 of 100 times."""
     monkeypatch.setattr(shortcuts, "PERMUTATIONS", 199)

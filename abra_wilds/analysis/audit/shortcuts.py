@@ -80,7 +80,7 @@ class Verdict:
         chance: the mean accuracy over permutations.
         p: the share of permutations that give the right classes at least as much probability.
         adjusted: p after Holm's correction for all shortcuts.
-        found: whether adjusted < 0.05.
+        found: whether adjusted < 0.05 and accuracy is above chance, without which no model could live on it.
         ahead: accuracy of the model minus that of the shortcut, of the same wells.
         ahead_p: two-sided, exact, of McNemar's paired test of the two.
     """
@@ -141,7 +141,8 @@ def audited(
     for (name, (p, chance)), q in zip(tested.items(), adjusted, strict=True):
         right = believed[name].argmax(1) == test.label
         accuracy = float(right.mean())
-        verdicts.append(Verdict(name, accuracy, chance, p, q, q < LEVEL, *paired(model, right)))
+        found = q < LEVEL and accuracy > chance
+        verdicts.append(Verdict(name, accuracy, chance, p, q, found, *paired(model, right)))
     return verdicts
 
 
