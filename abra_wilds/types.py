@@ -220,6 +220,7 @@ class DataInfo:
         train_groups: ids of the bio-batches that occur in the training split, ascending.
         classes: the name of each class; empty where they have none.
         channels: the name of each channel; empty where they have none.
+        cell_lines: number of the cell line of each of `train_groups`; empty where all are of one.
     """
 
     n_classes: int
@@ -228,6 +229,7 @@ class DataInfo:
     train_groups: tuple[int, ...] = (0,)
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    cell_lines: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from abra_wilds.methods.styles.advbayes import AdvBayes
 from abra_wilds.methods.styles.advstyle import AdvStyle
 from abra_wilds.methods.styles.dsu import DSU
 from abra_wilds.methods.styles.mixstyle import MixStyle
+from abra_wilds.methods.styles.spectral_ot import SpectralOT
 
 METHODS: dict[str, type[Method]] = {
     m.name: m
@@ -51,6 +52,8 @@ METHODS: dict[str, type[Method]] = {
         DANN,
         CSARMBN,
         MixStyle,
+        # Ours
+        SpectralOT,
     )
 }
 

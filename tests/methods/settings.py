@@ -19,6 +19,7 @@ from abra_wilds.methods.styles.advbayes import AdvBayesConfig
 from abra_wilds.methods.styles.advstyle import AdvStyleConfig
 from abra_wilds.methods.styles.dsu import DSUConfig
 from abra_wilds.methods.styles.mixstyle import MixStyleConfig
+from abra_wilds.methods.styles.spectral_ot import SpectralOTConfig
 
 # Views as small as the tiny networks, and prototypes that move from the start.
 TINY_DINO = {"prototypes": 11, "hidden": 12, "bottleneck": 7, "freeze_epochs": 0}
@@ -59,6 +60,10 @@ SETTINGS = {
         "crossdomain": MixStyleConfig(p=1.0, alpha=1.0, mix="crossdomain"),
     },
     "DANN": {"default": DANNConfig(gamma=0.5, ramp=False)},
+    "Spectral-OT": {
+        "default": SpectralOTConfig(),
+        "apart, independent": SpectralOTConfig(p=0.7, rings=3, channels="apart", draws="independent"),
+    },
 }
 
 THREE = (0, 1, 1, 0, 2, 2)  # bio-batch ids of a batch

@@ -51,7 +51,7 @@ def train(method, steps=3):
 # What predictions are made with; the last three are IID-lite's.
 PREDICTORS = ("net.", "head.", "neck.", "noise.", "style.", "autoencoder.")
 # They compute no clean features in training; their own tests compare the logits of a step.
-PERTURBED_ALONE = ("DSU", "AdvStyle", "MixStyle")
+PERTURBED_ALONE = ("DSU", "AdvStyle", "MixStyle", "Spectral-OT")
 
 
 def own_state(method):

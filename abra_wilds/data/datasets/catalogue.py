@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from abra_wilds.compat.imports import import_wilds
@@ -298,7 +297,10 @@ def data_info(
         grouper: defines the bio-batches.
         channels: of an image; None reads the first of the training split.
     """
-    present = torch.unique(grouper.metadata_to_group(train_subset.metadata_array))
+    groups = grouper.metadata_to_group(train_subset.metadata_array).numpy()
+    present, first = np.unique(groups, return_index=True)
+    fields = list(dataset.metadata_fields)
+    lines = train_subset.metadata_array[first, fields.index("cell_type")] if "cell_type" in fields else None
     O, C = int(dataset.n_classes), channels or len(read_image(dataset, int(train_subset.indices[0])))
     return DataInfo(
         n_classes=O,
@@ -307,6 +309,7 @@ def data_info(
         train_groups=tuple(present.tolist()),
         classes=tuple(class_names(dataset, O)),
         channels=tuple(channel_names(dataset, C)),
+        cell_lines=() if lines is None else tuple(lines.tolist()),
     )
 
 

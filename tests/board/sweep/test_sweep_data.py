@@ -46,7 +46,7 @@ def test_where_experiments_do_not_differ_they_are_of_one_cell_line_and_nothing_i
     simulated = read_spec(boards.SPECS["claims_no_batch_effect"]).simulate
     assert {run.label for run in runs} == {"ERM", "ERM, one bio-batch a batch", *CONTROLS[2:], "ABRA"}
     assert {run.config.data.mix for run in runs} == {"none"}
-    assert simulated["batch_effect"] == 0 and simulated["train_experiments"] == [0, 16, 0, 0]
+    assert simulated["batch_effect"] == 0 and simulated["train_experiments"] == (0, 16, 0, 0)
 
 
 def test_folds_test_every_date_once_in_folders_of_their_own(like_mitocheck):

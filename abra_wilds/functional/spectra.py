@@ -1,0 +1,111 @@
+"""Cross-spectra of images, and optimal transport between stationary Gaussian fields that have them.
+
+Letters: N images, C channels, H W of an image, R rings of spatial frequency, the first around 0 and the last
+from 0.5 cycles a pixel on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ring_numbers(H: int, W: int, R: int, device: torch.device | None = None) -> Tensor:
+    """The ring of each frequency of a real Fourier transform, (H, W // 2 + 1) int64.
+
+    >>> ring_numbers(4, 4, 3)[0]
+    tensor([0, 1, 2])
+    """
+    y, x = torch.fft.fftfreq(H, device=device), torch.fft.rfftfreq(W, device=device)
+    radius = torch.hypot(y[:, None], x[None])  # cycles a pixel
+    return (radius * (2 * (R - 1))).round().long().clamp(max=R - 1)
+
+
+def cross_spectra(x: Tensor, ring: Tensor, R: int) -> Tensor:
+    """Mean power of each ring, and how much of it two channels share: real parts of cross-spectra.
+
+    Args:
+        x: (N, C, H, W).
+        ring: of `ring_numbers`.
+        R: rings.
+
+    Returns:
+        (N, R, C, C), symmetric and positive semidefinite; the identity is white noise of variance 1. A ring
+        without a frequency has zeros.
+    """
+    H, W = x.shape[-2:]
+    f = torch.fft.rfft2(x, norm="ortho").flatten(2)  # (N, C, F)
+    often = torch.full((H, W // 2 + 1), 2.0, dtype=x.dtype, device=x.device)
+    often[:, 0] = 1  # a real transform leaves out the mirror images of all other columns
+    if W % 2 == 0:
+        often[:, -1] = 1
+    ring, often = ring.flatten(), often.flatten()
+    count = often.new_zeros(R).index_add(0, ring, often).clamp(min=1)
+    share = often / count[ring]  # (F,)
+    zeros = x.new_zeros(*x.shape[:2], R)
+    rows = [
+        zeros.index_add(2, ring, (f[:, i : i + 1] * f.conj()).real * share)  # (N, C, R)
+        for i in range(x.shape[1])
+    ]
+    return torch.stack(rows, 2).permute(0, 3, 1, 2)
+
+
+def _by_eigenvalues(S: Tensor, least: float, *powers: float) -> list[Tensor]:
+    """Powers of symmetric matrices (..., C, C) whose eigenvalues are at least `least`."""
+    w, V = torch.linalg.eigh(S)
+    w = w.clamp(min=least)
+    return [(V * (w**power)[..., None, :]) @ V.mT for power in powers]
+
+
+def matrix_log(S: Tensor) -> Tensor:
+    """The logarithm of symmetric positive definite matrices, (..., C, C)."""
+    w, V = torch.linalg.eigh(S)
+    found: Tensor = (V * w.clamp(min=torch.finfo(S.dtype).tiny).log()[..., None, :]) @ V.mT
+    return found
+
+
+def matrix_exp(L: Tensor) -> Tensor:
+    """The exponential of symmetric matrices, (..., C, C)."""
+    w, V = torch.linalg.eigh(L)
+    found: Tensor = (V * w.exp()[..., None, :]) @ V.mT
+    return found
+
+
+def transport(S: Tensor, T: Tensor, least: float = 1e-12) -> Tensor:
+    """The optimal transport map between centred Gaussians of covariances S and T (Olkin & Pukelsheim 1982).
+
+    M = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2, the symmetric positive definite matrix with M S M = T.
+
+    Args:
+        S: (..., C, C), symmetric positive definite.
+        T: the same.
+        least: what smaller eigenvalues are taken for.
+    """
+    root, inverse = _by_eigenvalues(S, least, 0.5, -0.5)
+    (middle,) = _by_eigenvalues(root @ T @ root, least**2, 0.5)
+    return inverse @ middle @ inverse
+
+
+def filtered(x: Tensor, M: Tensor, ring: Tensor) -> Tensor:
+    """Images whose channels are mixed by a matrix of its own at each ring of frequencies.
+
+    Applied to fields of cross-spectra S, maps `transport(S, T)` give fields of cross-spectra T (Xia et al.
+    2014, SIAM J. Imaging Sci. 7(1), for one channel).
+
+    Args:
+        x: (N, C, H, W), taken as periodic.
+        M: (N, R, C, C).
+        ring: of `ring_numbers`.
+    """
+    N, C, H, W = x.shape
+    f = torch.fft.rfft2(x, norm="ortho").flatten(2)  # (N, C, F)
+    each = M[:, ring.flatten()]  # (N, F, C, C)
+    g = torch.complex(*(torch.einsum("nfij,njf->nif", each, part) for part in (f.real, f.imag)))
+    found: Tensor = torch.fft.irfft2(g.reshape(N, C, H, W // 2 + 1), s=(H, W), norm="ortho")
+    return found
+
+
+def with_moments_of(z: Tensor, x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Images z (N, C, H, W) with the mean and deviation that each image and channel has in x."""
+    (z_var, z_mean), (x_var, x_mean) = (torch.var_mean(t, (2, 3), keepdim=True, correction=0) for t in (z, x))
+    return (z - z_mean) * ((x_var + eps) / (z_var + eps)).sqrt() + x_mean

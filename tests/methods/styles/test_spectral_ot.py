@@ -1,0 +1,168 @@
+"""Spectral-OT against a loop in NumPy, and what holds of its draws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import expm, logm, sqrtm
+
+from abra_wilds.functional.spectra import cross_spectra
+from abra_wilds.methods.styles import spectral_ot
+from abra_wilds.methods.styles.spectral_ot import LEAST, SpectralOTConfig
+from tests.functional.test_spectra import slow_spectra
+from tests.helpers import array, assert_is_erm, erm_like, make_batch, make_info, make_method, worst
+
+G = (0, 1, 1, 0, 2, 2, 4, 4, 4, 0)
+LINES = (7, 3, 3, 7)  # of the training bio-batches 0, 1, 2 and 4
+PLACE = {0: 0, 1: 1, 2: 2, 4: 3}
+
+
+def method_of(cfg=None, lines=LINES, **more):
+    return make_method("Spectral-OT", cfg, info=replace(make_info(), cell_lines=lines), **more)
+
+
+def batch_of(seed=1, w=None, size=8):
+    return make_batch(G, seed=seed, w=w, size=size)
+
+
+def slow_measures(S, b, y):
+    """Level and deviation of each measured bio-batch, (R, C, C), from spectra (N, R, C, C)."""
+    R, C = S.shape[1:3]
+    line = np.array([LINES[k] for k in b])
+
+    def log(mean):
+        return np.stack([np.real(logm(mean[r] + LEAST * np.eye(C))) for r in range(R)])
+
+    own = {k: log(S[b == k].mean(0)) for k in set(b)}
+    gap = {}
+    for k in own:
+        of_class = [S[(line == LINES[k]) & (y == label)].mean(0) for label in y[b == k]]
+        gap[k] = own[k] - log(np.mean(of_class, axis=0))
+    centred = {k: gap[k] - np.mean([gap[j] for j in gap if LINES[j] == LINES[k]], axis=0) for k in gap}
+    return {k: own[k] - centred[k] for k in own}, centred
+
+
+def slow_carried(x, b, level, deviation, noise, rings, spread):
+    """Each image by loops over frequencies."""
+    N, C, H, W = x.shape
+    out = np.empty_like(x)
+    for n in range(N):
+        shift = spread * sum(noise[n, k] * deviation[k] for k in deviation)
+        f = np.stack([np.fft.fft2(x[n, c]) for c in range(C)])
+        for i, fy in enumerate(np.fft.fftfreq(H)):
+            for j, fx in enumerate(np.fft.fftfreq(W)):
+                r = min(round(np.hypot(fy, fx) * 2 * rings), rings)
+                S, T = expm((level[b[n]] + deviation[b[n]])[r]), expm((level[b[n]] + shift)[r])
+                root = np.real(sqrtm(S))
+                inverse = np.linalg.inv(root)
+                f[:, i, j] = inverse @ np.real(sqrtm(root @ T @ root)) @ inverse @ f[:, i, j]
+        moved = np.real(np.fft.ifft2(f))
+        mean, var = (s(moved, axis=(1, 2), keepdims=True) for s in (np.mean, np.var))
+        x_mean, x_var = (s(x[n], axis=(1, 2), keepdims=True) for s in (np.mean, np.var))
+        out[n] = (moved - mean) * np.sqrt((x_var + 1e-6) / (var + 1e-6)) + x_mean
+    return out
+
+
+def test_the_loss_equals_the_slow_loop():
+    method, batch = method_of(SpectralOTConfig(rings=3, strength=1.3)), batch_of()
+    noise = torch.from_numpy(np.random.default_rng(5).normal(size=(len(G), 4)))
+    method.drawn = lambda N: torch.einsum("nb,brij->nrij", 1.3 / 2**0.5 * noise, method.deviation)
+    b = np.array([PLACE[g] for g in G])
+    level, deviation = slow_measures(slow_spectra(array(batch.x), 4), b, batch.target.y.numpy())
+    x = slow_carried(array(batch.x), b, level, deviation, noise.numpy(), 3, 1.3 / 2**0.5)
+    found = method(batch).loss
+    assert float(method.freedom) == 2  # four bio-batches of two cell lines
+    for k in range(4):
+        np.testing.assert_allclose(array(method.deviation[k]), deviation[k], atol=1e-8)
+    expected = erm_like(method)(replace(batch, x=torch.from_numpy(x))).loss
+    assert found.item() == pytest.approx(expected.item(), abs=1e-7)
+    assert abs(found.item() - erm_like(method)(batch).loss.item()) > 1e-4
+
+
+@pytest.mark.parametrize("draws", ["measured", "independent"])
+def test_drawn_bio_batches_spread_as_the_measured_ones(draws):
+    method = method_of(SpectralOTConfig(rings=2, strength=0.5, draws=draws))
+    method(batch_of())
+    found = method.drawn(40_000)
+    expected = 0.25 * method.deviation.square().sum(0) / 2
+    assert worst(found.square().mean(0), expected) < 0.05 * expected.max()
+    assert worst(found, found.mT) < 1e-12
+    few = np.linalg.matrix_rank(array(found[:50].flatten(1)), tol=1e-8) <= 4
+    assert few == (draws == "measured")
+
+
+def test_without_a_draw_all_bio_batches_of_a_cell_line_get_its_level(monkeypatch):
+    monkeypatch.setattr(spectral_ot, "with_moments_of", lambda z, x: z)
+    method, batch = method_of(SpectralOTConfig(strength=0, rings=2)), batch_of()
+    method(batch)
+    b = method.place[batch.g]
+    moved = cross_spectra(method.carried(batch.x, b), method.rings_of(batch.x), 3)
+    for k in range(4):
+        goal = torch.matrix_exp(method.level[k]) - LEAST * torch.eye(3)
+        assert worst(moved[b == k].mean(0), goal) < 1e-4
+
+
+def test_a_bio_batch_of_a_rare_mix_of_classes_does_not_deviate_by_that():
+    """Two bio-batches whose images differ by class alone."""
+    y = torch.tensor([0] * 3 + [1] + [0] + [1] * 3)
+    x = batch_of().x[:2][y]
+    b = torch.tensor([0] * 4 + [1] * 4)
+    by_class, blind = (method_of(SpectralOTConfig(rings=3), lines=()) for _ in range(2))
+    by_class.measure(x, b, y)
+    blind.measure(x, b, torch.zeros_like(y))
+    assert by_class.deviation.abs().max() < 1e-10 < 0.1 < blind.deviation.abs().max()
+
+
+def test_measures_are_those_of_all_batches_of_the_first_epoch_and_then_stay():
+    parts, whole = method_of(), method_of()
+    batch = batch_of()
+    for rows in (slice(0, 4), slice(4, 10)):
+        parts.measure(batch.x[rows], parts.place[batch.g[rows]], batch.target.y[rows])
+    whole.measure(batch.x, whole.place[batch.g], batch.target.y)
+    assert worst(parts.deviation, whole.deviation) < 1e-10 and worst(parts.level, whole.level) < 1e-10
+    before = whole.deviation.clone()
+    whole.context = replace(whole.context, epoch=1)
+    whole(batch_of(seed=3))
+    assert torch.equal(whole.deviation, before) and whole.seen.sum() == len(G)
+
+
+def test_a_bio_batch_that_was_not_seen_does_not_deviate():
+    method = method_of()
+    rows = [n for n, g in enumerate(G) if g != 2]
+    batch = batch_of()
+    method.measure(batch.x[rows], method.place[batch.g[rows]], batch.target.y[rows])
+    assert (method.deviation[2] == 0).all() and method.deviation.isfinite().all()
+    assert float(method.freedom) == 1  # 0 and 4 of one line; 1 is alone in its own
+
+
+def test_channels_apart_share_nothing():
+    method = method_of(SpectralOTConfig(channels="apart"))
+    method(batch_of())
+    off = method.deviation - torch.diag_embed(method.deviation.diagonal(dim1=-2, dim2=-1))
+    assert off.abs().max() < 1e-12 and method.deviation.abs().max() > 0.01
+
+
+def test_without_a_cell_line_all_are_of_one():
+    one, none = method_of(lines=(5, 5, 5, 5)), method_of(lines=())
+    for method in (one, none):
+        torch.manual_seed(0)
+        method(batch_of())
+    assert torch.equal(one.deviation, none.deviation)
+
+
+@pytest.mark.parametrize("w", [None, 0.63])
+def test_with_probability_zero_or_in_evaluation_it_is_erm(w):
+    assert_is_erm(method_of(SpectralOTConfig(p=0.0)), batch_of(w=w))
+    method = method_of().eval()
+    erm = erm_like(method).eval()
+    assert worst(method(batch_of(w=w)).loss, erm(batch_of(w=w)).loss) < 1e-12
+
+
+def test_images_keep_mean_and_deviation():
+    method, batch = method_of(), batch_of()
+    method(batch)
+    moved = method.carried(batch.x, method.place[batch.g])
+    assert worst(moved.mean((2, 3)), batch.x.mean((2, 3))) < 1e-10
+    assert worst(moved.std((2, 3)), batch.x.std((2, 3))) < 1e-4
+    assert worst(moved, batch.x) > 0.01
