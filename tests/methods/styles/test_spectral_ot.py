@@ -111,7 +111,7 @@ def test_a_bio_batch_of_a_rare_mix_of_classes_does_not_deviate_by_that():
     by_class, blind = (method_of(SpectralOTConfig(rings=3), lines=()) for _ in range(2))
     by_class.measure(x, b, y)
     blind.measure(x, b, torch.zeros_like(y))
-    assert by_class.deviation.abs().max() < 1e-10 < 0.1 < blind.deviation.abs().max()
+    assert by_class.deviation.abs().max() < 1e-8 < 0.1 < blind.deviation.abs().max()
 
 
 def test_measures_are_those_of_all_batches_of_the_first_epoch_and_then_stay():
