@@ -6,6 +6,8 @@ from 0.5 cycles a pixel on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,24 +52,22 @@ def cross_spectra(x: Tensor, ring: Tensor, R: int) -> Tensor:
     return torch.stack(rows, 2).permute(0, 3, 1, 2)
 
 
-def _by_eigenvalues(S: Tensor, least: float, *powers: float) -> list[Tensor]:
-    """Powers of symmetric matrices (..., C, C) whose eigenvalues are at least `least`."""
-    w, V = torch.linalg.eigh(S)
-    w = w.clamp(min=least)
-    return [(V * (w**power)[..., None, :]) @ V.mT for power in powers]
+def of_eigenvalues(S: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Functions of symmetric matrices (..., C, C), each applied to their eigenvalues."""
+    w, V = torch.linalg.eigh(S.cpu() if S.device.type == "mps" else S)  # MPS has none
+    w, V = w.to(S.device), V.to(S.device)
+    return [(V * f(w)[..., None, :]) @ V.mT for f in functions]
 
 
 def matrix_log(S: Tensor) -> Tensor:
     """The logarithm of symmetric positive definite matrices, (..., C, C)."""
-    w, V = torch.linalg.eigh(S)
-    found: Tensor = (V * w.clamp(min=torch.finfo(S.dtype).tiny).log()[..., None, :]) @ V.mT
+    (found,) = of_eigenvalues(S, lambda w: w.clamp(min=torch.finfo(S.dtype).tiny).log())
     return found
 
 
 def matrix_exp(L: Tensor) -> Tensor:
     """The exponential of symmetric matrices, (..., C, C)."""
-    w, V = torch.linalg.eigh(L)
-    found: Tensor = (V * w.exp()[..., None, :]) @ V.mT
+    (found,) = of_eigenvalues(L, torch.exp)
     return found
 
 
@@ -81,8 +81,10 @@ def transport(S: Tensor, T: Tensor, least: float = 1e-12) -> Tensor:
         T: the same.
         least: what smaller eigenvalues are taken for.
     """
-    root, inverse = _by_eigenvalues(S, least, 0.5, -0.5)
-    (middle,) = _by_eigenvalues(root @ T @ root, least**2, 0.5)
+    root, inverse = of_eigenvalues(
+        S, lambda w: w.clamp(min=least).sqrt(), lambda w: w.clamp(min=least).rsqrt()
+    )
+    (middle,) = of_eigenvalues(root @ T @ root, lambda w: w.clamp(min=least**2).sqrt())
     return inverse @ middle @ inverse
 
 

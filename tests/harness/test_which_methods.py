@@ -28,7 +28,7 @@ REFUSED = {
 }
 # method -> what it needs to train there, and to show all of itself in a moment
 INSIDE = {
-    **{name: {} for name in (*runs.CORE, "DSU", "AdvStyle", "MixStyle", "ERM-CutMix", "DANN")},
+    **{name: {} for name in (*runs.CORE, "DSU", "AdvStyle", "MixStyle", "ERM-CutMix", "DANN", "Spectral-OT")},
     "AdvBayes": {"n_epochs": 2},
     "IID-lite": {"n_epochs": 2},
     "ARM-BN": {"tta": "none", "tta_min": None},

@@ -34,6 +34,7 @@ BAD = {
         "head_weight_decay": -1,
     },
     "MixStyle": {"at": (), "p": -0.1, "alpha": 0.0, "mix": "none", "eps": 0.0},
+    "Spectral-OT": {"p": 1.1, "strength": -1, "rings": 0, "channels": "both", "draws": "random"},
     "DANN": {
         "penalty_weight": -1,
         "gamma": -1,
@@ -59,6 +60,7 @@ IDLE = [
     ("IID-lite", {"noise": False, "style": False, "k": 0.0}, "dropout pretrain_epochs margin scale"),
     ("ERM-CutMix", {"k": 0.0}, "margin scale"),
     ("MixStyle", {"p": 0.0}, "at alpha mix eps"),
+    ("Spectral-OT", {"p": 0.0}, "strength rings channels draws"),
 ]
 
 
