@@ -99,6 +99,7 @@ OWN: dict[str, Row] = {
     "IRMX": Row("IRMX", FROZEN_WHY, {"irmx_head_epochs": 10, "irmx_domain_rows": 16}),
     "DANN": Row("DANN", tta=BOTH),
     "CS-ARM-BN": Row("CS-ARM-BN", "an experiment's control wells", {**BY_EXPERIMENT, **EXPERIMENT}, NONE),
+    "Spectral-OT": Row("Spectral-OT", tta=BOTH),
 }
 
 
