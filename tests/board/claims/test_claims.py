@@ -147,4 +147,4 @@ def test_the_page_in_docs_is_what_the_command_makes_of_the_records(tmp_path):
     assert main(["claims", "--records", str(REPOSITORY / "leaderboard" / "records"), "--out", str(out)]) == 0
     made = out.read_text()
     assert made == (REPOSITORY / "docs" / "claims.md").read_text()
-    assert made.count("\n## ") == 13 and "simulated" in made
+    assert made.count("\n## ") == 17 and "simulated" in made
