@@ -127,7 +127,7 @@ class Batch:
             x: (N, C_in, H, W) images, standardised as the network wants them.
             y: (N,) class ids, or a Target where they are mixed.
             bio_batch: (N,) ids, any integers; None where all images are of one bio-batch. Methods that keep
-                something for each bio-batch (groupDRO, DANN) take the ids of their DataInfo.
+                something for each bio-batch (groupDRO, DANN, Spectral-OT) take the ids of their DataInfo.
 
         Raises:
             InputError: for ids that are no integers, or lengths that differ.
@@ -220,7 +220,8 @@ class DataInfo:
         train_groups: ids of the bio-batches that occur in the training split, ascending.
         classes: the name of each class; empty where they have none.
         channels: the name of each channel; empty where they have none.
-        cell_lines: number of the cell line of each of `train_groups`; empty where all are of one.
+        cell_lines: number of the cell line of each of `train_groups`; empty where the data set names none, or
+            bio-batches have several.
     """
 
     n_classes: int

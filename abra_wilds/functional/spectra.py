@@ -1,7 +1,7 @@
 """Cross-spectra of images, and optimal transport between stationary Gaussian fields that have them.
 
 Letters: N images, C channels, H W of an image, R rings of spatial frequency, the first around 0 and the last
-from 0.5 cycles a pixel on.
+from 0.5 cycles a pixel on, F frequencies of a real Fourier transform.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from abra_wilds.functional.precision import in_float64
 
 
 def ring_numbers(H: int, W: int, R: int, device: torch.device | None = None) -> Tensor:
@@ -35,64 +37,69 @@ def cross_spectra(x: Tensor, ring: Tensor, R: int) -> Tensor:
         (N, R, C, C), symmetric and positive semidefinite; the identity is white noise of variance 1. A ring
         without a frequency has zeros.
     """
-    H, W = x.shape[-2:]
+    W = x.shape[-1]
     f = torch.fft.rfft2(x, norm="ortho").flatten(2)  # (N, C, F)
-    often = torch.full((H, W // 2 + 1), 2.0, dtype=x.dtype, device=x.device)
+    often = torch.full(ring.shape, 2.0, dtype=x.dtype, device=x.device)
     often[:, 0] = 1  # a real transform leaves out the mirror images of all other columns
     if W % 2 == 0:
         often[:, -1] = 1
-    ring, often = ring.flatten(), often.flatten()
-    count = often.new_zeros(R).index_add(0, ring, often).clamp(min=1)
-    share = often / count[ring]  # (F,)
-    zeros = x.new_zeros(*x.shape[:2], R)
-    rows = [
-        zeros.index_add(2, ring, (f[:, i : i + 1] * f.conj()).real * share)  # (N, C, R)
-        for i in range(x.shape[1])
-    ]
+    weight = torch.nn.functional.one_hot(ring.flatten(), R).to(x.dtype) * often.reshape(-1, 1)  # (F, R)
+    weight = weight / weight.sum(0).clamp(min=1)
+    rows = [(f[:, i : i + 1] * f.conj()).real @ weight for i in range(x.shape[1])]  # C of (N, C, R)
     return torch.stack(rows, 2).permute(0, 3, 1, 2)
 
 
 def of_eigenvalues(S: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Functions of symmetric matrices (..., C, C), each applied to their eigenvalues."""
-    w, V = torch.linalg.eigh(S.cpu() if S.device.type == "mps" else S)  # MPS has none
-    w, V = w.to(S.device), V.to(S.device)
+    """Functions of symmetric matrices (..., C, C), each applied to their eigenvalues.
+
+    Like all that is made of them in float64, on the host where the device has none (MPS): products of roots
+    square the condition number, and float32 has no digit left of channels that share nearly everything.
+    """
+    w, V = torch.linalg.eigh(in_float64(S))
     return [(V * f(w)[..., None, :]) @ V.mT for f in functions]
 
 
 def matrix_log(S: Tensor) -> Tensor:
-    """The logarithm of symmetric positive definite matrices, (..., C, C)."""
-    (found,) = of_eigenvalues(S, lambda w: w.clamp(min=torch.finfo(S.dtype).tiny).log())
+    """The logarithm of symmetric positive definite matrices, (..., C, C) float64."""
+    (found,) = of_eigenvalues(S, lambda w: w.clamp(min=torch.finfo(w.dtype).tiny).log())
     return found
 
 
 def matrix_exp(L: Tensor) -> Tensor:
-    """The exponential of symmetric matrices, (..., C, C)."""
+    """The exponential of symmetric matrices, (..., C, C) float64."""
     (found,) = of_eigenvalues(L, torch.exp)
     return found
 
 
-def transport(S: Tensor, T: Tensor, least: float = 1e-12) -> Tensor:
+def matrix_roots(S: Tensor) -> tuple[Tensor, Tensor]:
+    """S^1/2 and S^-1/2 of symmetric positive definite matrices, (..., C, C) float64 each."""
+    tiny = torch.finfo(torch.float64).tiny
+    root, inverse = of_eigenvalues(S, lambda w: w.clamp(min=tiny).sqrt(), lambda w: w.clamp(min=tiny).rsqrt())
+    return root, inverse
+
+
+def transport(roots: tuple[Tensor, Tensor], T: Tensor) -> Tensor:
     """The optimal transport map between centred Gaussians of covariances S and T (Olkin & Pukelsheim 1982).
 
     M = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2, the symmetric positive definite matrix with M S M = T.
 
     Args:
-        S: (..., C, C), symmetric positive definite.
-        T: the same.
-        least: what smaller eigenvalues are taken for.
+        roots: S^1/2 and S^-1/2, of `matrix_roots`, (..., C, C) each.
+        T: (..., C, C), symmetric positive definite.
+
+    Returns:
+        (..., C, C) float64.
     """
-    root, inverse = of_eigenvalues(
-        S, lambda w: w.clamp(min=least).sqrt(), lambda w: w.clamp(min=least).rsqrt()
-    )
-    (middle,) = of_eigenvalues(root @ T @ root, lambda w: w.clamp(min=least**2).sqrt())
+    root, inverse, T = (in_float64(t) for t in (*roots, T))
+    (middle,) = of_eigenvalues(root @ T @ root, lambda w: w.clamp(min=0).sqrt())
     return inverse @ middle @ inverse
 
 
 def filtered(x: Tensor, M: Tensor, ring: Tensor) -> Tensor:
     """Images whose channels are mixed by a matrix of its own at each ring of frequencies.
 
-    Applied to fields of cross-spectra S, maps `transport(S, T)` give fields of cross-spectra T (Xia et al.
-    2014, SIAM J. Imaging Sci. 7(1), for one channel).
+    Applied to fields of cross-spectra S, maps of `transport` give fields of cross-spectra T (Xia et al. 2014,
+    SIAM J. Imaging Sci. 7(1), for one channel).
 
     Args:
         x: (N, C, H, W), taken as periodic.
@@ -101,8 +108,9 @@ def filtered(x: Tensor, M: Tensor, ring: Tensor) -> Tensor:
     """
     N, C, H, W = x.shape
     f = torch.fft.rfft2(x, norm="ortho").flatten(2)  # (N, C, F)
-    each = M[:, ring.flatten()]  # (N, F, C, C)
-    g = torch.complex(*(torch.einsum("nfij,njf->nif", each, part) for part in (f.real, f.imag)))
+    g, at = torch.zeros_like(f), ring.flatten()
+    for j in range(C):  # (N, F, C, C) at once would be larger than any other tensor of a step
+        g = g + M[..., j].mT.contiguous()[:, :, at] * f[:, j : j + 1]
     found: Tensor = torch.fft.irfft2(g.reshape(N, C, H, W // 2 + 1), s=(H, W), norm="ortho")
     return found
 

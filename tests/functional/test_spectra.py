@@ -12,6 +12,7 @@ from abra_wilds.functional.spectra import (
     filtered,
     matrix_exp,
     matrix_log,
+    matrix_roots,
     ring_numbers,
     transport,
     with_moments_of,
@@ -74,7 +75,7 @@ def test_logarithm_and_exponential_are_scipys():
 
 def test_transport_is_the_symmetric_positive_map_between_two_gaussians():
     S, T = positive(5, 3), positive(5, 3, seed=1)
-    M = transport(S, T)
+    M = transport(matrix_roots(S), T)
     assert worst(M @ S @ M, T) < 1e-10 and worst(M, M.mT) < 1e-10
     assert torch.linalg.eigvalsh(M).min() > 0
     for n in range(5):
@@ -88,14 +89,34 @@ def test_transport_is_the_symmetric_positive_map_between_two_gaussians():
 def test_transport_between_channels_that_share_nothing_is_the_root_of_the_ratio_of_powers():
     s, t = images((4, 3)).abs() + 0.1, images((4, 3), seed=1).abs() + 0.1
     assert (
-        worst(transport(torch.diag_embed(s), torch.diag_embed(t)), torch.diag_embed((t / s).sqrt())) < 1e-12
+        worst(
+            transport(matrix_roots(torch.diag_embed(s)), torch.diag_embed(t)),
+            torch.diag_embed((t / s).sqrt()),
+        )
+        < 1e-12
     )
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e4, 6e4])
+def test_channels_that_share_nearly_everything_are_carried_exactly_in_float32_too(condition):
+    V = torch.linalg.qr(images((2, 3, 3))).Q
+    S, T = (v @ torch.diag(w) @ v.mT for v, w in zip(V, positive_values(condition), strict=True))
+    exact, found = transport(matrix_roots(S), T), transport(matrix_roots(S.float()), T.float())
+    assert found.dtype == torch.float64 and worst(exact @ S @ exact, T) < 1e-8
+    assert worst(transport(matrix_roots(S), S), torch.eye(3)) < 1e-6
+    assert worst(found @ S.float().double() @ found, T.float().double()) < 1e-4
+
+
+def positive_values(condition):
+    """Eigenvalues of two matrices, from 1 down to its inverse, in another order."""
+    values = torch.tensor([1.0, condition**-0.5, 1 / condition]).double()
+    return values, values.flip(0)
 
 
 def test_filtered_images_have_the_cross_spectra_they_are_carried_to():
     x, ring = images((40, 3, 9, 10)), ring_numbers(9, 10, 5)
     S, T = cross_spectra(x, ring, 5).mean(0), positive(5, 3, seed=2)
-    moved = filtered(x, transport(S, T).expand(40, -1, -1, -1), ring)
+    moved = filtered(x, transport(matrix_roots(S), T).expand(40, -1, -1, -1), ring)
     assert worst(cross_spectra(moved, ring, 5).mean(0), T) < 1e-10
     assert worst(filtered(x, torch.eye(3).double().expand(40, 5, 3, 3), ring), x) < 1e-12
 

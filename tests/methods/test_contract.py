@@ -11,7 +11,7 @@ from abra_wilds.methods import METHODS, get_method
 from abra_wilds.nets.staged import StagedNet
 from abra_wilds.nets.vit import PatchStem
 from abra_wilds.types import InputError
-from tests.helpers import make_batch, make_method, worst
+from tests.helpers import make_batch, make_info, make_method, worst
 from tests.methods.settings import SETTINGS
 
 EVERY = pytest.mark.parametrize(
@@ -234,6 +234,13 @@ def test_a_step_with_its_logs_reads_no_tensor_on_the_host(name, label):
     assert out.logs is not None and all(v.is_meta for v in out.logs.values())
     out.loss.backward()
     method.after_step()
+
+
+@EVERY
+def test_it_is_built_without_storage_as_a_dry_run_builds_it(name, label):
+    with torch.device("meta"):
+        method = METHODS[name](make_method(name).net, make_info(), SETTINGS[name][label])
+    assert all(p.is_meta for p in method.head.parameters())
 
 
 @pytest.mark.parametrize("name", METHODS)

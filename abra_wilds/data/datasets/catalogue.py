@@ -298,9 +298,7 @@ def data_info(
         channels: of an image; None reads the first of the training split.
     """
     groups = grouper.metadata_to_group(train_subset.metadata_array).numpy()
-    present, first = np.unique(groups, return_index=True)
-    fields = list(dataset.metadata_fields)
-    lines = train_subset.metadata_array[first, fields.index("cell_type")] if "cell_type" in fields else None
+    present = np.unique(groups)
     O, C = int(dataset.n_classes), channels or len(read_image(dataset, int(train_subset.indices[0])))
     return DataInfo(
         n_classes=O,
@@ -309,8 +307,24 @@ def data_info(
         train_groups=tuple(present.tolist()),
         classes=tuple(class_names(dataset, O)),
         channels=tuple(channel_names(dataset, C)),
-        cell_lines=() if lines is None else tuple(lines.tolist()),
+        cell_lines=lines_of(dataset, train_subset, groups),
     )
+
+
+def lines_of(dataset: WILDSDataset, subset: WILDSSubset, groups: NDArray[np.int64]) -> tuple[int, ...]:
+    """The cell line of each bio-batch of a subset, ascending; empty where none is known, or some mix them.
+
+    Args:
+        dataset: of the subset.
+        subset: its images, N.
+        groups: (N,) their bio-batches.
+    """
+    fields = list(dataset.metadata_fields)
+    if "cell_type" not in fields:
+        return ()
+    lines = subset.metadata_array[:, fields.index("cell_type")].numpy()
+    pairs = np.unique(np.stack([groups, lines], 1), axis=0)  # (bio-batch, line)
+    return tuple(pairs[:, 1].tolist()) if len(pairs) == len(np.unique(groups)) else ()
 
 
 def _wilds_rows(root: Path, version: str, split_scheme: str) -> pd.DataFrame:
