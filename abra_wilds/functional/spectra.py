@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from abra_wilds.functional.precision import in_float64
+from abra_wilds.functional.stats import instance_moments
 
 
 def ring_numbers(H: int, W: int, R: int, device: torch.device | None = None) -> Tensor:
@@ -117,5 +118,6 @@ def filtered(x: Tensor, M: Tensor, ring: Tensor) -> Tensor:
 
 def with_moments_of(z: Tensor, x: Tensor, eps: float = 1e-6) -> Tensor:
     """Images z (N, C, H, W) with the mean and deviation that each image and channel has in x."""
-    (z_var, z_mean), (x_var, x_mean) = (torch.var_mean(t, (2, 3), keepdim=True, correction=0) for t in (z, x))
-    return (z - z_mean) * ((x_var + eps) / (z_var + eps)).sqrt() + x_mean
+    (z_mean, z_var), (x_mean, x_var) = instance_moments(z), instance_moments(x)  # (N, C) each
+    scale = ((x_var + eps) / (z_var + eps)).sqrt()
+    return z * scale[..., None, None] + (x_mean - scale * z_mean)[..., None, None]

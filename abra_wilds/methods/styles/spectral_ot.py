@@ -198,6 +198,8 @@ class SpectralOT(Method):
         T = matrix_exp(self.level[b] + self.drawn(len(x)))
         M = transport((self.root[b], self.inverse[b]), T)
         moved = with_moments_of(filtered(x, M.to(x.dtype).to(x.device), self.rings_of(x)), x)
+        if self.cfg.p == 1:
+            return moved
         chosen = torch.rand(len(x), device=x.device) < self.cfg.p
         return torch.where(chosen[:, None, None, None], moved, x)
 
