@@ -36,7 +36,7 @@ NAMES = {
     "METHODS": None,
     "get_method": "name",
     "build_net": "name in_channels pretrained new_stem",
-    "DataInfo": "n_classes in_channels n_groups train_groups classes channels",
+    "DataInfo": "n_classes in_channels n_groups train_groups classes channels cell_lines",
     "StepContext": "lr log epoch progress",
     "StepOutput": "loss logits logs fresh_optimizer",
 }

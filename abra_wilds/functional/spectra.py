@@ -51,49 +51,54 @@ def cross_spectra(x: Tensor, ring: Tensor, R: int) -> Tensor:
 
 
 def of_eigenvalues(S: Tensor, *functions: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Functions of symmetric matrices (..., C, C), each applied to their eigenvalues.
-
-    Like all that is made of them in float64, on the host where the device has none (MPS): products of roots
-    square the condition number, and float32 has no digit left of channels that share nearly everything.
-    """
-    w, V = torch.linalg.eigh(in_float64(S))
+    """Functions of symmetric float64 matrices (..., C, C), each applied to their eigenvalues."""
+    w, V = torch.linalg.eigh(S)
     return [(V * f(w)[..., None, :]) @ V.mT for f in functions]
 
 
+def as_before(found: Tensor, S: Tensor) -> Tensor:
+    """What was computed in float64, on the host where a device has none (MPS), in the type and place of S."""
+    return found.to(S.dtype).to(S.device)
+
+
 def matrix_log(S: Tensor) -> Tensor:
-    """The logarithm of symmetric positive definite matrices, (..., C, C) float64."""
-    (found,) = of_eigenvalues(S, lambda w: w.clamp(min=torch.finfo(w.dtype).tiny).log())
-    return found
+    """The logarithm of symmetric positive definite matrices, (..., C, C)."""
+    (found,) = of_eigenvalues(in_float64(S), lambda w: w.clamp(min=torch.finfo(w.dtype).tiny).log())
+    return as_before(found, S)
 
 
 def matrix_exp(L: Tensor) -> Tensor:
-    """The exponential of symmetric matrices, (..., C, C) float64."""
-    (found,) = of_eigenvalues(L, torch.exp)
-    return found
+    """The exponential of symmetric matrices, (..., C, C)."""
+    (found,) = of_eigenvalues(in_float64(L), torch.exp)
+    return as_before(found, L)
 
 
 def matrix_roots(S: Tensor) -> tuple[Tensor, Tensor]:
-    """S^1/2 and S^-1/2 of symmetric positive definite matrices, (..., C, C) float64 each."""
+    """S^1/2 and S^-1/2 of symmetric positive definite matrices, (..., C, C) each."""
     tiny = torch.finfo(torch.float64).tiny
-    root, inverse = of_eigenvalues(S, lambda w: w.clamp(min=tiny).sqrt(), lambda w: w.clamp(min=tiny).rsqrt())
-    return root, inverse
+    root, inverse = of_eigenvalues(
+        in_float64(S), lambda w: w.clamp(min=tiny).sqrt(), lambda w: w.clamp(min=tiny).rsqrt()
+    )
+    return as_before(root, S), as_before(inverse, S)
 
 
 def transport(roots: tuple[Tensor, Tensor], T: Tensor) -> Tensor:
     """The optimal transport map between centred Gaussians of covariances S and T (Olkin & Pukelsheim 1982).
 
-    M = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2, the symmetric positive definite matrix with M S M = T.
+    M = S^-1/2 (S^1/2 T S^1/2)^1/2 S^-1/2, the symmetric positive definite matrix with M S M = T. In float64,
+    because the product of roots squares the condition number: float32 has no digit left of channels that
+    share nearly everything.
 
     Args:
         roots: S^1/2 and S^-1/2, of `matrix_roots`, (..., C, C) each.
         T: (..., C, C), symmetric positive definite.
 
     Returns:
-        (..., C, C) float64.
+        (..., C, C).
     """
-    root, inverse, T = (in_float64(t) for t in (*roots, T))
-    (middle,) = of_eigenvalues(root @ T @ root, lambda w: w.clamp(min=0).sqrt())
-    return inverse @ middle @ inverse
+    root, inverse, goal = (in_float64(t) for t in (*roots, T))
+    (middle,) = of_eigenvalues(root @ goal @ root, lambda w: w.clamp(min=0).sqrt())
+    return as_before(inverse @ middle @ inverse, T)
 
 
 def filtered(x: Tensor, M: Tensor, ring: Tensor) -> Tensor:

@@ -102,9 +102,10 @@ def test_channels_that_share_nearly_everything_are_carried_exactly_in_float32_to
     V = torch.linalg.qr(images((2, 3, 3))).Q
     S, T = (v @ torch.diag(w) @ v.mT for v, w in zip(V, positive_values(condition), strict=True))
     exact, found = transport(matrix_roots(S), T), transport(matrix_roots(S.float()), T.float())
-    assert found.dtype == torch.float64 and worst(exact @ S @ exact, T) < 1e-8
-    assert worst(transport(matrix_roots(S), S), torch.eye(3)) < 1e-6
-    assert worst(found @ S.float().double() @ found, T.float().double()) < 1e-4
+    assert worst(exact @ S @ exact, T) < 1e-8 and worst(transport(matrix_roots(S), S), torch.eye(3)) < 1e-6
+    assert found.dtype == torch.float32
+    found, S32 = found.double(), S.float().double()
+    assert worst(found @ S32 @ found, T) < 1e-2 and worst(found, exact) < 1e-2 * exact.abs().max()
 
 
 def positive_values(condition):

@@ -153,10 +153,10 @@ class SpectralOT(Method):
         n = self.seen.sum(1).clamp(min=1)  # (B,)
         own = floored(self.power / n[:, None, None, None])
         known = self.known[:, None, None, None]
-        gap = (matrix_log(own) - matrix_log(floored(self.expected()))).to(known) * known
+        gap = (matrix_log(own) - matrix_log(floored(self.expected()))) * known
         gap = (gap - torch.einsum("bk,krij->brij", self.line_means, gap)) * known
         self.deviation.copy_(gap.clamp(-FARTHEST, FARTHEST))
-        self.level.copy_(matrix_log(own).to(gap) - self.deviation)
+        self.level.copy_(matrix_log(own) - self.deviation)
         for kept, found in zip((self.root, self.inverse), matrix_roots(own), strict=True):
             kept.copy_(found)
 
@@ -197,7 +197,7 @@ class SpectralOT(Method):
         """
         T = matrix_exp(self.level[b] + self.drawn(len(x)))
         M = transport((self.root[b], self.inverse[b]), T)
-        moved = with_moments_of(filtered(x, M.to(x.dtype).to(x.device), self.rings_of(x)), x)
+        moved = with_moments_of(filtered(x, M, self.rings_of(x)), x)
         if self.cfg.p == 1:
             return moved
         chosen = torch.rand(len(x), device=x.device) < self.cfg.p

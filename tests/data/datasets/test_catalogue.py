@@ -200,10 +200,6 @@ def test_data_info_counts_classes_channels_and_groups(dataset, train, plates):
     assert (info.n_classes, info.in_channels, info.n_groups) == (9, 3, 16 * 5)
     assert len(info.train_groups) == 8 * 4 and list(info.train_groups) == sorted(info.train_groups)
     assert all(isinstance(group, int) for group in info.train_groups)
-    lines = dataset.metadata_array[:, dataset.metadata_fields.index("cell_type")]
-    groups = plates.metadata_to_group(dataset.metadata_array)
-    assert info.cell_lines == tuple(int(lines[groups == g][0]) for g in info.train_groups)
-    assert len(set(info.cell_lines)) == 4
 
 
 def test_simulated_data_is_known_by_its_file(dataset, copied_root):

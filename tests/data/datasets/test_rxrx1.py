@@ -87,6 +87,15 @@ def test_loaders_give_uint8_batches_of_six_channels(six):
     assert data_info(six, train, plates).in_channels == 6
 
 
+def test_bio_batches_have_the_cell_line_of_their_images_unless_they_mix_them(six):
+    train, experiments = split_subset(six, "train"), make_grouper(six, ["experiment"])
+    info = data_info(six, train, experiments)
+    lines = six.metadata_array[:, six.metadata_fields.index("cell_type")].tolist()
+    of = dict(zip(experiments.metadata_to_group(six.metadata_array).tolist(), lines, strict=True))
+    assert info.cell_lines == tuple(of[g] for g in info.train_groups) and len(set(info.cell_lines)) > 1
+    assert data_info(six, train, make_grouper(six, ["plate"])).cell_lines == ()
+
+
 def test_a_worker_that_starts_afresh_can_have_the_data_set(six):
     assert torch.equal(pickle.loads(pickle.dumps(six)).get_input(5), six.get_input(5))
 
