@@ -11,11 +11,11 @@ from abra_wilds.results.significance import Paired
 HEAD = """# What is true
 
 The paper's claims (Tong et al. 2026, arXiv 2603.05622), and ours of the training rule Spectral-OT
-(`docs/spectral_ot.md`), each with an experiment that could refute it. The
-command `abra-wilds claims` makes this page of records alone. Whoever runs a sweep with `--records` adds to
-them: `claims_sim` and `claims_no_batch_effect` simulate their screens, `claims_mitocheck` needs MitoCheck's
-table. No record is of real RxRx1 images: whoever has them runs the sweeps `table_2` to `table_5`, and
-`abra-wilds tables` tests the same rows.
+(`docs/spectral_ot.md`), each with an experiment that could refute it. The command `abra-wilds claims` makes
+this page of records alone. Whoever runs a sweep with `--records` adds to them: `claims_sim` and
+`claims_no_batch_effect` simulate their screens, `claims_mitocheck` needs MitoCheck's table. No record is of
+real RxRx1 images: whoever has them runs the sweeps `table_2` to `table_5`, and `abra-wilds tables` tests the
+same rows.
 
 A test compares two rows, paired by data and seed. It gives the mean of the differences in points of accuracy
 with its 95 % interval, the number of pairs n, and p of the two-sided paired t-test, adjusted by Holm over all

@@ -152,11 +152,11 @@ class SpectralOT(Method):
 
         n = self.seen.sum(1).clamp(min=1)  # (B,)
         own = floored(self.power / n[:, None, None, None])
-        known = self.known[:, None, None, None]
-        gap = (matrix_log(own) - matrix_log(floored(self.expected()))) * known
+        log, known = matrix_log(own), self.known[:, None, None, None]
+        gap = (log - matrix_log(floored(self.expected()))) * known
         gap = (gap - torch.einsum("bk,krij->brij", self.line_means, gap)) * known
         self.deviation.copy_(gap.clamp(-FARTHEST, FARTHEST))
-        self.level.copy_(matrix_log(own) - self.deviation)
+        self.level.copy_(log - self.deviation)
         for kept, found in zip((self.root, self.inverse), matrix_roots(own), strict=True):
             kept.copy_(found)
 
